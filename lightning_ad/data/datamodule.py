@@ -1,0 +1,173 @@
+"""The one AnomalyDataModule: every method, learned or fit-only, reads its data here."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.utils.data import DataLoader
+
+from lightning_ad.data.dataset import AnomalyDataset
+from lightning_ad.data.geometry import Geometry, Size
+from lightning_ad.data.layouts import find_samples, prepare_layout
+from lightning_ad.data.layouts._files import seeded_split
+from lightning_ad.data.sample import Batch, Sample, Split, collate
+from lightning_ad.data.sampler import KeySampler
+from lightning_ad.data.synthesis import Synthesis
+from lightning_ad.data.textures import NoiseTextures, TextureFolder, Textures
+from lightning_ad.errors import DataError, UsageError
+
+Validation = Literal["none", "holdout", "given"]
+
+
+class AnomalyDataModule(LightningDataModule):
+    """Finds the samples of a data set and loads them.
+
+    Args:
+        layout: how the folders lie on disk: demo, folder, mtd or mvtec.
+        root: the folder of the data set.
+        category: one of the data set's categories, where it has several.
+        layout_options: further arguments of the layout, by name (mtd: train_list; folder: good, bad, masks, ...).
+        image_size: [height, width], or one number: a square, or the shorter side where a center_crop follows.
+        center_crop: [height, width] or one number, cut from the middle after the resize; null for none.
+        batch_size: images a step on each process.
+        num_workers: processes that read images; null for one a core, 8 at most.
+        validation: none; holdout, a seeded part of the training images; given, the layout's own validation set.
+        validation_share: the part of the training images that holdout takes.
+        textures: a folder of photographs for synthetic anomalies (DTD); null for procedural noise.
+        seed: of the order, the hold-out and synthetic anomalies; the command line sets it from seed_everything.
+    """
+
+    def __init__(
+        self,
+        layout: str = "demo",
+        root: str = "data/demo",
+        category: str | None = None,
+        layout_options: dict[str, str | int | float | bool | None] | None = None,
+        image_size: Size = 256,
+        center_crop: Size | None = None,
+        batch_size: int = 8,
+        num_workers: int | None = None,
+        validation: Validation = "none",
+        validation_share: float = 0.1,
+        textures: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.layout, self.root, self.category = layout, Path(root), category
+        self.layout_options = layout_options or {}
+        self.geometry = Geometry.of(image_size, center_crop)
+        self.batch_size = batch_size
+        self.num_workers = min(8, len(os.sched_getaffinity(0))) if num_workers is None else num_workers
+        self.validation, self.validation_share = validation, validation_share
+        self.textures = textures
+        self.seed = seed
+        self.samples: dict[Split, list[Sample]] = {}
+        if batch_size < 1 or self.num_workers < 0:
+            raise UsageError(
+                f"data.batch_size {batch_size} and data.num_workers {num_workers} must be positive"
+            )
+        if not 0 < validation_share < 1:
+            raise UsageError(f"data.validation_share is {validation_share}; expected a share between 0 and 1")
+
+    @property
+    def title(self) -> str:
+        """`<data set>-<category>`, or the data set alone where it has no categories."""
+        return "-".join(part for part in (self.layout, self.category) if part)
+
+    def prepare_data(self) -> None:
+        """Draws the demo images where they are asked for and missing (on one process)."""
+        prepare_layout(self.layout, self.root)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Finds the samples of all splits; reads no image.
+
+        Raises:
+            DataError: where a split that is needed is empty, or the tree is not as the layout says.
+            UsageError: for an unknown layout, category or option.
+        """
+        if self.samples:
+            return
+        found = find_samples(self.layout, self.root, self.category, self.layout_options)
+        by_split: dict[Split, list[Sample]] = {
+            split: [s for s in found if s.split == split] for split in ("train", "validation", "test")
+        }
+        if not by_split["train"]:
+            raise DataError(
+                f"no training image in {self.root}: a method learns from good images, and there is none"
+            )
+        self.samples = self._with_validation(by_split)
+        for split, kind in (("good", 0), ("anomalous", 1)):
+            if all(s.label != kind for s in self.samples["test"]):
+                rank_zero_warn(f"the test set has no {split} image: metrics that need one are n/a")
+
+    def counts(self) -> dict[str, int]:
+        """Images by split, and of the test set by label and truth."""
+        test = self.samples["test"]
+        return {
+            **{split: len(samples) for split, samples in self.samples.items()},
+            "test_good": sum(s.label == 0 for s in test),
+            "test_anomalous": sum(s.label == 1 for s in test),
+        }
+
+    def _with_validation(self, samples: dict[Split, list[Sample]]) -> dict[Split, list[Sample]]:
+        if self.validation == "none":
+            return {**samples, "validation": []}
+        if self.validation == "given":
+            if not samples["validation"]:
+                raise UsageError(
+                    f"the layout '{self.layout}' has no validation set in {self.root}; set data.validation"
+                )
+            return samples
+        train = {Path(s.path): s for s in samples["train"]}
+        kept, held = seeded_split(list(train), self.validation_share, self.seed)
+        if not kept:
+            raise DataError(
+                f"{len(train)} training images are too few to hold out {self.validation_share:.0%}"
+            )
+        return {**samples, "train": [train[p] for p in kept], "validation": [train[p] for p in held]}
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Shuffled by (seed, epoch); with recipes for synthetic anomalies where the method wants them."""
+        synthesis: Synthesis | None = getattr(
+            self.trainer and self.trainer.lightning_module, "synthesis", None
+        )
+        return self._loader("train", shuffle=True, synthesis=synthesis)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list:
+        """The validation images; an empty list where there are none."""
+        return self._loader("validation") if self.samples["validation"] else []
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test images, in the order of their names."""
+        if not self.samples["test"]:
+            raise DataError(f"no test image in {self.root}")
+        return self._loader("test")
+
+    predict_dataloader = test_dataloader
+
+    def _loader(
+        self, split: Split, shuffle: bool = False, synthesis: Synthesis | None = None
+    ) -> DataLoader[Batch]:
+        textures = self._texture_source() if synthesis is not None else None
+        data = AnomalyDataset(self.samples[split], self.geometry, synthesis, textures, self.seed)
+        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return DataLoader(
+            data,
+            batch_size=self.batch_size,
+            sampler=KeySampler(data, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world),
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
+            persistent_workers=self.num_workers > 0 and split != "test",
+        )
+
+    def _texture_source(self) -> Textures:
+        if self.textures is not None:
+            return TextureFolder(self.textures)
+        rank_zero_info(
+            "No data.textures given: synthetic anomalies are filled with procedural noise. "
+            "Photographs of textures (DTD) give better results."
+        )
+        return NoiseTextures()

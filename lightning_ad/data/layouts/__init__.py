@@ -1,0 +1,69 @@
+"""Folder layouts on disk. A layout is one module here with a function
+
+    find(root: Path, category: str | None, *, <options>) -> list[Sample]
+
+that finds samples and reads no pixel, a docstring whose first paragraph draws the tree, and, where the program
+itself makes the data, `prepare(root: Path) -> None`. Adding the module is all that it takes.
+"""
+
+import inspect
+import pkgutil
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lightning_ad.data.sample import Sample
+from lightning_ad.errors import DataError, UsageError
+
+
+def layout_names() -> list[str]:
+    """The names that `data.layout` takes."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def prepare_layout(layout: str, root: Path) -> None:
+    """Makes the data where the layout makes its own (`demo`); does nothing otherwise.
+
+    Raises:
+        UsageError: for an unknown layout.
+    """
+    prepare = getattr(_module(layout), "prepare", None)
+    if prepare is not None:
+        prepare(root)
+
+
+def find_samples(layout: str, root: Path, category: str | None, options: dict[str, Any]) -> list[Sample]:
+    """All samples of a data set, in an order that depends on the file names alone.
+
+    Raises:
+        UsageError: for an unknown layout, category or option.
+        DataError: where the tree is not as the layout says.
+    """
+    module = _module(layout)
+    find: Callable[..., list[Sample]] = module.find
+    known = [p.name for p in inspect.signature(find).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if unknown := sorted(set(options) - set(known)):
+        raise UsageError(
+            f"layout '{layout}' has no option {', '.join(map(repr, unknown))}; "
+            f"it has {', '.join(known) if known else 'none'} (data.layout_options)"
+        )
+    if not root.is_dir():
+        raise DataError(f"no data set at {root}: there is no such folder. {expected_tree(module)}")
+    samples = find(root, category, **options)
+    return sorted(samples, key=lambda s: (s.split, s.path))
+
+
+def expected_tree(module: ModuleType) -> str:
+    """What a layout expects on disk, for an error message."""
+    tree = inspect.getdoc(module) or ""
+    return (
+        f"Layout '{module.__name__.rpartition('.')[2]}' expects\n\n{tree}\n\nGive the folder with data.root."
+    )
+
+
+def _module(layout: str) -> ModuleType:
+    if layout not in layout_names():
+        raise UsageError(f"unknown layout '{layout}'; data.layout is one of {', '.join(layout_names())}")
+    return import_module(f"{__name__}.{layout}")

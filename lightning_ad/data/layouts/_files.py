@@ -1,0 +1,80 @@
+"""What the layouts have in common: listing images, pairing masks, choosing a category."""
+
+from pathlib import Path
+
+import numpy as np
+
+from lightning_ad.errors import DataError, UsageError
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+
+
+def images(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """The image files of a folder, sorted by name; hidden files are passed over.
+
+    Raises:
+        DataError: where the folder is missing.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}, where images were expected")
+    found = folder.rglob("*") if recursive else folder.iterdir()
+    return sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted by name; hidden ones are passed over."""
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def category_folder(root: Path, category: str | None, marker: str) -> Path:
+    """The folder of a category: `root` itself holds `marker` where the data set has a single one.
+
+    Raises:
+        UsageError: where the category is missing, unknown, or not wanted.
+    """
+    there = [p.name for p in subfolders(root) if (p / marker).is_dir()]
+    if category is None:
+        if (root / marker).is_dir():
+            return root
+        if there:
+            raise UsageError(f"{root} has several categories; set data.category to one of {', '.join(there)}")
+        raise DataError(
+            f"neither {root} nor a folder in it has a folder '{marker}'; is data.root the right one?"
+        )
+    if category not in there:
+        listed = ", ".join(there) if there else f"no folder with a '{marker}' in it"
+        raise UsageError(f"there is no category '{category}' in {root}; there is {listed}")
+    return root / category
+
+
+def partners(images: list[Path], folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
+    """The mask of each image: the file in `folder` with the image's stem and one of `suffixes`, in that order.
+
+    Raises:
+        DataError: naming the first image that has none.
+    """
+    masks = {p.stem: p for p in images_or_none(folder)}
+    found = []
+    for image in images:
+        mask = next((masks[image.stem + s] for s in suffixes if image.stem + s in masks), None)
+        if mask is None:
+            wanted = " or ".join(f"{image.stem}{s}.png" for s in suffixes)
+            raise DataError(
+                f"the anomalous image {image} has no mask: expected {wanted} in {folder}. "
+                "Add the mask, or take the image out of the test folder"
+            )
+        found.append(mask)
+    return found
+
+
+def images_or_none(folder: Path) -> list[Path]:
+    """`images`, or an empty list where the folder is missing."""
+    return images(folder) if folder.is_dir() else []
+
+
+def seeded_split(paths: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """Splits sorted paths at random into (kept, held out), the latter `share` of them, at least one."""
+    order = np.random.default_rng(seed).permutation(len(paths))
+    count = max(1, round(share * len(paths)))
+    held = set(order[:count].tolist())
+    return [p for i, p in enumerate(paths) if i not in held], [paths[i] for i in sorted(held)]

@@ -1,0 +1,40 @@
+"""ROOT/<category>/train/good/000.png
+ROOT/<category>/test/good/000.png
+ROOT/<category>/test/<defect>/000.png
+ROOT/<category>/ground_truth/<defect>/000_mask.png   (0 and 255)
+"""
+
+from pathlib import Path
+
+from lightning_ad.data.layouts._files import category_folder, images, partners, subfolders
+from lightning_ad.data.sample import GOOD, Sample
+from lightning_ad.errors import DataError
+
+
+def find(root: Path, category: str | None) -> list[Sample]:
+    """MVTec AD (Bergmann et al., CVPR 2019), and every data set converted to its layout.
+
+    Masks are paired by stem, with or without `_mask`. A folder `validation/good`, as in MVTec LOCO, is the
+    layout's own validation set.
+
+    Raises:
+        UsageError: for an unknown category.
+        DataError: for a missing folder, or an anomalous image without a mask.
+    """
+    base = category_folder(root, category, "train")
+    samples = [Sample(str(p), "train") for p in images(base / "train" / GOOD)]
+    if (base / "validation").is_dir():
+        samples += [Sample(str(p), "validation") for p in images(base / "validation" / GOOD)]
+    if not (base / "test").is_dir():
+        raise DataError(
+            f"there is no folder {base / 'test'}, where test/good and test/<defect> were expected"
+        )
+    for folder in subfolders(base / "test"):
+        found = images(folder)
+        if folder.name == GOOD:
+            samples += [Sample(str(p), "test") for p in found]
+        else:
+            masks = partners(found, base / "ground_truth" / folder.name, ("_mask", ""))
+            pairs = zip(found, masks, strict=True)
+            samples += [Sample(str(p), "test", folder.name, str(m)) for p, m in pairs]
+    return samples

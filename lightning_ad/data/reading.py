@@ -1,0 +1,77 @@
+"""Reads an image or a mask from disk as a tensor."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from lightning_ad.errors import DataError
+
+
+def read_image(path: str) -> Tensor:
+    """An image file as float32 [3, h, w] in [0, 1], RGB.
+
+    EXIF rotation is applied, alpha dropped, grey repeated; 16-bit images are scaled by 65535, not clipped.
+
+    Raises:
+        DataError: naming the file, where it is missing, truncated or no image.
+    """
+    array = _open(path, "image")
+    if array.ndim == 2:
+        return torch.from_numpy(_unit(array, path)).expand(3, -1, -1).contiguous()
+    return torch.from_numpy(_unit(array, path)).permute(2, 0, 1).contiguous()
+
+
+def read_mask(path: str, size: tuple[int, int], threshold: int = 127) -> Tensor:
+    """A mask file as bool [h, w], true above `threshold` of 255; an RGB mask is true where any channel is.
+
+    Raises:
+        DataError: naming the file, where it is unreadable, its size is not `size` (h, w) of its image, or it
+            has values, but none above the threshold.
+    """
+    array = _open(path, "mask")
+    value = _unit(array, path) * np.float32(255)
+    value = value if value.ndim == 2 else value.max(axis=2)
+    if value.shape != size:
+        raise DataError(
+            f"the mask {path} is {value.shape[1]}x{value.shape[0]} px, its image {size[1]}x{size[0]} px; "
+            "they must be of one size. Export the mask again at the size of the image"
+        )
+    mask = value > threshold
+    if value.max() > 0 and not mask.any():
+        raise DataError(
+            f"the mask {path} has values up to {value.max():.0f}, none above {threshold}; "
+            "expected 0 and 255 (in the layout 'folder', data.layout_options.mask_threshold 0 takes any value)"
+        )
+    return torch.from_numpy(mask)
+
+
+def _open(path: str, kind: str) -> np.ndarray:
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+                return np.asarray(image)
+            return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+    except FileNotFoundError as error:
+        raise DataError(f"the {kind} {path} is not there") from error
+    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error) or type(error).__name__
+        raise DataError(
+            f"cannot read the {kind} {path}: {reason}. Replace the file or take it out"
+        ) from error
+
+
+def _unit(array: np.ndarray, path: str) -> np.ndarray:
+    """Scales the file's own range to [0, 1]."""
+    if array.dtype == np.uint8:
+        return array.astype(np.float32) / np.float32(255)
+    if array.dtype.kind == "f" and (array.min() < 0 or array.max() > 1):
+        raise DataError(
+            f"{path} holds floats from {array.min():g} to {array.max():g}; expected values in [0, 1]"
+        )
+    if array.dtype.kind == "f":
+        return array.astype(np.float32)
+    if array.min() < 0 or array.max() > 65535:
+        raise DataError(f"{path} holds integers from {array.min()} to {array.max()}; expected 8 or 16 bits")
+    return array.astype(np.float32) / np.float32(65535)

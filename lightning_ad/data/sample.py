@@ -1,0 +1,97 @@
+"""The words that all rooms share: a row of a data set, an item read from disk, and a batch of items."""
+
+from dataclasses import dataclass, fields
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+Split = Literal["train", "validation", "test"]
+GOOD = "good"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of a data set, as a layout finds it on disk; nothing is read yet.
+
+    Attributes:
+        path: the image file.
+        split: what the layout wants the image for.
+        defect: the kind of defect as the data set names it, `good` for a good part.
+        mask_path: the file of the true outline; None for a good part, or where the data set has none.
+        mask_threshold: a pixel is defective where the mask, scaled to 0..255, is above it.
+    """
+
+    path: str
+    split: Split
+    defect: str = GOOD
+    mask_path: str | None = None
+    mask_threshold: int = 127
+
+    @property
+    def label(self) -> int:
+        """0 good, 1 anomalous."""
+        return int(self.defect != GOOD)
+
+
+@dataclass
+class Batch:
+    """What every method sees. `index` is -1 for a row that only fills up a batch and must not be counted.
+
+    Attributes:
+        image: float32 [B, 3, H, W] in [0, 1], RGB, not normalised.
+        label: int64 [B], 0 good, 1 anomalous.
+        mask: bool [B, H, W], true where the part is defective.
+        index: int64 [B], the row in the data set.
+        path: the image files.
+        defect: the kinds of defect, `good` for a good part.
+        recipe: what the loader drew and read for synthetic anomalies, by name; empty where the method wants none.
+    """
+
+    image: Tensor
+    label: Tensor
+    mask: Tensor
+    index: Tensor
+    path: list[str]
+    defect: list[str]
+    recipe: dict[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def pin_memory(self) -> Self:
+        """Page-locks all tensors (called by the DataLoader)."""
+        pinned = {k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)}
+        recipe = {k: v.pin_memory() for k, v in self.recipe.items()}
+        return type(self)(**{**vars(self), **pinned, "recipe": recipe})
+
+    def real(self) -> Self:
+        """This batch without the rows that only fill it up."""
+        keep = self.index >= 0
+        if bool(keep.all()):
+            return self
+        rows = keep.nonzero().flatten().tolist()
+        kept = {f.name: _take(getattr(self, f.name), keep, rows) for f in fields(self)}
+        return type(self)(**kept)
+
+
+def _take(value: Tensor | list | dict, keep: Tensor, rows: list[int]) -> Tensor | list | dict:
+    if isinstance(value, Tensor):
+        return value[keep]
+    if isinstance(value, dict):
+        return {k: v[keep] for k, v in value.items()}
+    return [value[row] for row in rows]
+
+
+def collate(items: list[Batch]) -> Batch:
+    """Joins items (batches of one) into one batch."""
+    first = items[0]
+    return Batch(
+        image=torch.cat([i.image for i in items]),
+        label=torch.cat([i.label for i in items]),
+        mask=torch.cat([i.mask for i in items]),
+        index=torch.cat([i.index for i in items]),
+        path=[p for i in items for p in i.path],
+        defect=[d for i in items for d in i.defect],
+        recipe={k: torch.cat([i.recipe[k] for i in items]) for k in first.recipe},
+    )

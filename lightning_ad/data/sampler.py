@@ -1,0 +1,42 @@
+"""Which row is read when: a function of (seed, epoch, process) alone, so that a resumed run reads the same."""
+
+from collections.abc import Iterator, Sized
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DistributedSampler
+
+
+class Key(NamedTuple):
+    """What a data set is asked for.
+
+    Attributes:
+        index: the row.
+        epoch: of training, so that a sample is a function of (seed, epoch, index).
+        padding: the row is there only to give all processes equally many; it must not be counted.
+    """
+
+    index: int
+    epoch: int = 0
+    padding: bool = False
+
+
+class KeySampler(DistributedSampler):
+    """Yields `Key`s; in several processes every row once, rows that fill up marked as `padding`.
+
+    Lightning leaves a `DistributedSampler` as it is, and calls its `set_epoch`. Process r of n takes the places
+    r, r + n, ... of the order, so that a batch of n processes holds the rows of one n times as large.
+    """
+
+    def __init__(self, data: Sized, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(data, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Key]:
+        count = len(self.dataset)  # type: ignore[arg-type]
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(count, generator=generator).tolist()
+        else:
+            order = list(range(count))
+        for place in range(self.rank, self.total_size, self.num_replicas):
+            yield Key(order[place % count], self.epoch, place >= count)

@@ -1,0 +1,24 @@
+"""Errors that a user can cause: one clear message, without a trace."""
+
+
+class UserError(Exception):
+    """Something the user can put right. The message says what was expected, what came, and what to do.
+
+    The command line prints it alone and ends with `exit_code`.
+    """
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """The wish itself cannot be met: a wrong argument, or two that exclude each other."""
+
+    exit_code = 2
+
+
+class DataError(UserError):
+    """A data set is not as its layout says: a missing folder, an unreadable file, a mask that does not fit."""
+
+
+class WeightsError(UserError):
+    """Weights or a checkpoint cannot be had, or do not fit the network."""

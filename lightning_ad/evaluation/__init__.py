@@ -1,0 +1,47 @@
+"""How well anomalies are found: curves from one ranking, torchmetrics classes, thresholds."""
+
+from lightning_ad.evaluation.curves import (
+    Curve,
+    aupro,
+    auroc,
+    average_precision,
+    f1_max,
+    precision_recall,
+    pro,
+    rank,
+    roc,
+    thin,
+)
+from lightning_ad.evaluation.metrics import (
+    AUPRO,
+    AUROC,
+    METRIC_NAMES,
+    AnomalyMetrics,
+    AveragePrecision,
+    F1Max,
+    RankingMetric,
+)
+from lightning_ad.evaluation.regions import region_weights
+from lightning_ad.evaluation.thresholds import conformal_p_values
+
+__all__ = [
+    "AUPRO",
+    "AUROC",
+    "METRIC_NAMES",
+    "AnomalyMetrics",
+    "AveragePrecision",
+    "Curve",
+    "F1Max",
+    "RankingMetric",
+    "aupro",
+    "auroc",
+    "average_precision",
+    "conformal_p_values",
+    "f1_max",
+    "precision_recall",
+    "pro",
+    "rank",
+    "region_weights",
+    "roc",
+    "thin",
+]

@@ -1,0 +1,176 @@
+"""Ranking metrics as pure functions of one curve, and the curve from one ranking of all scores.
+
+Rank once, then read off everything: AUROC, average precision, F1-max and AUPRO are sums over the same
+columns. Scores are raw numbers of any range; nothing is squashed, binned or normalised. A metric that is
+undefined, because there is no positive or no negative, is NaN, and its plot is empty.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lightning_ad.errors import UsageError, UserError
+
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+class Curve(NamedTuple):
+    """What lies at or above each of K falling thresholds. The last threshold is the lowest score.
+
+    Attributes:
+        thresholds: float32 [K], distinct scores, falling.
+        false_positives: int64 [K], number of negatives.
+        true_positives: int64 [K], number of positives.
+        overlap: float64 [K], sum of weights; with region weights, the overlaps of all regions added up.
+    """
+
+    thresholds: NDArray[np.float32]
+    false_positives: NDArray[np.int64]
+    true_positives: NDArray[np.int64]
+    overlap: NDArray[np.float64]
+
+    @property
+    def defined(self) -> bool:
+        """Whether there are positives and negatives to be told apart."""
+        return self.thresholds.size > 0 and bool(self.true_positives[-1] > 0 and self.false_positives[-1] > 0)
+
+
+def rank(scores: Tensor, weights: Tensor) -> Curve:
+    """Ranks all scores and counts what lies at or above each of them; equal scores fall together.
+
+    The curve keeps each distinct positive score, the next negative score above it, and the lowest of all.
+    Between those only negatives come in: ROC and PRO run level, precision falls at constant recall, and the
+    points left out change no metric. A curve is as long as the defects are large, not as the images.
+
+    Args:
+        scores: float [N], higher is more anomalous; rounded to float32. Infinite scores are allowed.
+        weights: float32 [N], 0 for a negative, positive for a positive: 1, or its region weight.
+
+    Raises:
+        ValueError: the shapes differ.
+        UserError: a score is NaN.
+    """
+    if scores.shape != weights.shape:
+        raise ValueError(
+            f"Each score needs a weight, but {list(scores.shape)} scores met {list(weights.shape)} weights."
+        )
+    reject_nan(scores, "scores")
+    # NumPy sorts bare float32 values twenty times faster than torch.sort, which carries int64 indices along.
+    all_scores, all_weights = (t.detach().cpu().float().flatten().numpy() for t in (scores, weights))
+    positive = all_weights > 0
+    negatives = all_scores[~positive]
+    negatives.sort()
+    positives, gains = all_scores[positive], all_weights[positive]
+    order = np.argsort(positives)
+    positives, gains = positives[order], gains[order]
+
+    levels = np.unique(positives)
+    above = np.searchsorted(negatives, levels, side="right")
+    above = negatives[above[above < negatives.size]]
+    thresholds = np.unique(np.concatenate([levels, above, negatives[:1]]))[::-1]
+    true_positives = positives.size - np.searchsorted(positives, thresholds)
+    cumulated = np.concatenate([[0.0], np.cumsum(gains[::-1], dtype=np.float64)])
+    return Curve(
+        thresholds=thresholds,
+        false_positives=negatives.size - np.searchsorted(negatives, thresholds),
+        true_positives=true_positives,
+        overlap=cumulated[true_positives],
+    )
+
+
+def reject_nan(values: Tensor, name: str) -> None:
+    """Raises UserError, with their number, if there are NaN among the values."""
+    if missing := int(values.isnan().sum()):
+        raise UserError(
+            f"{name.capitalize()} must be numbers, but {missing} of {values.numel()} are NaN. "
+            "Look for a training that diverged (lower the learning rate) or for broken input images."
+        )
+
+
+def roc(curve: Curve) -> Points:
+    """False-positive rate and true-positive rate, from (0, 0) to (1, 1)."""
+    return _from_origin(curve, curve.true_positives)
+
+
+def pro(curve: Curve) -> Points:
+    """False-positive rate over all good pixels and mean overlap per region, from (0, 0) to (1, 1)."""
+    return _from_origin(curve, curve.overlap)
+
+
+def precision_recall(curve: Curve) -> Points:
+    """Recall and precision, from (0, 1), as scikit-learn has it, to recall 1."""
+    if not curve.defined:
+        return np.empty(0), np.empty(0)
+    hits = curve.true_positives
+    precision = hits / (hits + curve.false_positives)
+    return np.append(0.0, hits / hits[-1]), np.append(1.0, precision)
+
+
+def auroc(curve: Curve) -> float:
+    """Area under the ROC curve: the chance that a positive outranks a negative, a tie counting one half."""
+    return _area(*roc(curve)) if curve.defined else float("nan")
+
+
+def average_precision(curve: Curve) -> float:
+    """Mean of the precision over the steps of recall, without interpolation (scikit-learn's definition)."""
+    recall, precision = precision_recall(curve)
+    return float(np.sum(np.diff(recall) * precision[1:])) if curve.defined else float("nan")
+
+
+def f1_max(curve: Curve) -> tuple[float, float]:
+    """The best F1 score of all thresholds, and the highest threshold (`score >= threshold`) that reaches it.
+
+    It looks at the truth of the test set, as the literature does: an upper bound, not a working point.
+    """
+    if not curve.defined:
+        return float("nan"), float("nan")
+    hits = curve.true_positives
+    f1 = 2 * hits / (hits + curve.false_positives + hits[-1])
+    best = int(f1.argmax())
+    return float(f1[best]), float(curve.thresholds[best])
+
+
+def aupro(curve: Curve, limit: float = 0.3) -> float:
+    """Area under the per-region overlap up to a false-positive rate, divided by that rate.
+
+    The definition of MVTec AD (Bergmann et al., IJCV 2021): 8-connected regions of equal weight, the
+    false-positive rate over all good pixels of all images, linear interpolation at the limit. A constant map
+    scores limit / 2.
+
+    Args:
+        curve: ranked with the weights of `region_weights`.
+        limit: false-positive rate at which the integral ends, in (0, 1].
+
+    Raises:
+        UsageError: the limit is outside (0, 1].
+    """
+    if not 0 < limit <= 1:
+        raise UsageError(f"The limit of AUPRO must lie in (0, 1], but is {limit}. The usual limits are 0.3 and 0.05.")
+    if not curve.defined:
+        return float("nan")
+    rate, overlap = pro(curve)
+    inside = rate <= limit
+    at_limit = np.interp(limit, rate, overlap)
+    return _area(np.append(rate[inside], limit), np.append(overlap[inside], at_limit)) / limit
+
+
+def thin(x: NDArray[np.float64], y: NDArray[np.float64], points: int = 300) -> Points:
+    """At most `points` of a curve's points, evenly spaced along its length, both ends kept."""
+    if x.size <= points:
+        return x, y
+    length = np.append(0.0, np.cumsum(np.hypot(np.diff(x), np.diff(y))))
+    keep = np.unique(np.searchsorted(length, np.linspace(0.0, length[-1], points)))
+    return x[keep], y[keep]
+
+
+def _from_origin(curve: Curve, gained: NDArray) -> Points:
+    if not curve.defined:
+        return np.empty(0), np.empty(0)
+    rate = curve.false_positives / curve.false_positives[-1]
+    return np.append(0.0, rate), np.append(0.0, gained / gained[-1])
+
+
+def _area(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2)

@@ -1,0 +1,108 @@
+"""A frozen network that gives feature maps, and tells their shapes before it has seen an image."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import torch
+from timm.models import create_feature_extractor, get_graph_node_names
+from torch import Tensor, nn
+
+from lightning_ad.errors import UsageError
+from lightning_ad.features.weights import build_network
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in [0, 1]
+
+
+class FeatureShape(NamedTuple):
+    """Of one layer: channels, and the height and width of its grid."""
+
+    channels: int
+    height: int
+    width: int
+
+
+class Backbone(nn.Module):
+    """Feature maps of a pre-trained network; frozen, always in eval mode, and run no deeper than needed.
+
+    Args:
+        name: of a torchvision model, or `timm/<name>`.
+        weights: name of weights, path of a state dict, or None for random weights (see `build_network`).
+        layers: node names (`layer2`, `features.6`); None for the last block at each of `strides`.
+        strides: which blocks to take where `layers` is None.
+
+    Raises:
+        UsageError: for an unknown model or layer; the message lists those there are.
+        WeightsError: where the weights cannot be had or do not fit.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        weights: str | None = "IMAGENET1K_V1",
+        layers: Sequence[str] | None = None,
+        strides: Sequence[int] = (8, 16),
+    ) -> None:
+        super().__init__()
+        network = build_network(name, weights).eval()
+        self.layers = list(layers) if layers is not None else _blocks_at(network, name, strides)
+        nodes = get_graph_node_names(network)[1]
+        if unknown := [k for k in self.layers if k not in nodes and not any(n.startswith(f"{k}.") for n in nodes)]:
+            raise UsageError(
+                f"{name} has no layer {', '.join(map(repr, unknown))}; "
+                f"its blocks are {', '.join(_block_names(network))} (model.layers)"
+            )
+        self.body = create_feature_extractor(network, {k: k for k in self.layers}).eval()
+        self.requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode: a frozen network must not update its batch statistics."""
+        return super().train(False)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Maps [B, C_l, h_l, w_l] of each layer, for images [B, 3, H, W] in [0, 1], which it normalises itself."""
+        maps = self.body((image - self.mean) / self.std)
+        return [maps[k] for k in self.layers]
+
+    def shapes(self, height: int, width: int) -> list[FeatureShape]:
+        """The shape of each layer's map for images of [height, width]; nothing is computed."""
+        body = copy.deepcopy(self.body).to("meta")
+        with torch.no_grad():
+            maps = body(torch.empty(1, 3, height, width, device="meta"))
+        return [FeatureShape(*maps[k].shape[1:]) for k in self.layers]
+
+
+def _block_names(network: nn.Module) -> list[str]:
+    """The network's blocks in order: children of `features` (`blocks`, `stages`), or of the network itself."""
+    for stem in ("features", "blocks", "stages"):
+        if isinstance(children := getattr(network, stem, None), nn.Sequential):
+            return [f"{stem}.{name}" for name, _ in children.named_children()]
+    return [name for name, _ in network.named_children()]
+
+
+def _blocks_at(network: nn.Module, name: str, strides: Sequence[int]) -> list[str]:
+    """The last block at each stride, from one pass on the meta device."""
+    ghost, side, at = copy.deepcopy(network).to("meta"), 256, {}
+
+    def note(block: str) -> None:
+        def hook(_module: nn.Module, _args: object, output: object) -> None:
+            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] > 1:
+                at[2 ** round(math.log2(side / output.shape[-1]))] = block
+
+        ghost.get_submodule(block).register_forward_hook(hook)
+
+    for block in _block_names(network):
+        note(block)
+    with torch.no_grad():
+        ghost(torch.empty(1, 3, side, side, device="meta"))
+    if missing := [s for s in strides if s not in at]:
+        raise UsageError(
+            f"{name} has no block at stride {missing[0]} (there is {at}); name the layers with model.layers"
+        )
+    return [at[s] for s in strides]

@@ -1,0 +1,133 @@
+"""Where the weights of a backbone come from: an enum name, a path, or nowhere; errors that say the way out."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from urllib.error import URLError
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from lightning_ad.errors import UsageError, WeightsError
+
+TIMM = "timm/"
+_skip: ContextVar[bool] = ContextVar("skip_weights", default=False)
+
+
+@contextmanager
+def skip_weights() -> Iterator[None]:
+    """Backbones built inside stay random: a checkpoint is about to bring their weights, so nothing is fetched."""
+    token = _skip.set(True)
+    try:
+        yield
+    finally:
+        _skip.reset(token)
+
+
+def build_network(name: str, weights: str | None) -> nn.Module:
+    """The whole network, with its weights.
+
+    Args:
+        name: of a torchvision model, or `timm/<name>`.
+        weights: the name of the torchvision weights (`IMAGENET1K_V1`) or of the timm tag (`tv_in1k`), the path
+            of a state dict, or None for random weights.
+
+    Raises:
+        UsageError: for an unknown model, or weights that it does not have.
+        WeightsError: where the weights cannot be had or do not fit.
+    """
+    is_path = weights is not None and (weights.endswith((".pth", ".pt", ".bin")) or "/" in weights)
+    if _skip.get():
+        weights = None
+    network = _timm(name, weights, is_path) if name.startswith(TIMM) else _torchvision(name, weights, is_path)
+    if weights is not None and is_path:
+        _load(network, name, Path(weights))
+    return network
+
+
+def _torchvision(name: str, weights: str | None, is_path: bool) -> nn.Module:
+    if name not in torchvision.models.list_models(torchvision.models):
+        raise UsageError(f"unknown backbone '{name}'; expected a torchvision classifier (resnet18, ...) or timm/<name>")
+    if weights is None or is_path:
+        return torchvision.models.get_model(name, weights=None, **_plain(name))
+    available = torchvision.models.get_model_weights(name)
+    if weights not in available.__members__:
+        raise UsageError(
+            f"{name} has no weights '{weights}'; it has {', '.join(available.__members__)}, or give a path"
+        )
+    entry = available[weights]
+    try:
+        return torchvision.models.get_model(name, weights=entry)
+    except (URLError, OSError, RuntimeError) as error:
+        file = entry.url.rpartition("/")[2]
+        cache = Path(torch.hub.get_dir()) / "checkpoints" / file
+        raise WeightsError(
+            f"cannot get the weights {weights} of {name} ({error}). Looked for {cache} and tried {entry.url}. "
+            f"Copy {file} to that place, or give its path as model.weights"
+        ) from error
+
+
+def _plain(name: str) -> dict[str, bool]:
+    """Without this, googlenet and inception_v3 warn that they initialise slowly."""
+    return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+
+
+def _timm(name: str, weights: str | None, is_path: bool) -> nn.Module:
+    model = name.removeprefix(TIMM)
+    architecture, _, tag = model.partition(".")
+    if not timm.is_model(architecture):
+        close = ", ".join(timm.list_models(f"{architecture[:8]}*")[:5]) or "see timm.list_models()"
+        raise UsageError(f"unknown timm model '{architecture}'; did you mean {close}")
+    if weights is None or is_path:
+        return timm.create_model(architecture, pretrained=False)
+    if not tag:
+        tag = "tv_in1k" if weights == "IMAGENET1K_V1" else weights
+    tags = [m.partition(".")[2] for m in timm.list_pretrained(architecture + ".*")]
+    if tag not in tags:
+        raise UsageError(f"{name} has no weights '{weights}'; set model.weights to one of {', '.join(tags)}, or a path")
+    try:
+        return timm.create_model(f"{architecture}.{tag}", pretrained=True)
+    except Exception as error:  # the hub client raises a family of its own
+        raise WeightsError(
+            f"cannot get the weights {architecture}.{tag} of timm ({type(error).__name__}). "
+            "Download the file where there is a network, and give its path as model.weights"
+        ) from error
+
+
+def _load(network: nn.Module, name: str, path: Path) -> None:
+    state = read_state(path)
+    state = state.get("state_dict", state)
+    own = network.state_dict()
+    missing, unknown = own.keys() - state.keys(), state.keys() - own.keys()
+    shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    missing = {k for k in missing if not k.endswith("num_batches_tracked")}
+    if missing or unknown or shapes:
+        parts = [
+            f"{len(keys)} {what} (first: {min(keys)})"
+            for keys, what in ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
+            if keys
+        ]
+        raise WeightsError(f"the weights in {path} do not fit {name}: {'; '.join(parts)}. Is it another model's file?")
+    network.load_state_dict(state, strict=False)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A file of tensors, read without running any code in it.
+
+    Raises:
+        WeightsError: where the file is missing, damaged, or holds more than plain data.
+    """
+    if not path.is_file():
+        raise WeightsError(f"there is no file {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises pickle, zip and runtime errors alike
+        raise WeightsError(
+            f"cannot read {path} as tensors ({type(error).__name__}): damaged, or not a PyTorch file"
+        ) from error
+    if not isinstance(state, dict):
+        raise WeightsError(f"{path} holds a {type(state).__name__}; expected a dictionary of tensors")
+    return state

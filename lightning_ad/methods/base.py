@@ -1,0 +1,134 @@
+"""What every method is to the rest of the program: an image in, a map and a score out."""
+
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from lightning_ad.data.sample import Batch
+from lightning_ad.data.synthesis import Synthesis
+from lightning_ad.errors import UsageError, UserError
+from lightning_ad.evaluation import AnomalyMetrics
+from lightning_ad.statistics.distributed import gather_rows
+
+
+class NotFittedError(UserError):
+    """A method was asked for a score before it has learned anything."""
+
+
+class Prediction(NamedTuple):
+    """Higher is more anomalous; raw values, never normalised with test statistics.
+
+    Attributes:
+        map: float32 [B, H, W] at the size of the input.
+        score: float32 [B].
+    """
+
+    map: Tensor
+    score: Tensor
+
+
+class AnomalyModule(LightningModule):
+    """Base of all methods: evaluation, calibration and checks live here once.
+
+    A learned method adds `forward`, `training_step` and `configure_optimizers`; a method that only keeps a
+    summary of the training images derives from `FitOnlyModule` instead.
+
+    Attributes:
+        synthesis: the synthetic anomalies that the loader is to draw for training, or None.
+        image_multiple: height and width of the image must be multiples of this.
+        precisions: values of `trainer.precision` under which the method has been tried.
+        calibration: scores of held-out good images, sorted, float32 [M]; empty where there is no validation set.
+    """
+
+    synthesis: Synthesis | None = None
+    image_multiple: int = 1
+    precisions: tuple[str, ...] = ("32-true", "bf16-mixed", "16-mixed")
+    calibration: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metrics = AnomalyMetrics()
+        self.register_dynamic_buffer("calibration", torch.empty(0))
+        self._validation_scores: list[Tensor] = []
+
+    def forward(self, image: Tensor) -> Prediction:
+        """Scores images [B, 3, H, W] in [0, 1], RGB, not normalised.
+
+        Raises:
+            NotFittedError: before anything was learned.
+        """
+        raise NotImplementedError
+
+    def register_dynamic_buffer(self, name: str, value: Tensor) -> None:
+        """A buffer whose shape is known only after a fit, and which takes the shape of what is loaded."""
+        self.register_buffer(name, value)
+
+        def allocate(module: "AnomalyModule", state: dict, prefix: str, *_: object) -> None:
+            incoming = state.get(prefix + name)
+            if incoming is not None:
+                current = getattr(module, name)
+                setattr(module, name, torch.empty_like(incoming, device=current.device))
+
+        self.register_load_state_dict_pre_hook(allocate)
+
+    def setup(self, stage: str) -> None:
+        """Checks that the wishes of the run can be met.
+
+        Raises:
+            UsageError: for an image size or a precision that the method cannot work with.
+        """
+        if self.trainer.precision not in self.precisions:
+            raise UsageError(
+                f"{type(self).__name__} does not run with trainer.precision {self.trainer.precision}; "
+                f"set it to one of {', '.join(self.precisions)}"
+            )
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.check_image_size(*data.geometry.output)
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raises UsageError where images of this size cannot be scored, and names the nearest that can."""
+        step = self.image_multiple
+        if height % step or width % step:
+            nearest = [max(step, round(side / step) * step) for side in (height, width)]
+            raise UsageError(
+                f"{type(self).__name__} needs an image height and width that are multiples of {step}; "
+                f"{height}x{width} came. Set data.image_size (or data.center_crop) to {nearest}"
+            )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Scores held-out images; those of good ones calibrate p-values."""
+        batch = batch.real()
+        if len(batch):
+            self._validation_scores.append(self(batch.image).score.float()[batch.label == 0])
+
+    def on_validation_epoch_end(self) -> None:
+        """Keeps the scores of the held-out good images of all processes."""
+        scores = torch.cat([torch.empty(0, device=self.device), *self._validation_scores])
+        self._validation_scores.clear()
+        self.calibration = gather_rows(scores).sort().values.clone()
+        if len(self.calibration):
+            self.log("validation_score", self.calibration.mean(), prog_bar=True, rank_zero_only=True)
+
+    def on_test_epoch_start(self) -> None:
+        """Forgets an earlier test."""
+        self.metrics.reset()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
+        """Scores a batch and counts it; rows that only fill it up are left out, of the result too."""
+        batch = batch.real()
+        if not len(batch):
+            return None
+        prediction = self(batch.image)
+        self.metrics.update(prediction.map, prediction.score, batch.mask, batch.label)
+        return prediction
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the metrics of the design under their names."""
+        self.log_dict(self.metrics.compute())
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
+        """Scores a batch."""
+        return self(batch.image)

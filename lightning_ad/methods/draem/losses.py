@@ -1,0 +1,28 @@
+"""DRAEM's losses as released (section 3.4 of the paper)."""
+
+import torch
+import torch.nn.functional as F
+from kornia.metrics import ssim
+from torch import Tensor
+
+WINDOW = 11  # Gaussian, sigma 1.5
+
+
+def ssim_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """1 - mean structural similarity of [B, 3, H, W]; zeros outside the image, range 1, or 2 below -0.5."""
+    border = [WINDOW // 2] * 4
+    value_range = 2.0 if bool(reconstruction.detach().min() < -0.5) else 1.0
+    padded = F.pad(reconstruction, border), F.pad(target, border)
+    return 1 - ssim(*padded, WINDOW, max_val=value_range, eps=0.0, padding="valid").mean()
+
+
+def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0, smooth: float = 1e-5) -> Tensor:
+    """Focal loss (Lin et al., ICCV 2017) of logits [B, 2, H, W] against a bool mask [B, H, W], mean over pixels.
+
+    Without class weights. As released, one-hot targets are kept within [smooth, 1 - smooth] and `smooth` is
+    added to the probability, which bounds the loss of a pixel by -log(2 * smooth).
+    """
+    anomalous = logits.float().softmax(1)[:, 1]
+    target = mask.float().clamp(smooth, 1 - smooth)
+    probability = target * anomalous + (1 - target) * (1 - anomalous) + smooth
+    return (-((1 - probability).clamp_min(0) ** gamma) * torch.log(probability)).mean()

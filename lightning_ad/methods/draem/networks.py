@@ -1,0 +1,98 @@
+"""DRAEM's two sub-networks as released (section 3.1 and 3.2 of the paper; widths from the code)."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def unit(inputs: int, outputs: int) -> list[nn.Module]:
+    """Convolution 3x3 with bias, batch norm, ReLU."""
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def block(*widths: int) -> nn.Sequential:
+    """Units from each width to the next."""
+    return nn.Sequential(*(m for pair in pairwise(widths) for m in unit(*pair)))
+
+
+def double(x: Tensor) -> Tensor:
+    """Bilinear upsampling by 2, corners aligned."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+
+
+class ReconstructiveNetwork(nn.Module):
+    """An auto-encoder without skip connections that gives back the part without its anomaly.
+
+    [B, 3, H, W] in, the same out, no output activation; H and W multiples of 16. 69,048,579 parameters at the
+    published width of 128.
+    """
+
+    def __init__(self, width: int = 128) -> None:
+        super().__init__()
+        w = width
+        stages = (
+            (3, w, w),
+            (w, 2 * w, 2 * w),
+            (2 * w, 4 * w, 4 * w),
+            (4 * w, 8 * w, 8 * w),
+            (8 * w, 8 * w, 8 * w),
+        )
+        self.encoder = nn.ModuleList(block(*stage) for stage in stages)
+        steps = ((8 * w, 4 * w), (4 * w, 2 * w), (2 * w, w), (w, w))
+        self.decoder = nn.ModuleList(
+            nn.ModuleList((block(wide, wide), block(wide, wide, narrow))) for wide, narrow in steps
+        )
+        self.head = nn.Conv2d(w, 3, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The reconstruction."""
+        x = self.encoder[0](image)
+        for stage in self.encoder[1:]:
+            x = stage(F.max_pool2d(x, 2))
+        for up, fuse in self.decoder:
+            x = fuse(up(double(x)))
+        return self.head(x)
+
+
+class DiscriminativeNetwork(nn.Module):
+    """A U-Net that compares a reconstruction with its image.
+
+    [B, 6, H, W] in (reconstruction, image), logits [B, 2, H, W] out, channel 1 anomalous; H and W multiples of
+    32. 28,374,146 parameters at the published width of 64.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        widths = [width * k for k in (1, 2, 4, 8, 8, 8)]
+        self.encoder = nn.ModuleList(block(i, o, o) for i, o in zip([6, *widths], widths, strict=False))
+        targets = [width * k for k in (8, 4, 2, 1, 1)]
+        inputs = [widths[-1], *targets[:-1]]
+        skips = widths[-2::-1]
+        self.decoder = nn.ModuleList(
+            nn.ModuleList((block(i, o), block(o + skip, o, o)))
+            for i, o, skip in zip(inputs, targets, skips, strict=True)
+        )
+        self.head = nn.Conv2d(targets[-1], 2, 3, padding=1)
+
+    def forward(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+        """Logits of good and anomalous for each pixel."""
+        x = self.encoder[0](torch.cat((reconstruction, image), 1))
+        skips = []
+        for stage in self.encoder[1:]:
+            skips.append(x)
+            x = stage(F.max_pool2d(x, 2))
+        for up, fuse in self.decoder:
+            x = fuse(torch.cat((up(double(x)), skips.pop()), 1))
+        return self.head(x)
+
+
+def initialise(network: nn.Module, generator: torch.Generator | None = None) -> None:
+    """Convolution weights N(0, 0.02), batch norm weights N(1, 0.02), as released."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.normal_(module.weight, 0.0, 0.02, generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight, 1.0, 0.02, generator=generator)
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,26 @@
+"""One progress bar for every loop of ours that can take longer than a second."""
+
+import sys
+from collections.abc import Iterable, Sized
+from typing import TypeVar
+
+from lightning.pytorch.utilities import rank_zero_only
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+
+def progress(items: Iterable[T], description: str, unit: str = "it") -> Iterable[T]:
+    """Iterates over `items` and shows how far it is, on the first process only; quiet for the first second.
+
+    In a log file, where lines cannot be drawn over, it says so every ten seconds.
+    """
+    return tqdm(
+        items,
+        desc=description,
+        unit=unit,
+        total=len(items) if isinstance(items, Sized) else None,
+        delay=1,
+        mininterval=0.1 if sys.stderr.isatty() else 10,
+        disable=rank_zero_only.rank != 0,
+    )

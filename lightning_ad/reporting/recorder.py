@@ -1,0 +1,103 @@
+"""Callbacks that put a run's results on disk while it goes on."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_ad.data.sample import Batch
+from lightning_ad.evaluation import conformal_p_values
+from lightning_ad.methods.base import AnomalyModule, Prediction
+from lightning_ad.reporting.maps import write_map
+from lightning_ad.reporting.report import ImageResult
+from lightning_ad.reporting.run_folder import RunFolder
+from lightning_ad.statistics.distributed import world_size
+
+FALSE_ALARM_RATE = 0.01  # an image is called anomalous where its p-value is at most this
+
+
+class ConfigInCheckpoint(Callback):
+    """Keeps the run's whole configuration, as YAML text, in each checkpoint: the file alone can be evaluated."""
+
+    KEY = "lightning_ad_config"
+
+    def __init__(self, config: str) -> None:
+        self.config = config
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the text."""
+        checkpoint[self.KEY] = self.config
+
+
+class TestRecorder(Callback):
+    """Writes a map for each test image and keeps the rows of `predictions.csv`.
+
+    Attributes:
+        rows: of all processes, in the order of the data set, on the first process after the test.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+        self.rows: list[ImageResult] = []
+        self._own: list[tuple[int, ImageResult]] = []
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forgets an earlier test; all processes write into the first one's folder."""
+        self.folder = RunFolder(Path(trainer.strategy.broadcast(str(self.folder.path))))
+        self.rows, self._own = [], []
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: AnomalyModule,
+        outputs: Prediction | None,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes the maps of a batch."""
+        if outputs is None:
+            return
+        batch = batch.real()
+        scores = outputs.score.float().cpu()
+        p_values: list[float | None] = [None] * len(scores)
+        if len(pl_module.calibration):
+            p_values = conformal_p_values(scores, pl_module.calibration.cpu()).tolist()
+        maps = outputs.map.float().cpu()
+        for i, index in enumerate(batch.index.tolist()):
+            path = Path("maps") / batch.defect[i] / f"{index:05d}-{Path(batch.path[i]).stem}.png"
+            target = self.folder.path / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_map(target, maps[i])
+            p = p_values[i]
+            row = ImageResult(
+                path=batch.path[i],
+                label=int(batch.label[i]),
+                defect=batch.defect[i],
+                score=float(scores[i]),
+                p_value=p,
+                anomalous=None if p is None else p <= FALSE_ALARM_RATE,
+                map_path=str(path),
+            )
+            self._own.append((index, row))
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Brings the rows of all processes to the first."""
+        parts = [self._own]
+        if world_size() > 1:
+            gathered: list[Any] | None = [None] * world_size() if trainer.is_global_zero else None
+            dist.gather_object(self._own, gathered)
+            parts = gathered or []
+        self.rows = [row for _, row in sorted((r for part in parts for r in part), key=lambda r: r[0])]
+
+
+def peak_memory_gib() -> dict[str, float]:
+    """The most main memory this process has held, and the most memory on its GPU, in GiB."""
+    import resource
+
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    if torch.cuda.is_available():
+        peak["gpu"] = torch.cuda.max_memory_allocated() / 2**30
+    return peak

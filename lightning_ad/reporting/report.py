@@ -1,0 +1,367 @@
+"""What a run leaves to be read: predictions.csv, and report.html, one file that opens anywhere."""
+
+import csv
+import math
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import TextIO
+
+import numpy as np
+
+from lightning_ad.data.sample import GOOD
+from lightning_ad.errors import DataError
+from lightning_ad.progress import progress
+from lightning_ad.reporting import figures
+from lightning_ad.reporting.figures import Axis, Mask, Picture
+from lightning_ad.reporting.maps import read_map
+
+COLUMNS = ["path", "label", "defect", "score", "p_value", "anomalous"]
+SIDE = 256  # pixels of a picture's longer side
+BUDGET = 18_000_000  # characters for all pictures together; they shrink where it would be exceeded
+WORST = 6
+
+METRICS = ["image_AUROC", "image_AP", "image_F1Max"]
+METRICS += ["pixel_AUROC", "pixel_AP", "pixel_F1Max", "pixel_AUPRO_0.30", "pixel_AUPRO_0.05"]
+PLOTS = {  # key: the axes' names
+    "image ROC": ("false positive rate", "true positive rate"),
+    "image precision-recall": ("recall", "precision"),
+    "pixel ROC": ("false positive rate", "true positive rate"),
+    "pixel PRO": ("false positive rate", "per-region overlap"),
+    "pixel precision-recall": ("recall", "precision"),
+}
+VERDICTS = {(0, False): "passed", (0, True): "false alarm", (1, False): "missed", (1, True): "found"}
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One row of predictions.csv.
+
+    Attributes:
+        path: the image file.
+        label: 0 good, 1 anomalous.
+        defect: the kind of defect, `good` for a good part.
+        score: raw, higher is more anomalous.
+        p_value: how often a good image would score as high, in [0, 1]; None where it is not known.
+        anomalous: the verdict; None where there is no limit.
+        map_path: the anomaly map, relative to the run folder; None where none was written.
+    """
+
+    path: str
+    label: int
+    defect: str
+    score: float
+    p_value: float | None = None
+    anomalous: bool | None = None
+    map_path: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """passed, false alarm, missed, found; empty where there is none."""
+        return "" if self.anomalous is None else VERDICTS[self.label, self.anomalous]
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """All that the report tells of a run, but for the pictures.
+
+    Attributes:
+        title: the heading.
+        metrics: the eight metrics by name, each in [0, 1], or NaN where it cannot be computed.
+        rows: one for each test image.
+        plots: x and y of each curve, by a key of `PLOTS`.
+        training: step and value of each logged quantity, by name; empty for fit-only methods.
+        facts: method, data set, counts, seconds, device, versions: whatever is worth knowing.
+        config: the configuration as YAML.
+    """
+
+    title: str
+    metrics: dict[str, float]
+    rows: list[ImageResult]
+    plots: dict[str, tuple[list[float], list[float]]]
+    training: dict[str, tuple[list[float], list[float]]]
+    facts: dict[str, str]
+    config: str
+
+
+def write_predictions(path: str | Path, rows: Sequence[ImageResult]) -> None:
+    """Writes predictions.csv; unknown values are empty, and the column `map` is there if any row has one."""
+    maps = any(r.map_path is not None for r in rows)
+    with _replacing(path) as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS + ["map"] * maps)
+        for r in rows:
+            p_value = "" if r.p_value is None else repr(r.p_value)
+            anomalous = "" if r.anomalous is None else str(r.anomalous).lower()
+            table.writerow([r.path, r.label, r.defect, repr(r.score), p_value, anomalous] + [r.map_path or ""] * maps)
+
+
+def read_predictions(path: str | Path) -> list[ImageResult]:
+    """The rows that `write_predictions` was given."""
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return [
+                ImageResult(
+                    path=r["path"],
+                    label=int(r["label"]),
+                    defect=r["defect"],
+                    score=float(r["score"]),
+                    p_value=float(r["p_value"]) if r["p_value"] else None,
+                    anomalous=r["anomalous"] == "true" if r["anomalous"] else None,
+                    map_path=r.get("map") or None,
+                )
+                for r in csv.DictReader(file)
+            ]
+    except OSError as error:
+        raise DataError(f"cannot read the predictions {path}: {error}") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path} does not hold predictions (columns {', '.join(COLUMNS)}): {error}") from error
+
+
+def write_report(
+    path: str | Path,
+    results: RunResults,
+    picture: Callable[[ImageResult], tuple[Picture, Mask]],
+    run_folder: Path,
+) -> None:
+    """Writes the report as one HTML file, at most about 20 MB, that loads nothing from elsewhere.
+
+    Args:
+        path: the file; it is replaced only once the report is complete.
+        results: numbers and rows.
+        picture: the image uint8 [H, W, 3] of a row and its true mask bool [H, W] (empty where there is none).
+        run_folder: the folder that the rows' `map_path` starts from.
+    """
+    rows = sorted(results.rows, key=lambda r: -math.inf if math.isnan(r.score) else r.score, reverse=True)
+    scale = colour_scale(rows, run_folder)
+    room = BUDGET // max(len(rows), 600)
+    layers, cards, masked = [], [], False
+    for number, (row, name) in enumerate(zip(progress(rows, "report", "image"), _names(rows), strict=True)):
+        image, mask = picture(row)
+        image = figures.thumbnail(image, SIDE)
+        mask = figures.thumbnail_mask(mask, *image.shape[:2])
+        heat = figures.heat(read_map(run_folder / row.map_path), *scale) if row.map_path else None
+        layers.append(_layers(number, image, mask, heat, room))
+        cards.append(_card(number, row, name, *mask.shape))
+        masked = masked or bool(mask.any())
+
+    bar = figures.translucent(figures.COLOURS[None].astype(np.uint8))
+    by_label = [[c for c, r in zip(cards, rows, strict=True) if r.label == label] for label in (0, 1)]
+    defects = sorted({r.defect for r in rows}, key=lambda d: (d != GOOD, d))
+    page = Template(Path(__file__).with_name("report.html.template").read_text(encoding="utf-8")).substitute(
+        _metrics(results, masked),
+        title=escape(results.title),
+        verdict=_verdict(rows),
+        histogram=_histogram(rows),
+        defects="".join(_defect(d, rows) for d in defects),
+        training=_training(results.training),
+        worst_good="".join(by_label[0][:WORST]) or "<p>There are no good images.</p>",
+        worst_anomalous="".join(by_label[1][: -WORST - 1 : -1]) or "<p>There are no anomalous images.</p>",
+        low=_number(scale[0]),
+        high=_number(scale[1]),
+        colours=", ".join(f"rgb({r} {g} {b} / {a / 255:.2f})" for r, g, b, a in bar[0].tolist()),
+        choices="".join(f"<option>{escape(d)}</option>" for d in defects),
+        verdicts="".join(f"<option>{v}</option>" for v in VERDICTS.values() if any(r.verdict == v for r in rows)),
+        count=len(rows),
+        cards="".join(cards),
+        facts="".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in results.facts.items()),
+        config=escape(results.config),
+        layers="".join(layers),
+        **_curves(results.plots),
+    )
+    with _replacing(path, errors="xmlcharrefreplace") as file:
+        file.write(page)
+
+
+def colour_scale(rows: Sequence[ImageResult], run_folder: Path) -> tuple[float, float]:
+    """Where the colours of all heat maps start and end; (0, 1) without maps.
+
+    They start at the median pixel of the good images' maps, so that half of what is good stays clear, and end
+    where half of the anomalous images have their highest pixel. Where one kind is missing, the other stands in.
+    """
+    mapped = [r for r in rows if r.map_path]
+    if not mapped:
+        return 0.0, 1.0
+    first, last = min(r.label for r in mapped), max(r.label for r in mapped)
+    ordinary, highest = [], []
+    for row in progress(mapped, "colour scale", "map"):
+        map = read_map(run_folder / str(row.map_path))
+        if row.label == first:
+            ordinary.append(map[::4, ::4].flatten().numpy())
+        if row.label == last:
+            highest.append(float(map.max()))
+    low, high = float(np.median(np.concatenate(ordinary))), float(np.median(highest))
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def auroc(good: Sequence[float], anomalous: Sequence[float]) -> float:
+    """How often an anomalous score exceeds a good one, ties counting half; NaN where either is missing."""
+    if not len(good) or not len(anomalous):
+        return math.nan
+    ordered = np.sort(good)
+    below = np.searchsorted(ordered, anomalous, "left") + np.searchsorted(ordered, anomalous, "right")
+    return float(below.mean() / 2 / len(good))
+
+
+@contextmanager
+def _replacing(path: str | Path, errors: str = "surrogateescape") -> Iterator[TextIO]:
+    """A text file that takes the place of `path` only once it is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w", newline="", encoding="utf-8", errors=errors) as file:
+            yield file
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _names(rows: Sequence[ImageResult]) -> list[str]:
+    """The paths without the folders that all of them share."""
+    shared = os.path.commonprefix([r.path for r in rows]).rfind("/") + 1  # noqa: RUF071
+    return [r.path[shared:] for r in rows]
+
+
+def _number(value: float) -> str:
+    return "n/a" if math.isnan(value) else f"{value:#.4g}".rstrip(".")
+
+
+def _metrics(results: RunResults, masked: bool) -> dict[str, str]:
+    labels = {r.label for r in results.rows}
+    lacks = "no anomalous images" if 1 not in labels else "no good images" if 0 not in labels else ""
+    texts = {}
+    for name in METRICS:
+        value = results.metrics.get(name, math.nan)
+        why = lacks or ("no true outlines" if name.startswith("pixel") and not masked else "not computed")
+        texts[re.sub(r"\W", "_", name)] = (
+            f'<b class="none">n/a</b><em>{why}</em>' if math.isnan(value)
+            else f'<b>{value:.4f}</b><i style="--share:{value:.4f}"></i>'
+        )  # fmt: skip
+    return texts
+
+
+def _verdict(rows: Sequence[ImageResult]) -> str:
+    good, anomalous = ([r for r in rows if r.label == label] for label in (0, 1))
+    text = f"{len(good)} good and {len(anomalous)} anomalous images. "
+    if good and anomalous:
+        highest, lowest = max(r.score for r in good), min(r.score for r in anomalous)
+        low, high = sum(r.score < highest for r in anomalous), sum(r.score > lowest for r in good)
+        if not low:
+            text += "<strong>No anomalous image scores below a good one.</strong> "
+        else:
+            text += (
+                f"<strong>{low} of {len(anomalous)} anomalous images score below the highest good image"
+                f"</strong> ({_number(highest)}), and {high} of {len(good)} good images score above the"
+                f" lowest anomalous one ({_number(lowest)}). "
+            )
+    else:
+        text += "With one kind alone there is nothing to tell apart. "
+    counts = {v: sum(r.verdict == v for r in rows) for v in VERDICTS.values()}
+    if any(counts.values()):
+        text += (
+            f"With the limit of this run, {counts['found']} anomalous images are found and"
+            f" {counts['missed']} missed; {counts['false alarm']} good images are false alarms."
+        )
+    return text
+
+
+def _histogram(rows: Sequence[ImageResult]) -> str:
+    """Two charts, good over anomalous, with one axis; the last bar takes what lies far above the good images."""
+    scores = [np.array([r.score for r in rows if r.label == n and math.isfinite(r.score)]) for n in (0, 1)]
+    both = np.concatenate(scores)
+    x = Axis.fit(both, "image score")
+    if not x.log and len(scores[0]) and len(scores[1]):
+        far = max(3 * scores[0].max() - 2 * scores[0].min(), np.quantile(scores[1], 0.75))
+        if both.min() < far < x.high:
+            x = Axis(x.low, float(far), f"image score (last bar: {far:.3g} and above)")
+    edges = x.edges(50)
+    passed, called = ([r.score for r in rows if r.anomalous is v] for v in (False, True))
+    limit = min(called, default=math.inf)
+    clean = max(passed, default=-math.inf) < limit < edges[-1]
+    charts = []
+    for label, kind in enumerate((GOOD, "anomalous")):
+        counts = np.histogram(np.minimum(scores[label], edges[-1]), edges)[0]
+        y = Axis(0, max(4, int(counts.max())) * 1.05, kind)
+        notes = {"" if label else "called anomalous from here": limit} if clean else {}
+        axis = replace(x, label=x.label if label else "")
+        charts.append(figures.chart(axis, y, figures.bars(axis, y, edges, counts, kind), 440, 122, notes))
+    return "".join(charts)
+
+
+def _defect(defect: str, rows: Sequence[ImageResult]) -> str:
+    """A row of the table of defects."""
+    of_kind = [r for r in rows if r.defect == defect]
+    scores = [r.score for r in of_kind]
+    area = auroc([r.score for r in rows if not r.label], [r.score for r in of_kind if r.label])
+    called = sum(r.anomalous or False for r in of_kind)
+    share = "n/a" if all(r.anomalous is None for r in of_kind) else f"{called} ({called / len(of_kind):.0%})"
+    cells = [len(of_kind), _number(float(np.mean(scores))), "" if math.isnan(area) else f"{area:.4f}", share]
+    return f"<tr><th>{escape(defect)}</th>{''.join(f'<td>{c}</td>' for c in cells)}</tr>"
+
+
+def _curves(plots: dict[str, tuple[list[float], list[float]]]) -> dict[str, str]:
+    texts = {}
+    for key, (x_name, y_name) in PLOTS.items():
+        pro = key == "pixel PRO"
+        x = Axis(-0.005, 0.35, x_name) if pro else Axis(-0.015, 1.015, x_name)
+        y = Axis(-0.015, 1.015, y_name)
+        xs, ys = plots.get(key, ([], []))
+        svg = figures.chart(x, y, figures.curve(x, y, xs, ys), notes={"0.05": 0.05, "0.30": 0.3} if pro else {})
+        texts[re.sub(r"\W", "_", key)] = svg if len(xs) else '<p class="none">not computed</p>'
+    return texts
+
+
+def _training(training: dict[str, tuple[list[float], list[float]]]) -> str:
+    charts = []
+    for name, (steps, values) in training.items():
+        x, y = Axis.fit([0, *steps], "step"), Axis.fit(values)
+        svg = figures.chart(x, y, figures.curve(x, y, steps, values))
+        charts.append(f"<figure><h3>{escape(name)}</h3>{svg}</figure>")
+    body = f'<section><h2>Training</h2><div class="curves">{"".join(charts)}</div></section>'
+    return body if charts else ""
+
+
+def _layers(number: int, image: Picture, mask: Mask, heat: Picture | None, room: int) -> str:
+    """The image (id i<number>) and the same under its heat map (h<number>), for all cards to use."""
+    size = f'width="{mask.shape[1]}" height="{mask.shape[0]}" preserveAspectRatio="none"'
+    path = figures.outline_path(mask)
+    text = f'<image id="p{number}" {size} href="{_uri(image, room * 2 // 3)}"/>'
+    line = ""
+    if path:
+        text += f'<path id="d{number}" d="{path}"/>'
+        line = f'<g class="o"><use class="halo" href="#d{number}"/><use href="#d{number}"/></g>'
+    text += f'<g id="i{number}"><use href="#p{number}"/>{line}</g>'
+    if heat is not None:
+        layer = _uri(figures.translucent(figures.thumbnail(heat, SIDE)), room // 3)
+        text += f'<g id="h{number}"><use href="#p{number}"/><image {size} href="{layer}"/>{line}</g>'
+    return text
+
+
+def _uri(image: Picture, most: int) -> str:
+    """`image` as text of at most `most` characters: with fewer pixels where it must be."""
+    side = max(image.shape[:2])
+    while len(text := figures.data_uri(figures.thumbnail(image, side))) > most and side > 16:
+        side = side * 4 // 5
+    return text
+
+
+def _card(number: int, row: ImageResult, name: str, height: int, width: int) -> str:
+    views = {"i": "image", "h": "heat map"} if row.map_path else {"i": "image"}
+    pictures = "".join(
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{what}"><use href="#{view}{number}"/></svg>'
+        for view, what in views.items()
+    )
+    p_value = "" if row.p_value is None else f"<span>p {row.p_value:.2g}</span>"
+    verdict = row.verdict and f'<mark class="{row.verdict.replace(" ", "-")}">{row.verdict}</mark>'
+    return (
+        f'<figure class="card" data-defect="{escape(row.defect)}" data-verdict="{row.verdict}">'
+        f'<div class="pair">{pictures}</div><figcaption title="{escape(row.path)}"><p>{escape(name)}</p>'
+        f"<b>{_number(row.score)}</b>{p_value}"
+        f'<span class="kind-{row.label}">{escape(row.defect)}</span>{verdict}</figcaption></figure>'
+    )

@@ -1,0 +1,148 @@
+"""From a tested model to the files of the run folder and the table on the screen."""
+
+import csv
+import math
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning.pytorch import Trainer
+from numpy.typing import NDArray
+
+from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.data.reading import read_image, read_mask
+from lightning_ad.methods.base import AnomalyModule
+from lightning_ad.reporting.recorder import TestRecorder, peak_memory_gib
+from lightning_ad.reporting.report import ImageResult, RunResults, write_predictions, write_report
+from lightning_ad.reporting.run_folder import RunFolder, write_json
+
+PACKAGES = ("lightning-ad", "torch", "torchvision", "lightning", "torchmetrics", "kornia", "timm")
+
+
+class Stopwatch:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time inside to the stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class Run(Protocol):
+    """What a summary is made of."""
+
+    trainer: Trainer
+    model: AnomalyModule
+    datamodule: AnomalyDataModule
+    recorder: TestRecorder
+    folder: RunFolder
+    config_text: str
+
+
+def summarise(run: Run, watch: Stopwatch) -> None:
+    """Writes predictions, report and, last of all, metrics.json; prints the table. On the first process only."""
+    if not run.trainer.is_global_zero:
+        return
+    metrics = {name: float(value) for name, value in run.model.metrics.compute().items()}
+    folder, rows = run.folder, run.recorder.rows
+    write_predictions(folder.predictions, rows)
+    with watch.stage("report"):
+        results = RunResults(
+            title=f"{type(run.model).__name__} on {run.datamodule.title}",
+            metrics=metrics,
+            rows=rows,
+            plots=run.model.metrics.plots,
+            training=training_curves(folder.logs / "csv"),
+            facts=_facts(run, watch),
+            config=run.config_text,
+        )
+        write_report(folder.report, results, _picture(run.datamodule), folder.path)
+    write_json(
+        folder.metrics,
+        {
+            "metrics": metrics,
+            "counts": run.datamodule.counts(),
+            "seconds": watch.seconds,
+            "peak_memory_gib": peak_memory_gib(),
+            "device": _device(run.trainer),
+            "processes": run.trainer.world_size,
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        },
+    )
+    print(table(metrics))
+    print(f"\nReport: {folder.report}")
+
+
+def table(metrics: dict[str, float]) -> str:
+    """The metrics, one a line, to six digits; n/a where the test set has no image that one needs."""
+    width = max(map(len, metrics))
+    shown = ("n/a" if math.isnan(value) else f"{value:.6f}" for value in metrics.values())
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in zip(metrics, shown, strict=True))
+
+
+def training_curves(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """(steps, values) of everything logged in training; where a run was resumed, what it did again counts."""
+    curves: dict[str, dict[int, float]] = {}
+    files = sorted(folder.glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.rpartition("_")[2]))
+    for path in files:
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        first = min((int(row["step"]) for row in rows), default=0)
+        for curve in curves.values():
+            for step in [s for s in curve if s >= first]:
+                del curve[step]
+        for row in rows:
+            for name in row.keys() - {"step", "epoch"}:
+                if row[name] and not name.startswith(("image_", "pixel_")):
+                    curves.setdefault(name, {})[int(row["step"])] = float(row[name])
+    return {name: ([*map(float, curve)], [*curve.values()]) for name, curve in sorted(curves.items())}
+
+
+def _picture(data: AnomalyDataModule):  # noqa: ANN202
+    samples = {s.path: s for s in data.samples["test"]}
+
+    def picture(row: ImageResult) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+        sample = samples[row.path]
+        full = read_image(sample.path)
+        image = data.geometry.image(full).mul(255).round().byte().permute(1, 2, 0).numpy()
+        mask = torch.zeros(data.geometry.output, dtype=torch.bool)
+        if sample.mask_path is not None:
+            height, width = full.shape[-2:]
+            mask = data.geometry.mask(read_mask(sample.mask_path, (height, width), sample.mask_threshold))
+        return image, mask.numpy()
+
+    return picture
+
+
+def _facts(run: Run, watch: Stopwatch) -> dict[str, str]:
+    counts = run.datamodule.counts()
+    seconds: dict[str, Any] = {f"seconds of {name}": f"{value:.1f}" for name, value in watch.seconds.items()}
+    return {
+        "method": type(run.model).__name__,
+        "data set": f"{run.datamodule.title} in {run.datamodule.root}",
+        "training images": str(counts["train"]),
+        "test images": f"{counts['test_good']} good, {counts['test_anomalous']} anomalous",
+        "image size": "{} x {} px (height x width)".format(*run.datamodule.geometry.output),
+        **seconds,
+        "peak memory": ", ".join(f"{value:.2f} GiB ({name})" for name, value in peak_memory_gib().items()),
+        "device": _device(run.trainer),
+        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+    }
+
+
+def _device(trainer: Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"

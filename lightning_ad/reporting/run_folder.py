@@ -1,0 +1,140 @@
+"""Where a run lives on disk: `<output>/<name>/version_<n>/`, finished once `metrics.json` is there."""
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any, Self
+
+from lightning_ad.errors import UsageError
+
+
+class RunFolder:
+    """One version of a run.
+
+    Attributes:
+        path: the folder; it exists once something is written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, output: Path, name: str) -> Self:
+        """The next version of `name`; the folder is made.
+
+        Raises:
+            UsageError: where it cannot be made.
+        """
+        number = max((_number(v.path) for v in cls.versions(output / name)), default=-1) + 1
+        path = output / name / f"version_{number}"
+        try:
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise UsageError(
+                f"cannot make the run folder {path}: {error.strerror}; choose another with --output"
+            ) from error
+        return cls(path)
+
+    @classmethod
+    def versions(cls, folder: Path) -> list[Self]:
+        """All versions below `<output>/<name>`, the oldest first."""
+        found = [p for p in folder.glob("version_*") if p.is_dir() and _number(p) >= 0] if folder.is_dir() else []
+        return [cls(p) for p in sorted(found, key=_number)]
+
+    @classmethod
+    def unfinished(cls, output: Path, name: str) -> Self:
+        """The newest unfinished version of `name`.
+
+        Raises:
+            UsageError: where there is none.
+        """
+        versions = cls.versions(output / name)
+        open_ones = [v for v in versions if not v.finished]
+        if not open_ones:
+            there = f"all {len(versions)} are finished" if versions else "there is none at all"
+            raise UsageError(f"no unfinished run in {output / name} to go on with: {there}. Leave out --resume")
+        return open_ones[-1]
+
+    @classmethod
+    def find(cls, path: Path) -> Self:
+        """The run at `path`: a version, or a name, of which the newest finished version is taken.
+
+        Raises:
+            UsageError: where there is no finished run.
+        """
+        if (path / "config.yaml").is_file():
+            return cls(path)
+        finished = [v for v in cls.versions(path) if v.finished]
+        if finished:
+            return finished[-1]
+        what = "only unfinished runs" if cls.versions(path) else "no run"
+        raise UsageError(
+            f"there is {what} in {path}; expected a run folder such as runs/patchcore-mtd, or a .ckpt file"
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of the run's results are there."""
+        return self.metrics.is_file()
+
+    @property
+    def config(self) -> Path:
+        """Everything needed to repeat the run."""
+        return self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path:
+        """The checkpoint of the last finished epoch."""
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def metrics(self) -> Path:
+        """Metrics, counts, seconds, memory, versions; written last."""
+        return self.path / "metrics.json"
+
+    @property
+    def predictions(self) -> Path:
+        """One row for each test image."""
+        return self.path / "predictions.csv"
+
+    @property
+    def maps(self) -> Path:
+        """The folder of anomaly maps."""
+        return self.path / "maps"
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.path / "report.html"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the loggers."""
+        return self.path / "logs"
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes `content` at once or not at all; NaN becomes null, which JSON has a word for."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(_without_nan(content), indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(path: Path) -> int:
+    match = re.fullmatch(r"version_(\d+)", path.name)
+    return int(match[1]) if match else -1

@@ -1,0 +1,8 @@
+"""Trains a method, tests it, and writes the run folder: python train.py --help."""
+
+import sys
+
+from lightning_ad.cli import run, train
+
+if __name__ == "__main__":
+    sys.exit(run(train))
