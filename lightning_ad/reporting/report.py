@@ -162,6 +162,8 @@ def write_report(
         training=_training(results.training),
         worst_good="".join(by_label[0][:WORST]) or "<p>There are no good images.</p>",
         worst_anomalous="".join(by_label[1][: -WORST - 1 : -1]) or "<p>There are no anomalous images.</p>",
+        first=GOOD if by_label[0] else "anomalous",
+        last="anomalous" if by_label[1] else GOOD,
         low=_number(scale[0]),
         high=_number(scale[1]),
         colours=", ".join(f"rgb({r} {g} {b} / {a / 255:.2f})" for r, g, b, a in bar[0].tolist()),
@@ -347,7 +349,7 @@ def _uri(image: Picture, most: int) -> str:
     """`image` as text of at most `most` characters: with fewer pixels where it must be."""
     side = max(image.shape[:2])
     while len(text := figures.data_uri(figures.thumbnail(image, side))) > most and side > 16:
-        side = side * 4 // 5
+        side = int(side * min(0.9, (most / len(text)) ** 0.5))
     return text
 
 

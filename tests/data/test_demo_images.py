@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from lightning_ad.data.demo import DEFECTS, defective_image, draw_demo, good_image
 
-TRAIN, GOOD, PER_DEFECT = 40, 12, 5
+TRAIN, GOOD, PER_DEFECT = 30, 10, 5
 
 
 @pytest.fixture(scope="module")

@@ -121,12 +121,14 @@ def test_every_region_counts_alike():
     assert overlap.tolist() == pytest.approx([0.0, 0.5, 1.0])
 
 
-def test_curve_counts_ties_once():
-    curve = rank(torch.tensor([5.0, 5.0, 5.0, 8.0, 1.0, 0.0]), torch.tensor([0.0, 1.0, 0.5, 1.0, 0.0, 0.0]))
-    assert curve.thresholds.tolist() == [8.0, 5.0, 0.0]
-    assert curve.true_positives.tolist() == [1, 3, 3]
-    assert curve.false_positives.tolist() == [0, 1, 3]
-    assert curve.overlap.tolist() == [1.0, 2.5, 2.5]
+def test_curve_counts_ties_once_and_skips_points_that_change_nothing():
+    scores = torch.tensor([5.0, 5.0, 5.0, 8.0, 1.0, 0.0, 7.0, 6.0])
+    curve = rank(scores, torch.tensor([0.0, 1.0, 0.5, 1.0, 0.0, 0.0, 0.0, 0.0]))
+    assert curve.thresholds.tolist() == [8.0, 6.0, 5.0, 0.0]
+    assert curve.true_positives.tolist() == [1, 1, 3, 3]
+    assert curve.false_positives.tolist() == [0, 2, 3, 5]
+    assert curve.overlap.tolist() == [1.0, 1.0, 2.5, 2.5]
+    assert auroc(curve) == pytest.approx((5 + 2 * 2.5) / 15)  # of 15 pairs, 5 + 2 * 2 right and 2 tied
 
 
 def test_order_does_not_matter_to_the_last_bit():

@@ -153,12 +153,12 @@ def misprint(layers: Layers, rng: np.random.Generator, size: int, kind: str) -> 
     chosen = (x > left) & (x < right) & (y > top) & (y < bottom)
     block = layers.ink * (chosen & (np.hypot(x - DIAL_X, y - DIAL_Y) > DIAL_RADIUS + 4))
     turn, far = rng.uniform(0, 2 * np.pi), rng.uniform(5, 8.5)
-    move = k * far * np.array([0, np.sin(turn), np.cos(turn)])
+    move = k * far * np.array([np.sin(turn), np.cos(turn)])
     if kind == "doubled":
-        layers.ink = np.maximum(layers.ink, rng.uniform(0.7, 1) * ndimage.shift(block, move, order=1))
+        layers.ink = np.maximum(layers.ink, rng.uniform(0.7, 1) * np.roll(block, np.rint(move).astype(int), (1, 2)))
     elif kind == "smeared":
         steps = enumerate(np.linspace(0, rng.uniform(1.8, 2.6), 12))
-        trail = sum((1 - i / 14) * ndimage.shift(block, move * step, order=1) for i, step in steps)
+        trail = sum((1 - i / 14) * np.roll(block, np.rint(move * step).astype(int), (1, 2)) for i, step in steps)
         layers.ink = np.clip(layers.ink - 0.35 * block + rng.uniform(0.22, 0.3) * trail, 0, 1)
     elif kind == "missing":
         ramp = rng.uniform(-1, 1) * (x - (left + right) / 2) + y - (top + bottom) / 2
@@ -168,7 +168,7 @@ def misprint(layers: Layers, rng: np.random.Generator, size: int, kind: str) -> 
         tilt = np.deg2rad(rng.choice([-1, 1]) * rng.uniform(9, 15))
         matrix = np.array([[np.cos(tilt), np.sin(tilt)], [-np.sin(tilt), np.cos(tilt)]])
         centre = (np.array([top + bottom, left + right]) / 2 + 128) * k
-        offset = centre - matrix @ (centre + move[1:])
+        offset = centre - matrix @ (centre + move)
         moved = [ndimage.affine_transform(layer, matrix, offset, order=1) for layer in block]
         layers.ink = np.maximum(layers.ink - block, moved)
     else:
