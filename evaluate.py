@@ -2,7 +2,7 @@
 
 import sys
 
-from lightning_ad.cli import evaluate, run
+from lightning_ad.commands import evaluate, run
 
 if __name__ == "__main__":
     sys.exit(run(evaluate))

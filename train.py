@@ -2,7 +2,7 @@
 
 import sys
 
-from lightning_ad.cli import run, train
+from lightning_ad.commands import run, train
 
 if __name__ == "__main__":
     sys.exit(run(train))

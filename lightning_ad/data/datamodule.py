@@ -65,9 +65,7 @@ class AnomalyDataModule(LightningDataModule):
         self.seed = seed
         self.samples: dict[Split, list[Sample]] = {}
         if batch_size < 1 or self.num_workers < 0:
-            raise UsageError(
-                f"data.batch_size {batch_size} and data.num_workers {num_workers} must be positive"
-            )
+            raise UsageError(f"data.batch_size {batch_size} and data.num_workers {num_workers} must be positive")
         if not 0 < validation_share < 1:
             raise UsageError(f"data.validation_share is {validation_share}; expected a share between 0 and 1")
 
@@ -94,9 +92,7 @@ class AnomalyDataModule(LightningDataModule):
             split: [s for s in found if s.split == split] for split in ("train", "validation", "test")
         }
         if not by_split["train"]:
-            raise DataError(
-                f"no training image in {self.root}: a method learns from good images, and there is none"
-            )
+            raise DataError(f"no training image in {self.root}: a method learns from good images, and there is none")
         self.samples = self._with_validation(by_split)
         for split, kind in (("good", 0), ("anomalous", 1)):
             if all(s.label != kind for s in self.samples["test"]):
@@ -123,16 +119,12 @@ class AnomalyDataModule(LightningDataModule):
         train = {Path(s.path): s for s in samples["train"]}
         kept, held = seeded_split(list(train), self.validation_share, self.seed)
         if not kept:
-            raise DataError(
-                f"{len(train)} training images are too few to hold out {self.validation_share:.0%}"
-            )
+            raise DataError(f"{len(train)} training images are too few to hold out {self.validation_share:.0%}")
         return {**samples, "train": [train[p] for p in kept], "validation": [train[p] for p in held]}
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled by (seed, epoch); with recipes for synthetic anomalies where the method wants them."""
-        synthesis: Synthesis | None = getattr(
-            self.trainer and self.trainer.lightning_module, "synthesis", None
-        )
+        synthesis: Synthesis | None = getattr(self.trainer and self.trainer.lightning_module, "synthesis", None)
         return self._loader("train", shuffle=True, synthesis=synthesis)
 
     def val_dataloader(self) -> DataLoader[Batch] | list:
@@ -147,9 +139,7 @@ class AnomalyDataModule(LightningDataModule):
 
     predict_dataloader = test_dataloader
 
-    def _loader(
-        self, split: Split, shuffle: bool = False, synthesis: Synthesis | None = None
-    ) -> DataLoader[Batch]:
+    def _loader(self, split: Split, shuffle: bool = False, synthesis: Synthesis | None = None) -> DataLoader[Batch]:
         textures = self._texture_source() if synthesis is not None else None
         data = AnomalyDataset(self.samples[split], self.geometry, synthesis, textures, self.seed)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -57,9 +57,7 @@ def _open(path: str, kind: str) -> np.ndarray:
         raise DataError(f"the {kind} {path} is not there") from error
     except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error) or type(error).__name__
-        raise DataError(
-            f"cannot read the {kind} {path}: {reason}. Replace the file or take it out"
-        ) from error
+        raise DataError(f"cannot read the {kind} {path}: {reason}. Replace the file or take it out") from error
 
 
 def _unit(array: np.ndarray, path: str) -> np.ndarray:
@@ -67,9 +65,7 @@ def _unit(array: np.ndarray, path: str) -> np.ndarray:
     if array.dtype == np.uint8:
         return array.astype(np.float32) / np.float32(255)
     if array.dtype.kind == "f" and (array.min() < 0 or array.max() > 1):
-        raise DataError(
-            f"{path} holds floats from {array.min():g} to {array.max():g}; expected values in [0, 1]"
-        )
+        raise DataError(f"{path} holds floats from {array.min():g} to {array.max():g}; expected values in [0, 1]")
     if array.dtype.kind == "f":
         return array.astype(np.float32)
     if array.min() < 0 or array.max() > 65535:

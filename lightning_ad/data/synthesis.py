@@ -31,9 +31,7 @@ class Synthesis:
     opacity: tuple[float, float] = (0.2, 1.0)
     augmenters: int = 3
 
-    def draw(
-        self, rng: np.random.Generator, height: int, width: int, textures: Textures | None
-    ) -> dict[str, Tensor]:
+    def draw(self, rng: np.random.Generator, height: int, width: int, textures: Textures | None) -> dict[str, Tensor]:
         """All that is random for one image: numbers, the noise mask, and the texture before augmentation."""
         if textures is None:
             raise ValueError("synthesis needs textures")

@@ -29,7 +29,7 @@ class TextureFolder:
     """
 
     def __init__(self, folder: str) -> None:
-        self.paths = images(Path(folder), recursive=True)
+        self.paths = images(Path(folder), recursive=True) if Path(folder).is_dir() else []
         if not self.paths:
             raise DataError(f"no image below {folder} (data.textures); expected photographs of textures")
 

@@ -11,7 +11,7 @@ from lightning_ad.data.sample import Batch
 from lightning_ad.evaluation import conformal_p_values
 from lightning_ad.methods.base import AnomalyModule, Prediction
 from lightning_ad.reporting.maps import write_map
-from lightning_ad.reporting.report import ImageResult
+from lightning_ad.reporting.predictions import ImageResult
 from lightning_ad.reporting.run_folder import RunFolder
 from lightning_ad.statistics.distributed import world_size
 

@@ -1,33 +1,28 @@
-"""What a run leaves to be read: predictions.csv, and report.html, one file that opens anywhere."""
+"""report.html: what a run has to tell, in one file that opens anywhere."""
 
-import csv
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 from string import Template
-from typing import TextIO
 
 import numpy as np
 
 from lightning_ad.data.sample import GOOD
-from lightning_ad.errors import DataError
+from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.progress import progress
 from lightning_ad.reporting import figures
 from lightning_ad.reporting.figures import Axis, Mask, Picture
 from lightning_ad.reporting.maps import read_map
+from lightning_ad.reporting.predictions import VERDICTS, ImageResult, replacing
 
-COLUMNS = ["path", "label", "defect", "score", "p_value", "anomalous"]
 SIDE = 256  # pixels of a picture's longer side
 BUDGET = 18_000_000  # characters for all pictures together; they shrink where it would be exceeded
 WORST = 6
 
-METRICS = ["image_AUROC", "image_AP", "image_F1Max"]
-METRICS += ["pixel_AUROC", "pixel_AP", "pixel_F1Max", "pixel_AUPRO_0.30", "pixel_AUPRO_0.05"]
 PLOTS = {  # key: the axes' names
     "image ROC": ("false positive rate", "true positive rate"),
     "image precision-recall": ("recall", "precision"),
@@ -35,35 +30,6 @@ PLOTS = {  # key: the axes' names
     "pixel PRO": ("false positive rate", "per-region overlap"),
     "pixel precision-recall": ("recall", "precision"),
 }
-VERDICTS = {(0, False): "passed", (0, True): "false alarm", (1, False): "missed", (1, True): "found"}
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """One row of predictions.csv.
-
-    Attributes:
-        path: the image file.
-        label: 0 good, 1 anomalous.
-        defect: the kind of defect, `good` for a good part.
-        score: raw, higher is more anomalous.
-        p_value: how often a good image would score as high, in [0, 1]; None where it is not known.
-        anomalous: the verdict; None where there is no limit.
-        map_path: the anomaly map, relative to the run folder; None where none was written.
-    """
-
-    path: str
-    label: int
-    defect: str
-    score: float
-    p_value: float | None = None
-    anomalous: bool | None = None
-    map_path: str | None = None
-
-    @property
-    def verdict(self) -> str:
-        """passed, false alarm, missed, found; empty where there is none."""
-        return "" if self.anomalous is None else VERDICTS[self.label, self.anomalous]
 
 
 @dataclass(frozen=True)
@@ -87,40 +53,6 @@ class RunResults:
     training: dict[str, tuple[list[float], list[float]]]
     facts: dict[str, str]
     config: str
-
-
-def write_predictions(path: str | Path, rows: Sequence[ImageResult]) -> None:
-    """Writes predictions.csv; unknown values are empty, and the column `map` is there if any row has one."""
-    maps = any(r.map_path is not None for r in rows)
-    with _replacing(path) as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS + ["map"] * maps)
-        for r in rows:
-            p_value = "" if r.p_value is None else repr(r.p_value)
-            anomalous = "" if r.anomalous is None else str(r.anomalous).lower()
-            table.writerow([r.path, r.label, r.defect, repr(r.score), p_value, anomalous] + [r.map_path or ""] * maps)
-
-
-def read_predictions(path: str | Path) -> list[ImageResult]:
-    """The rows that `write_predictions` was given."""
-    try:
-        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return [
-                ImageResult(
-                    path=r["path"],
-                    label=int(r["label"]),
-                    defect=r["defect"],
-                    score=float(r["score"]),
-                    p_value=float(r["p_value"]) if r["p_value"] else None,
-                    anomalous=r["anomalous"] == "true" if r["anomalous"] else None,
-                    map_path=r.get("map") or None,
-                )
-                for r in csv.DictReader(file)
-            ]
-    except OSError as error:
-        raise DataError(f"cannot read the predictions {path}: {error}") from error
-    except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} does not hold predictions (columns {', '.join(COLUMNS)}): {error}") from error
 
 
 def write_report(
@@ -176,7 +108,7 @@ def write_report(
         layers="".join(layers),
         **_curves(results.plots),
     )
-    with _replacing(path, errors="xmlcharrefreplace") as file:
+    with replacing(path, errors="xmlcharrefreplace") as file:
         file.write(page)
 
 
@@ -210,20 +142,6 @@ def auroc(good: Sequence[float], anomalous: Sequence[float]) -> float:
     return float(below.mean() / 2 / len(good))
 
 
-@contextmanager
-def _replacing(path: str | Path, errors: str = "surrogateescape") -> Iterator[TextIO]:
-    """A text file that takes the place of `path` only once it is complete."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "w", newline="", encoding="utf-8", errors=errors) as file:
-            yield file
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _names(rows: Sequence[ImageResult]) -> list[str]:
     """The paths without the folders that all of them share."""
     shared = os.path.commonprefix([r.path for r in rows]).rfind("/") + 1  # noqa: RUF071
@@ -238,7 +156,7 @@ def _metrics(results: RunResults, masked: bool) -> dict[str, str]:
     labels = {r.label for r in results.rows}
     lacks = "no anomalous images" if 1 not in labels else "no good images" if 0 not in labels else ""
     texts = {}
-    for name in METRICS:
+    for name in METRIC_NAMES:
         value = results.metrics.get(name, math.nan)
         why = lacks or ("no true outlines" if name.startswith("pixel") and not masked else "not computed")
         texts[re.sub(r"\W", "_", name)] = (

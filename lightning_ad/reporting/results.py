@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.reading import read_image, read_mask
 from lightning_ad.methods.base import AnomalyModule
+from lightning_ad.reporting.predictions import ImageResult, write_predictions
 from lightning_ad.reporting.recorder import TestRecorder, peak_memory_gib
-from lightning_ad.reporting.report import ImageResult, RunResults, write_predictions, write_report
+from lightning_ad.reporting.report import RunResults, write_report
 from lightning_ad.reporting.run_folder import RunFolder, write_json
 
 PACKAGES = ("lightning-ad", "torch", "torchvision", "lightning", "torchmetrics", "kornia", "timm")

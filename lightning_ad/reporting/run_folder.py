@@ -2,12 +2,12 @@
 
 import json
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any, Self
 
 from lightning_ad.errors import UsageError
+from lightning_ad.reporting.predictions import replacing
 
 
 class RunFolder:
@@ -65,6 +65,10 @@ class RunFolder:
             UsageError: where there is no finished run.
         """
         if (path / "config.yaml").is_file():
+            if not cls(path).finished:
+                raise UsageError(
+                    f"the run {path} is unfinished: go on with it by train.py --resume, or give a checkpoint file"
+                )
             return cls(path)
         finished = [v for v in cls.versions(path) if v.finished]
         if finished:
@@ -122,9 +126,8 @@ class RunFolder:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Writes `content` at once or not at all; NaN becomes null, which JSON has a word for."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(_without_nan(content), indent=2) + "\n")
-    os.replace(partial, path)
+    with replacing(path) as file:
+        file.write(json.dumps(_without_nan(content), indent=2) + "\n")
 
 
 def _without_nan(value: Any) -> Any:

@@ -43,6 +43,7 @@ def k_center_greedy(
     if starting_points is None:
         selected[0] = int(torch.randint(len(vectors), (1,), generator=generator))
         nearest, first = _squared_distances(vectors, norms, selected[0]), 1
+        nearest[selected[0]] = -1
     else:
         starts = torch.randperm(len(vectors), generator=generator)[:starting_points].to(vectors.device)
         distances = [_squared_distances(vectors, norms, row).sqrt_() for row in starts]

@@ -20,9 +20,7 @@ def nearest_neighbours(queries: Tensor, bank: Tensor, count: int = 1) -> tuple[T
     rows = []
     for part in queries.split(block):
         distances = torch.addmm(norms, part, bank.T, alpha=-2)
-        rows.append(
-            distances.argmin(1, keepdim=True) if count == 1 else distances.topk(count, largest=False).indices
-        )
+        rows.append(distances.argmin(1, keepdim=True) if count == 1 else distances.topk(count, largest=False).indices)
     found = torch.cat(rows) if rows else torch.empty(0, count, dtype=torch.int64, device=bank.device)
     exact = torch.stack([(queries - bank[column]).square().sum(1) for column in found.T], 1)
     if count > 1:

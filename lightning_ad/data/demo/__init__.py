@@ -17,7 +17,7 @@ LEAST_AREA = 0.003  # of the image; a smaller defect is drawn again
 
 
 def draw_demo(
-    root: Path, seed: int = 0, size: int = 256, train: int = 100, good: int = 20, per_defect: int = 8
+    root: Path, seed: int = 0, size: int = 256, train: int = 140, good: int = 20, per_defect: int = 8
 ) -> None:
     """Write the data set under ``root``: train/good, test/good, test/<defect> and ground_truth/<defect>.
 

@@ -33,9 +33,9 @@ def scratch(layers: Layers, rng: np.random.Generator, size: int, kind: str) -> N
     """A deep score, a few strokes of one slip, or a scuff of many fine parallel ones."""
     count = {"score": 1, "slip": rng.integers(2, 4), "scuff": rng.integers(6, 10)}[kind]
     length = rng.uniform(*{"score": (50, 130), "slip": (40, 90), "scuff": (28, 55)}[kind])
-    width = rng.uniform(*{"score": (1.7, 2.8), "slip": (1.3, 2.0), "scuff": (0.8, 1.2)}[kind])
+    width = rng.uniform(*{"score": (2.6, 3.8), "slip": (2.0, 3.0), "scuff": (1.2, 1.8)}[kind])
     centre, angle = _spot(rng, 24), rng.uniform(0.25, np.pi - 0.25)  # along the brushing it would not be seen
-    bend, strength, t = rng.uniform(-0.22, 0.22), rng.uniform(0.3, 0.5), np.linspace(-0.5, 0.5, 420)
+    bend, strength, t = rng.uniform(-0.22, 0.22), rng.uniform(0.55, 0.75), np.linspace(-0.5, 0.5, 420)
     for _ in range(count):
         turn, span = angle + rng.normal(0, 0.05), length * rng.uniform(0.65, 1)
         axes = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])  # along, across
@@ -52,7 +52,7 @@ def scratch(layers: Layers, rng: np.random.Generator, size: int, kind: str) -> N
         if rng.random() < 0.65 or kind == "scuff":
             layers.gloss += strength * groove * (1 - layers.gloss)
         else:  # dark, with a lit burr beside it
-            layers.colour = layers.colour * (1 - (0.35 + strength) * groove)
+            layers.colour = layers.colour * (1 - (0.2 + strength) * groove)
             layers.gloss += 0.5 * strength * np.roll(groove, size // 128, 1) * (1 - groove)
 
 
@@ -152,7 +152,7 @@ def misprint(layers: Layers, rng: np.random.Generator, size: int, kind: str) -> 
     left, top, right, bottom = rng.choice(WORDS if rng.random() < 0.6 else SCALES)
     chosen = (x > left) & (x < right) & (y > top) & (y < bottom)
     block = layers.ink * (chosen & (np.hypot(x - DIAL_X, y - DIAL_Y) > DIAL_RADIUS + 4))
-    turn, far = rng.uniform(0, 2 * np.pi), rng.uniform(5, 8.5)
+    turn, far = rng.uniform(0, 2 * np.pi), rng.uniform(7, 11)
     move = k * far * np.array([np.sin(turn), np.cos(turn)])
     if kind == "doubled":
         layers.ink = np.maximum(layers.ink, rng.uniform(0.7, 1) * np.roll(block, np.rint(move).astype(int), (1, 2)))

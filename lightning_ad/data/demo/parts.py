@@ -23,15 +23,15 @@ class Conditions:
     """What differs between two photographs of good parts; lengths in units, angles in radians."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.angle, self.scale = np.deg2rad(rng.uniform(-4.5, 4.5)), rng.uniform(0.955, 1.045)
-        self.shift = rng.uniform((-7, -8), (7, 8))
+        self.angle, self.scale = np.deg2rad(rng.uniform(-2, 2)), rng.uniform(0.98, 1.02)
+        self.shift = rng.uniform((-4, -4), (4, 4))
         self.print_offset = rng.uniform(-0.9, 0.9, 2)  # y and x: the press's tolerance
-        self.pointer, self.crosses = np.deg2rad(rng.uniform(-140, -40)), rng.uniform(0, np.pi / 2, 4)
+        self.pointer, self.crosses = np.deg2rad(rng.uniform(-120, -60)), rng.uniform(0, 0.7, 4)
         self.serial = rng.integers(10000, 99999)
-        self.light, self.slant = math.radians(rng.uniform(-140, -40)), rng.uniform(0.45, 1)  # from above, grazing
-        self.exposure, self.gamma = rng.uniform(0.76, 1.16), rng.uniform(0.88, 1.14)
-        self.gradient, self.warmth = rng.uniform(0.04, 0.22), rng.normal(0, 0.016)
-        self.sheen = rng.uniform((-110, -0.7, 25, 0.06), (110, 0.7, 60, 0.24))  # centre, slope, width, strength
+        self.light, self.slant = math.radians(rng.uniform(-115, -65)), rng.uniform(0.5, 0.8)  # from above, grazing
+        self.exposure, self.gamma = rng.uniform(0.86, 1.12), rng.uniform(0.94, 1.07)
+        self.gradient, self.warmth = rng.uniform(0.04, 0.14), rng.normal(0, 0.012)
+        self.sheen = rng.uniform((-110, -0.7, 40, 0.03), (110, 0.7, 80, 0.10))  # centre, slope, width, strength
         self.grain = rng.uniform(0.03, 0.055)
         self.blur, self.noise = rng.uniform(0.35, 0.65), rng.uniform(0.0015, 0.004)
         self.texture_seed = rng.integers(2**32)

@@ -58,9 +58,7 @@ def find_samples(layout: str, root: Path, category: str | None, options: dict[st
 def expected_tree(module: ModuleType) -> str:
     """What a layout expects on disk, for an error message."""
     tree = inspect.getdoc(module) or ""
-    return (
-        f"Layout '{module.__name__.rpartition('.')[2]}' expects\n\n{tree}\n\nGive the folder with data.root."
-    )
+    return f"Layout '{module.__name__.rpartition('.')[2]}' expects\n\n{tree}\n\nGive the folder with data.root."
 
 
 def _module(layout: str) -> ModuleType:

@@ -38,9 +38,7 @@ def category_folder(root: Path, category: str | None, marker: str) -> Path:
             return root
         if there:
             raise UsageError(f"{root} has several categories; set data.category to one of {', '.join(there)}")
-        raise DataError(
-            f"neither {root} nor a folder in it has a folder '{marker}'; is data.root the right one?"
-        )
+        raise DataError(f"neither {root} nor a folder in it has a folder '{marker}'; is data.root the right one?")
     if category not in there:
         listed = ", ".join(there) if there else f"no folder with a '{marker}' in it"
         raise UsageError(f"there is no category '{category}' in {root}; there is {listed}")

@@ -52,9 +52,7 @@ def find(
 def _images(root: Path, name: str) -> list[Path]:
     found = sorted((root / f"MT_{name}" / "Imgs").glob("*.jpg"))
     if not found:
-        raise DataError(
-            f"no *.jpg in {root / f'MT_{name}' / 'Imgs'}; is data.root the folder that holds MT_Free?"
-        )
+        raise DataError(f"no *.jpg in {root / f'MT_{name}' / 'Imgs'}; is data.root the folder that holds MT_Free?")
     return found
 
 

@@ -26,9 +26,7 @@ def find(root: Path, category: str | None) -> list[Sample]:
     if (base / "validation").is_dir():
         samples += [Sample(str(p), "validation") for p in images(base / "validation" / GOOD)]
     if not (base / "test").is_dir():
-        raise DataError(
-            f"there is no folder {base / 'test'}, where test/good and test/<defect> were expected"
-        )
+        raise DataError(f"there is no folder {base / 'test'}, where test/good and test/<defect> were expected")
     for folder in subfolders(base / "test"):
         found = images(folder)
         if folder.name == GOOD:

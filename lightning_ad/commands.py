@@ -1,0 +1,147 @@
+"""`train.py`, `evaluate.py` and `lightning-ad`: what they do, and how they explain errors."""
+
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import yaml
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lightning_ad.cli import EvaluateCLI, RunCLI
+from lightning_ad.errors import UsageError, UserError, WeightsError
+from lightning_ad.features.weights import read_state
+from lightning_ad.reporting.recorder import ConfigInCheckpoint
+from lightning_ad.reporting.results import Stopwatch, summarise
+from lightning_ad.reporting.run_folder import RunFolder
+
+
+def train(args: Sequence[str] | None = None) -> RunFolder:
+    """`train.py`: fits, tests and writes the run folder.
+
+    Args:
+        args: the flags; None for those of the command line. Without a --config, the demo is run.
+
+    Raises:
+        UserError: for whatever the user can put right.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not any(a.partition("=")[0] in ("--config", "-c") for a in args):
+        args = ["--config", str(_configs() / "demo.yaml"), *args]
+    cli = RunCLI(args)
+    watch = Stopwatch()
+    checkpoint = str(cli.folder.last_checkpoint) if cli.resumed else None
+    with watch.stage("fit"):
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    _require_completed(cli)
+    with watch.stage("test"):
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+    summarise(cli, watch)
+    return cli.folder
+
+
+def evaluate(args: Sequence[str] | None = None) -> RunFolder:
+    """`evaluate.py RUN`: the metrics of a finished run again, or on other data with --data.* flags.
+
+    Raises:
+        UserError: for whatever the user can put right.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        print(_EVALUATE_HELP)
+        return RunFolder(Path())
+    target, flags = Path(args[0]), args[1:]
+    if unwanted := [f for f in flags if f.startswith(("--model", "--config", "--resume"))]:
+        raise UsageError(f"{unwanted[0]} has no place here: the checkpoint decides the method and its arguments")
+    run = None if target.suffix == ".ckpt" else RunFolder.find(target)
+    checkpoint = run.last_checkpoint if run else target
+    state = read_state(checkpoint)
+    if ConfigInCheckpoint.KEY not in state:
+        raise WeightsError(f"{checkpoint} is not a checkpoint of lightning_ad: it has no configuration in it")
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(_evaluation_config(state[ConfigInCheckpoint.KEY]))
+        file.flush()
+        cli = EvaluateCLI(["--config", file.name, *flags], run)
+    watch = Stopwatch()
+    with watch.stage("test"):
+        cli.trainer.test(
+            cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), weights_only=True, verbose=False
+        )
+    summarise(cli, watch)
+    return cli.folder
+
+
+_NOISE = (
+    "LightningCLI's args parameter",
+    ".*returned `None`, this fit will run with no optimizer",  # fit-only methods
+    ".*module\\(s\\) in eval mode at the start of training",  # frozen backbones
+    ".*Total length of `list` across ranks is zero",  # no validation set
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+    ".*does not have many workers",
+    ".*it is recommended to use `devices=1`",  # rows that fill up a batch are not counted
+    ".*Checkpoint directory .* exists and is not empty",  # resumed in place
+)
+
+_EVALUATE_HELP = """usage: evaluate.py RUN [--data.* ...] [--trainer.* ...] [--output FOLDER]
+
+The metrics of a finished run again, to the last digit, or on other data.
+
+RUN                a run folder (runs/patchcore-mtd, or one version_<n> in it) or a .ckpt file
+--data.root ROOT   another place of the data; every --data.* flag of train.py is taken
+--trainer.devices  several processes; every --trainer.* flag of train.py is taken
+--output FOLDER    where the results of a .ckpt file go (default: runs)"""
+
+
+def _evaluation_config(text: str) -> str:
+    """The run's configuration, but on this machine's devices: of the trainer only the precision counts."""
+    config = yaml.safe_load(text)
+    config["trainer"] = {"precision": config["trainer"].get("precision")}
+    return yaml.safe_dump(config)
+
+
+def _require_completed(cli: RunCLI) -> None:
+    if cli.trainer.interrupted:
+        raise UserError(f"interrupted; {cli.folder.path} is unfinished, --resume goes on with it")
+
+
+def _configs() -> Path:
+    """The folder of configs: beside the package in a checkout, in it where it is installed."""
+    package = Path(__file__).parent
+    return next(p for p in (package.parent / "configs", package / "configs") if (p / "demo.yaml").is_file())
+
+
+def run(command: Callable[[], object]) -> int:
+    """Runs a command; an error that a user can cause is one message, without a trace.
+
+    Returns:
+        0 for success, 2 for a usage error, 1 for another.
+    """
+    for said_elsewhere in _NOISE:
+        warnings.filterwarnings("ignore", message=said_elsewhere)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
+    try:
+        command()
+    except UserError as error:
+        # A loader's worker wraps the message into the text of its own trace.
+        message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+        print(f"error: {message}", file=sys.stderr)
+        return error.exit_code
+    except MisconfigurationException as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UsageError.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def main() -> int:
+    """`lightning-ad train|evaluate`."""
+    commands: dict[str, Callable[[Sequence[str]], RunFolder]] = {"train": train, "evaluate": evaluate}
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in commands:
+        print("usage: lightning-ad {train,evaluate} ...   (--help after the command explains its flags)")
+        return 0 if name in ("-h", "--help") else 2
+    return run(lambda: commands[name](sys.argv[2:]))

@@ -1,0 +1,90 @@
+"""predictions.csv: one row for each test image."""
+
+import csv
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from lightning_ad.errors import DataError
+
+COLUMNS = ["path", "label", "defect", "score", "p_value", "anomalous"]
+VERDICTS = {(0, False): "passed", (0, True): "false alarm", (1, False): "missed", (1, True): "found"}
+
+
+@dataclass(frozen=True)
+class ImageResult:
+    """One row of predictions.csv.
+
+    Attributes:
+        path: the image file.
+        label: 0 good, 1 anomalous.
+        defect: the kind of defect, `good` for a good part.
+        score: raw, higher is more anomalous.
+        p_value: how often a good image would score as high, in [0, 1]; None where it is not known.
+        anomalous: the verdict; None where there is no limit.
+        map_path: the anomaly map, relative to the run folder; None where none was written.
+    """
+
+    path: str
+    label: int
+    defect: str
+    score: float
+    p_value: float | None = None
+    anomalous: bool | None = None
+    map_path: str | None = None
+
+    @property
+    def verdict(self) -> str:
+        """passed, false alarm, missed, found; empty where there is none."""
+        return "" if self.anomalous is None else VERDICTS[self.label, self.anomalous]
+
+
+def write_predictions(path: str | Path, rows: Sequence[ImageResult]) -> None:
+    """Writes predictions.csv; unknown values are empty, and the column `map` is there if any row has one."""
+    maps = any(r.map_path is not None for r in rows)
+    with replacing(path) as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS + ["map"] * maps)
+        for r in rows:
+            p_value = "" if r.p_value is None else repr(r.p_value)
+            anomalous = "" if r.anomalous is None else str(r.anomalous).lower()
+            table.writerow([r.path, r.label, r.defect, repr(r.score), p_value, anomalous] + [r.map_path or ""] * maps)
+
+
+def read_predictions(path: str | Path) -> list[ImageResult]:
+    """The rows that `write_predictions` was given."""
+    try:
+        with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return [
+                ImageResult(
+                    path=r["path"],
+                    label=int(r["label"]),
+                    defect=r["defect"],
+                    score=float(r["score"]),
+                    p_value=float(r["p_value"]) if r["p_value"] else None,
+                    anomalous=r["anomalous"] == "true" if r["anomalous"] else None,
+                    map_path=r.get("map") or None,
+                )
+                for r in csv.DictReader(file)
+            ]
+    except OSError as error:
+        raise DataError(f"cannot read the predictions {path}: {error}") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{path} does not hold predictions (columns {', '.join(COLUMNS)}): {error}") from error
+
+
+@contextmanager
+def replacing(path: str | Path, errors: str = "surrogateescape") -> Iterator[TextIO]:
+    """A text file that takes the place of `path` only once it is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w", newline="", encoding="utf-8", errors=errors) as file:
+            yield file
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

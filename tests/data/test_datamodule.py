@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.data.sample import Batch, collate
+from lightning_ad.data.sampler import Key
+from lightning_ad.errors import DataError, UsageError
+
+
+def module(trees, **options):
+    defaults = {
+        "layout": "mvtec",
+        "root": str(trees["mvtec"]),
+        "category": "bottle",
+        "image_size": 32,
+        "num_workers": 0,
+    }
+    data = AnomalyDataModule(**{**defaults, **options})
+    data.setup()
+    return data
+
+
+def test_a_batch_is_as_the_contract_says(trees):
+    data = module(trees, batch_size=4)
+    batches = list(data.test_dataloader())
+    assert [len(b) for b in batches] == [4, 3]
+    first = batches[0]
+    assert first.image.shape == (4, 3, 32, 32)
+    assert first.image.dtype == torch.float32
+    assert 0 <= first.image.min() < first.image.max() <= 1
+    assert first.mask.shape == (4, 32, 32)
+    assert first.mask.dtype == torch.bool
+    assert first.label.dtype == first.index.dtype == torch.int64
+    assert first.label.tolist() == [int(d != "good") for d in first.defect]
+    assert first.mask.flatten(1).any(1).tolist() == [bool(label) for label in first.label]
+    assert torch.cat([b.index for b in batches]).tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_training_order_is_that_of_one_worker(trees, workers):
+    def paths(workers):
+        loader = module(trees, batch_size=3, num_workers=workers).train_dataloader()
+        loader.sampler.set_epoch(2)
+        return [p for b in loader for p in b.path]
+
+    assert paths(workers) == paths(0)
+    assert paths(workers) != sorted(paths(workers))
+
+
+def test_holdout_takes_a_seeded_part_of_the_training_images(trees):
+    data = module(trees, validation="holdout", validation_share=0.3)
+    train, held = ({s.path for s in data.samples[split]} for split in ("train", "validation"))
+    assert len(train) == 5
+    assert len(held) == 2
+    assert not train & held
+    assert {s.path for s in module(trees, validation="holdout", validation_share=0.3).samples["validation"]} == held
+    assert {s.label for s in data.samples["validation"]} == {0}
+
+
+def test_given_validation_must_be_there(trees):
+    with pytest.raises(UsageError, match="has no validation set"):
+        module(trees, validation="given")
+
+
+def test_an_empty_training_set_stops(tmp_path):
+    (tmp_path / "good").mkdir()
+    with pytest.raises(DataError, match="no training image"):
+        AnomalyDataModule(layout="folder", root=str(tmp_path), layout_options={"bad": None}).setup()
+
+
+def test_rows_that_fill_up_are_left_out(trees):
+    data = module(trees).test_dataloader().dataset
+    batch = collate([data[Key(0)], data[Key(1, 0, True)], data[Key(4)]])
+    batch.recipe = {"angle": torch.arange(3)}
+    real = batch.real()
+    assert real.index.tolist() == [0, 4]
+    assert real.path == [batch.path[0], batch.path[2]]
+    assert real.recipe["angle"].tolist() == [0, 2]
+    assert isinstance(real, Batch)
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_workers": -1}, {"validation_share": 1.5}])
+def test_impossible_wishes(options):
+    with pytest.raises(UsageError, match=r"data\."):
+        AnomalyDataModule(**options)

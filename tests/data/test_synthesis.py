@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+
+from lightning_ad.data.augmenters import AUGMENTERS, PARAMETERS, augment, draw_augmenters
+from lightning_ad.data.synthesis import Synthesis, noise_mask
+from lightning_ad.data.textures import NoiseTextures, TextureFolder
+from lightning_ad.errors import DataError
+
+
+def rng(*seed):
+    return np.random.default_rng(seed)
+
+
+def drawn(synthesis, count, side=64):
+    draws = [synthesis.draw(rng(0, 0, i), side, side, NoiseTextures()) for i in range(count)]
+    return {name: torch.stack([d[name] for d in draws]) for name in draws[0]}
+
+
+def apply_one(name, image, *parameters):
+    table = torch.zeros(1, PARAMETERS)
+    table[0, : len(parameters)] = torch.tensor(parameters)
+    return AUGMENTERS[name].apply(image[None], table)[0]
+
+
+@pytest.fixture
+def picture():
+    """An 8-bit picture, so that Pillow is a reference."""
+    return rng(5).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+
+
+def tensor(array):
+    return torch.from_numpy(np.asarray(array).astype(np.float32) / 255).permute(2, 0, 1)
+
+
+def test_augmenters_equal_pillow(picture):
+    image, pillow = tensor(picture), Image.fromarray(picture)
+    assert torch.equal(apply_one("invert", image), 1 - image)
+    torch.testing.assert_close(
+        apply_one("autocontrast", image, 0.0), tensor(ImageOps.autocontrast(pillow)), atol=2 / 255, rtol=0
+    )
+    torch.testing.assert_close(
+        apply_one("solarize", image, 100 / 255, 1.0), tensor(ImageOps.solarize(pillow, 100)), atol=1e-6, rtol=0
+    )
+    torch.testing.assert_close(apply_one("solarize", image, 100 / 255, 0.0), image)
+    inner = (slice(None), slice(1, -1), slice(1, -1))
+    sharp = tensor(ImageEnhance.Sharpness(pillow).enhance(1.7))
+    torch.testing.assert_close(apply_one("sharpness", image, 1.7)[inner], sharp[inner], atol=2 / 255, rtol=0)
+
+
+def test_augmenters_equal_hand_computed_values(picture):
+    image = tensor(picture)
+    torch.testing.assert_close(apply_one("gamma", image, 0.5, 1.0, 2.0)[0], image[0].sqrt())
+    torch.testing.assert_close(apply_one("gamma", image, 0.5, 1.0, 2.0)[2], image[2].square())
+    grey = torch.full((3, 2, 2), 0.5)
+    torch.testing.assert_close(apply_one("brightness", grey, 1.2, 0.1), torch.full((3, 2, 2), 0.7))
+    red = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
+    torch.testing.assert_close(apply_one("hue and saturation", red, 1 / 3, 0.0).flatten(), torch.tensor([0.0, 1, 0]))
+    assert set(apply_one("posterize", image, 1.0).unique().tolist()) == {0.25, 0.75}
+
+
+def test_a_row_of_a_batch_is_augmented_as_if_alone(picture):
+    images = torch.stack([tensor(picture)] * 6)
+    draws = [draw_augmenters(rng(i), 3) for i in range(6)]
+    kinds, parameters = (torch.from_numpy(np.stack(column)) for column in zip(*draws, strict=True))
+    together = augment(images, kinds, parameters)
+    for i in range(6):
+        alone = augment(images[i : i + 1], kinds[i : i + 1], parameters[i : i + 1])
+        torch.testing.assert_close(together[i : i + 1], alone)
+    assert together.min() >= 0
+    assert together.max() <= 1
+
+
+def test_augmenters_drawn_are_distinct():
+    for i in range(50):
+        assert len(set(draw_augmenters(rng(i), 3)[0].tolist())) == 3
+
+
+def test_noise_mask_is_like_the_released_one():
+    areas = [noise_mask(rng(i), 64, 64).float().mean().item() for i in range(200)]
+    assert 0.005 < np.mean(areas) < 0.15
+    assert noise_mask(rng(0), 50, 70).shape == (50, 70)
+
+
+def test_outside_the_mask_the_image_is_untouched_and_inside_it_is_blended():
+    synthesis = Synthesis(rotate_probability=0.0, opacity=(0.4, 0.4), augmenters=0)
+    recipe = drawn(synthesis, 12)
+    image = torch.rand(12, 3, 64, 64)
+    normal, anomalous, mask = synthesis.apply(image, recipe)
+    assert torch.equal(normal, image)
+    outside = ~mask[:, None].expand_as(image)
+    assert torch.equal(anomalous[outside], image[outside])
+    inside = ~outside
+    torch.testing.assert_close(anomalous[inside], (0.6 * image + 0.4 * recipe["texture"])[inside])
+    assert 2 <= mask.flatten(1).any(1).sum() <= 10
+
+
+def test_rotation_moves_the_target_too():
+    synthesis = Synthesis(rotate_probability=1.0, anomaly_probability=0.0)
+    image = torch.rand(4, 3, 32, 32)
+    normal, anomalous, mask = synthesis.apply(image, drawn(synthesis, 4, 32))
+    assert not torch.equal(normal, image)
+    assert torch.equal(normal, anomalous)
+    assert not mask.any()
+
+
+def test_a_recipe_is_a_function_of_its_generator():
+    first, again, other = (Synthesis().draw(rng(0, 2, i), 64, 64, NoiseTextures()) for i in (5, 5, 6))
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+def test_textures(tmp_path):
+    for i in range(30):
+        texture = NoiseTextures()(rng(i), 33, 47)
+        assert texture.shape == (3, 33, 47)
+        assert 0 <= texture.min() < texture.max() <= 1
+    Image.new("RGB", (50, 40), (255, 0, 0)).save(tmp_path / "red.png")
+    assert TextureFolder(str(tmp_path))(rng(0), 16, 16)[0].mean() == 1
+    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "missing"):
+        with pytest.raises(DataError, match=rf"no image below .*{folder} \(data\.textures\)"):
+            TextureFolder(str(tmp_path / folder))

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+from kornia.losses import focal_loss as kornia_focal_loss
+from scipy.ndimage import convolve
+from torch import nn
+
+from lightning_ad.errors import UsageError
+from lightning_ad.methods import DRAEM
+from lightning_ad.methods.draem.losses import focal_loss, ssim_loss
+from lightning_ad.methods.draem.networks import DiscriminativeNetwork, ReconstructiveNetwork
+
+
+def parameters(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+def test_parameter_counts_are_the_published_ones():
+    with torch.device("meta"):
+        assert parameters(ReconstructiveNetwork()) == 69_048_579
+        assert parameters(DiscriminativeNetwork()) == 28_374_146
+
+
+def test_shapes_and_initialisation():
+    module = DRAEM(8, 8).eval()
+    prediction = module(torch.rand(2, 3, 64, 96))
+    assert prediction.map.shape == (2, 64, 96)
+    assert prediction.score.shape == (2,)
+    assert 0 <= prediction.map.min() <= prediction.map.max() <= 1
+    weights = torch.cat([m.weight.flatten() for m in module.modules() if isinstance(m, nn.Conv2d)])
+    assert weights.std().item() == pytest.approx(0.02, rel=0.02)
+    norms = torch.cat([m.weight for m in module.modules() if isinstance(m, nn.BatchNorm2d)])
+    assert norms.mean().item() == pytest.approx(1, abs=0.01)
+
+
+def test_image_score_is_the_maximum_of_a_21x21_mean_with_zeros_outside():
+    module = DRAEM(8, 8).eval()
+    prediction = module(torch.rand(1, 3, 64, 64))
+    smooth = convolve(prediction.map[0].detach().double().numpy(), np.full((21, 21), 1 / 441), mode="constant")
+    assert prediction.score.item() == pytest.approx(smooth.max(), rel=1e-5)
+
+
+def test_ssim_is_the_hand_computed_one():
+    """11x11 Gaussian window of sigma 1.5, zeros outside, C1 = 0.01^2, C2 = 0.03^2, by direct summation."""
+    rng = np.random.default_rng(0)
+    x, y = rng.random((2, 1, 3, 9, 12))
+    axis = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
+    window = np.outer(axis, axis) / axis.sum() ** 2
+
+    def mean(a):
+        return np.stack([convolve(channel, window, mode="constant") for channel in a[0]])
+
+    mx, my = mean(x), mean(y)
+    vx, vy, cxy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    similarity = (2 * mx * my + 1e-4) * (2 * cxy + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+    ours = ssim_loss(torch.from_numpy(x), torch.from_numpy(y))
+    assert ours.item() == pytest.approx(1 - similarity.mean(), rel=1e-6)
+    assert ssim_loss(torch.from_numpy(x), torch.from_numpy(x)).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_focal_loss_is_the_released_formula_by_hand():
+    logits = torch.tensor([[[[0.3, -1.0]], [[1.1, 2.0]]]])
+    mask = torch.tensor([[[True, False]]])
+    probabilities = logits.softmax(1)[0, :, 0]
+    terms = []
+    for pixel, anomalous in enumerate((1, 0)):
+        p = probabilities[anomalous, pixel].item()
+        p = (1 - 1e-5) * p + 1e-5 * (1 - p) + 1e-5
+        terms.append(-((1 - p) ** 2) * np.log(p))
+    assert focal_loss(logits, mask).item() == pytest.approx(np.mean(terms), rel=1e-5)
+
+
+def test_focal_loss_is_kornias_where_probabilities_are_moderate():
+    logits, mask = torch.randn(2, 2, 8, 8), torch.rand(2, 8, 8) > 0.5
+    reference = kornia_focal_loss(logits, mask.long(), alpha=None, gamma=2.0, reduction="mean")
+    assert focal_loss(logits, mask).item() == pytest.approx(reference.item(), rel=1e-3)
+
+
+def test_the_focal_loss_reaches_the_reconstructive_network():
+    module = DRAEM(8, 8)
+    image = torch.rand(2, 3, 32, 32)
+    focal_loss(module.discriminative(module.reconstructive(image), image), image[:, 0] > 0.5).backward()
+    assert all(p.grad is not None for p in module.reconstructive.parameters())
+    assert module.reconstructive.encoder[0][0].weight.grad.abs().sum() > 0
+
+
+def test_an_image_size_that_does_not_fit_names_one_that_does():
+    with pytest.raises(UsageError, match=r"multiples of 32; 250x260 came.*\[256, 256\]"):
+        DRAEM(8, 8).check_image_size(250, 260)

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from scipy.spatial.distance import cdist
+
+from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.errors import UsageError, UserError
+from lightning_ad.methods import NotFittedError, PatchCore
+
+
+def data(trees, **options):
+    tree = {"layout": "mvtec", "root": str(trees["mvtec"]), "category": "bottle", "image_size": 64}
+    return AnomalyDataModule(**{**tree, "batch_size": 4, "num_workers": 0, **options})
+
+
+def model(**options):
+    torch.manual_seed(0)
+    small = {"backbone": "resnet18", "weights": None, "layer_dimension": 40, "dimension": 32, "coreset_ratio": 0.2}
+    return PatchCore(**{**small, "projection": 8, **options})
+
+
+def fit(module, datamodule, folder, **options):
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=folder, **options,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=datamodule)
+    return trainer
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 64, 64)
+
+
+def test_scores_are_distances_to_the_bank(trees, images, tmp_path):
+    module = model(sigma=0.0)
+    fit(module, data(trees), tmp_path)
+    assert module.bank.shape == (int(7 * 64 * 0.2), 32)
+    queries = module._patches(images)[0].detach()
+    squared = np.stack([cdist(q, module.bank, "sqeuclidean").min(1) for q in queries.numpy()])
+    prediction = module.eval()(images)
+    assert prediction.map.shape == (3, 64, 64)
+    np.testing.assert_allclose(prediction.score.numpy(), squared.max(1), rtol=1e-4)
+    centres = prediction.map[:, 3::8, 3::8].numpy()  # bilinear: near the grid's own values
+    assert np.corrcoef(centres.ravel(), squared.ravel())[0, 1] > 0.99
+
+
+def test_switches(trees, images, tmp_path):
+    base = model()
+    fit(base, data(trees), tmp_path)
+    scored = {}
+    for name, options in {
+        "squared": {},
+        "plain": {"distance": "plain"},
+        "three": {"neighbours": 3},
+        "reweighted": {"distance": "plain", "reweight": 4},
+    }.items():
+        module = model(**options)
+        module.load_state_dict(base.state_dict())
+        scored[name] = module.eval()(images).score
+    torch.testing.assert_close(scored["plain"].square(), scored["squared"])
+    queries, bank = base._patches(images)[0].detach().double(), base.bank.double()
+    distances = torch.cdist(queries, bank)
+    three = distances.square().topk(3, largest=False).values.mean(2).amax(1)
+    torch.testing.assert_close(scored["three"].double(), three, rtol=1e-4, atol=0)
+    for i in range(3):  # equation 7, term by term
+        nearest, star = distances[i].min(1)
+        worst = nearest.argmax()
+        around = torch.cdist(bank[star[worst]][None], bank)[0].topk(4, largest=False).indices
+        terms = distances[i, worst, around].exp()
+        expected = (1 - nearest[worst].exp() / terms.sum()) * nearest[worst]
+        assert scored["reweighted"][i].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_bank_does_not_depend_on_batches_order_or_workers(trees, tmp_path):
+    banks = []
+    for batch_size, workers, seed in ((4, 0, 0), (1, 0, 0), (16, 2, 0), (3, 0, 9)):
+        module = model()
+        fit(module, data(trees, batch_size=batch_size, num_workers=workers, seed=seed), tmp_path)
+        banks.append(module.bank)
+    assert all(torch.equal(banks[0], bank) for bank in banks[1:])
+
+
+def test_concatenated_features_and_no_projection(trees, tmp_path):
+    module = model(layer_dimension=None, dimension=None, projection=None, selection="greedy", coreset_ratio=1.0)
+    fit(module, data(trees), tmp_path)
+    assert module.bank.shape == (7 * 64, 128 + 256)
+
+
+def test_scoring_before_fit_raises(images):
+    with pytest.raises(NotFittedError, match="has not been fitted"):
+        model()(images)
+
+
+def test_a_second_fit_forgets_the_first(trees, tmp_path):
+    module, fresh = model(), model()
+    fit(module, data(trees), tmp_path)
+    other = data(trees, layout="folder", root=str(trees["folder"]), category=None)
+    fit(module, other, tmp_path)
+    fit(fresh, data(trees, layout="folder", root=str(trees["folder"]), category=None), tmp_path)
+    assert torch.equal(module.bank, fresh.bank)
+
+
+def test_the_checkpoint_file_holds_the_bank(trees, images, tmp_path):
+    module = model()
+    trainer = fit(module, data(trees), tmp_path, enable_checkpointing=True)
+    fresh = PatchCore.load_from_checkpoint(trainer.checkpoint_callback.best_model_path, weights_only=True)
+    assert torch.equal(fresh.bank, module.bank)
+    torch.testing.assert_close(fresh.eval()(images).score, module.eval()(images).score, rtol=0, atol=0)
+
+
+def test_validation_sees_a_complete_bank_and_calibrates(trees, tmp_path):
+    module = model()
+    fit(module, data(trees, validation="holdout", validation_share=0.3), tmp_path)
+    assert len(module.calibration) == 2
+    assert module.calibration[0] > 0
+
+
+@pytest.mark.parametrize("wish", [{"max_epochs": 2}, {"max_steps": 1}, {"accumulate_grad_batches": 2}])
+def test_a_trainer_that_reads_the_images_not_once_is_refused(trees, tmp_path, wish):
+    trainer = Trainer(**{"max_epochs": 1, "accelerator": "cpu", "logger": False, "default_root_dir": tmp_path, **wish})
+    with pytest.raises(UsageError, match=rf"trainer\.{next(iter(wish))}"):
+        trainer.fit(model(), datamodule=data(trees))
+
+
+def test_a_coreset_of_nothing_says_what_would_be_something(trees, tmp_path):
+    with pytest.raises(UserError, match=r"model\.coreset_ratio to at least 0\.0022"):
+        fit(model(coreset_ratio=1e-4), data(trees), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "options", [{"patch_size": 2}, {"layer_dimension": None}, {"coreset_ratio": 0.0}, {"neighbours": 0}]
+)
+def test_impossible_settings(options):
+    with pytest.raises(UsageError, match=r"model\."):
+        model(**options)

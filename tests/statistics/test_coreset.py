@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+import torch
+
+from lightning_ad.statistics.coreset import k_center_greedy, random_projection
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def naive_greedy(vectors, first, count, nearest=None):
+    """Every distance from its difference, in float64; the first of equals."""
+    vectors = vectors.astype(np.float64)
+    selected = [] if first is None else [first]
+    while True:
+        if selected:
+            last = np.linalg.norm(vectors - vectors[selected[-1]], axis=1)
+            nearest = last if nearest is None else np.minimum(nearest, last)
+        if len(selected) == count:
+            return selected
+        selected.append(int(nearest.argmax()))
+
+
+def test_greedy_equals_a_naive_one():
+    vectors = np.random.default_rng(0).normal(size=(400, 7)).astype(np.float32)
+    ours = k_center_greedy(torch.from_numpy(vectors), 60, generator(), starting_points=None).tolist()
+    assert ours == naive_greedy(vectors, ours[0], 60)
+
+
+def test_approximate_start_is_the_mean_distance_to_random_points():
+    vectors = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32)
+    starts = torch.randperm(300, generator=generator(4))[:10].numpy()
+    distances = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors[starts], axis=2).mean(1)
+    ours = k_center_greedy(torch.from_numpy(vectors), 40, generator(4)).tolist()
+    assert ours == naive_greedy(vectors, None, 40, distances)
+
+
+@pytest.mark.parametrize("starting_points", [None, 10])
+def test_no_vector_twice_even_among_duplicates(starting_points):
+    vectors = torch.ones(30, 4) * torch.arange(3).repeat(10)[:, None] + 1000
+    selected = k_center_greedy(vectors, 30, generator(), starting_points)
+    assert sorted(selected.tolist()) == list(range(30))
+
+
+def test_the_first_centres_are_those_of_a_smaller_count():
+    vectors = torch.randn(200, 6, generator=generator(9))
+    assert torch.equal(k_center_greedy(vectors, 50, generator())[:20], k_center_greedy(vectors, 20, generator()))
+
+
+def test_random_projection_has_the_bounds_of_a_linear_layer():
+    matrix = random_projection(400, 128, generator())
+    assert matrix.shape == (400, 128)
+    assert 0.049 < matrix.abs().max() <= 0.05
+    assert matrix.var().item() == pytest.approx(0.1**2 / 12, rel=0.02)

@@ -1,0 +1,189 @@
+"""The commands as a user types them: every config, the run folder, evaluation, resuming, several processes."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from lightning_ad.commands import evaluate, train
+from lightning_ad.data import demo
+from lightning_ad.evaluation import METRIC_NAMES
+from lightning_ad.reporting.maps import read_map
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+SMALL = {
+    "PatchCore": ["--model.backbone", "squeezenet1_1", "--model.weights", "null", "--model.coreset_ratio", "0.05"],
+    "DRAEM": ["--model.reconstructive_width", "8", "--model.discriminative_width", "8", "--trainer.max_epochs", "2"],
+}
+
+
+def method_of(config):
+    return yaml.safe_load(config.read_text()).get("model", {}).get("class_path", "").rpartition(".")[2]
+
+
+METHODS = sorted(p for p in CONFIGS.glob("*.yaml") if method_of(p) and p.stem != "demo")
+DATA_SETS = sorted((CONFIGS / "data").glob("*.yaml"))
+
+
+def flags(method, layout, trees, output, size="64"):
+    """A small run of a method on a small tree of a layout."""
+    data = ["--config", str(CONFIGS / f"data/{layout}.yaml"), "--data.root", str(trees[layout])]
+    data += ["--data.category", "bottle"] if layout == "mvtec" else []
+    data += ["--data.image_size", size, "--data.center_crop", "null", "--data.batch_size", "3"]
+    method_flags = ["--config", str(CONFIGS / f"{method.lower()}.yaml"), *data, *SMALL[method]]
+    return [*method_flags, "--output", str(output), "--data.num_workers", "0", *QUIET]
+
+
+def script(name, args, timeout=300, **env):
+    """Runs train.py or evaluate.py in a process of its own."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **env}
+    return subprocess.run(
+        [sys.executable, str(ROOT / name), *args], capture_output=True, text=True, timeout=timeout, env=environment
+    )
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+def weights_of(folder):
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def assert_same_weights(first, second):
+    first, second = weights_of(first), weights_of(second)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_every_config_is_covered():
+    covered = {CONFIGS / "demo.yaml", *METHODS, *DATA_SETS}
+    assert covered == set(CONFIGS.rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("config", METHODS, ids=lambda p: p.stem)
+def test_method_configs(config, trees, tmp_path):
+    folder = train(flags(method_of(config), "mvtec", trees, tmp_path)).path
+    assert list(metrics_of(folder)) == list(METRIC_NAMES)
+    assert all(0 <= value <= 1 for value in metrics_of(folder).values())
+
+
+@pytest.mark.parametrize("config", DATA_SETS, ids=lambda p: p.stem)
+def test_data_configs(config, trees, tmp_path):
+    folder = train(flags("PatchCore", config.stem, trees, tmp_path)).path
+    assert metrics_of(folder)["image_AUROC"] is not None
+
+
+def test_the_demo_config(tmp_path, monkeypatch):
+    few = partial(demo.draw_demo, train=8, good=2, per_defect=1)
+    monkeypatch.setattr(demo, "draw_demo", few)
+    folder = train(["--data.root", str(tmp_path / "demo"), "--output", str(tmp_path), *QUIET]).path
+    assert folder.parent.name.endswith("-demo")
+    assert (folder / "report.html").is_file()
+
+
+def test_the_run_folder_holds_what_the_design_says(trees, tmp_path, capsys):
+    args = flags("PatchCore", "mtd", trees, tmp_path)
+    folder = train(args).path
+    printed = capsys.readouterr().out
+    assert folder == tmp_path / "patchcore-mtd/version_0"
+    assert {p.name for p in folder.iterdir()} >= {
+        "config.yaml", "checkpoints", "metrics.json", "predictions.csv", "maps", "report.html", "logs",
+    }  # fmt: skip
+    stored = metrics_of(folder)
+    for name in METRIC_NAMES:
+        assert f"{name:<16}  {stored[name]:.6f}" in printed
+    assert str(folder / "report.html") in printed
+
+    rows = list(csv.DictReader((folder / "predictions.csv").open()))
+    assert list(rows[0])[:6] == ["path", "label", "defect", "score", "p_value", "anomalous"]
+    assert len(rows) == 7
+    for row in rows:
+        assert read_map(folder / row["map"]).shape == (64, 64)
+    content = json.loads((folder / "metrics.json").read_text())
+    assert content["counts"]["test_anomalous"] == 6
+    assert content["seconds"].keys() == {"fit", "test", "report"}
+    assert content["peak_memory_gib"]["host"] > 0
+    assert content["versions"]["torch"] == torch.__version__
+
+    again = train(["--config", str(folder / "config.yaml"), "--output", str(tmp_path / "again")]).path
+    assert metrics_of(again) == stored
+    assert_same_weights(again, folder)
+
+
+@pytest.mark.parametrize("method", ["PatchCore", "DRAEM"])
+def test_evaluation_repeats_the_metrics(method, trees, tmp_path):
+    folder = train(flags(method, "mvtec", trees, tmp_path)).path
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    expected = pytest.approx(metrics_of(folder), abs=1e-6)
+    from_folder = evaluate([str(folder.parent), *QUIET]).path
+    assert metrics_of(from_folder) == expected
+    moved = tmp_path / "moved.ckpt"
+    moved.write_bytes((folder / "checkpoints/last.ckpt").read_bytes())
+    from_file = evaluate([str(moved), "--output", str(tmp_path / "elsewhere"), *QUIET]).path
+    assert metrics_of(from_file) == expected
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_evaluation_on_other_data(trees, tmp_path):
+    folder = train(flags("PatchCore", "mvtec", trees, tmp_path)).path
+    other = ["--data.layout", "folder", "--data.root", str(trees["folder"]), "--data.category", "null"]
+    result = evaluate([str(folder), *other, *QUIET]).path
+    assert json.loads((result / "metrics.json").read_text())["counts"]["test"] == 3
+
+
+def test_held_out_images_give_p_values(trees, tmp_path):
+    args = [*flags("PatchCore", "mvtec", trees, tmp_path), "--data.validation", "holdout"]
+    rows = list(csv.DictReader((train(args).path / "predictions.csv").open()))
+    assert all(float(row["p_value"]) in (0.5, 1.0) for row in rows)
+    assert {row["anomalous"] for row in rows} == {"false"}
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_killed_and_resumed_equals_undisturbed(workers, trees, tmp_path):
+    def args(output):
+        return [*flags("DRAEM", "mvtec", trees, tmp_path / output, "32"), "--data.num_workers", workers]
+
+    killed = script("train.py", [*args("a"), "--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.step", "5"])
+    assert killed.returncode == -9, killed.stderr
+    folder = tmp_path / "a/draem-mvtec-bottle/version_0"
+    assert not (folder / "metrics.json").exists()
+    resumed = script("train.py", [*args("a"), "--resume"])
+    assert resumed.returncode == 0, resumed.stderr
+    undisturbed = script("train.py", args("b"))
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    assert [p.name for p in folder.parent.iterdir()] == ["version_0"]
+    assert_same_weights(folder, tmp_path / "b/draem-mvtec-bottle/version_0")
+    assert metrics_of(folder) == metrics_of(tmp_path / "b/draem-mvtec-bottle/version_0")
+
+
+@pytest.mark.distributed
+def test_patchcore_on_two_processes_equals_one(trees, tmp_path):
+    args = [*flags("PatchCore", "mvtec", trees, tmp_path), "--data.batch_size", "2"]
+    one = train([*args, "--name", "one"]).path
+    result = script("train.py", [*args, "--name", "two", "--trainer.devices", "2"])
+    assert result.returncode == 0, result.stderr
+    two = tmp_path / "two/version_0"
+    assert_same_weights(one, two)
+    assert metrics_of(two) == pytest.approx(metrics_of(one), abs=1e-9)
+    assert len(list(csv.DictReader((two / "predictions.csv").open()))) == 7
+
+
+@pytest.mark.distributed
+def test_draem_trains_and_evaluates_on_two_processes(trees, tmp_path):
+    result = script("train.py", [*flags("DRAEM", "mvtec", trees, tmp_path, "32"), "--trainer.devices", "2"])
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "draem-mvtec-bottle/version_0"
+    again = script("evaluate.py", [str(folder), "--trainer.devices", "2", *QUIET])
+    assert again.returncode == 0, again.stderr
+    assert metrics_of(folder / "evaluations/version_0") == pytest.approx(metrics_of(folder), abs=1e-6)
