@@ -29,12 +29,16 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
+FIXED_ON_RESUME = ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip")
+
+
 class RunCLI(LightningCLI):
     """Builds model, data and trainer from YAML and flags; the trainer gets the run folder's loggers and callbacks."""
 
     folder: RunFolder
     recorder: TestRecorder
     resumed = False
+    stage = "fit"
 
     def __init__(self, args: Sequence[str]) -> None:
         super().__init__(
@@ -45,6 +49,7 @@ class RunCLI(LightningCLI):
             trainer_defaults=TRAINER_DEFAULTS,
             subclass_mode_model=True,
             auto_configure_optimizers=False,
+            parser_kwargs={"allow_abbrev": False},
             run=False,
             args=list(args),
         )
@@ -59,12 +64,17 @@ class RunCLI(LightningCLI):
             help="go on with the newest unfinished run of that name, in place",
         )
         for target in ("data.seed", "model.init_args.seed"):
-            parser.link_arguments("seed_everything", target, compute_fn=int)
+            parser.link_arguments("seed_everything", target, compute_fn=_seed)
 
     @property
     def name(self) -> str:
         """Of the run."""
         return self.config.name or f"{type(self.model).__name__.lower()}-{self.datamodule.title}"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that holds what was learned."""
+        return self.folder.last_checkpoint
 
     @property
     def config_text(self) -> str:
@@ -76,6 +86,8 @@ class RunCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run folder's loggers and callbacks before its own."""
+        if self.config_init.trainer.default_root_dir is not None:
+            raise UsageError("trainer.default_root_dir is the run folder; choose its place with --output and --name")
         self.check_data()
         self.folder = self.open_folder()
         self.recorder = TestRecorder(self.folder)
@@ -91,14 +103,17 @@ class RunCLI(LightningCLI):
         """Those of the configuration, with a checkpoint of the last epoch and a progress bar where it has none."""
         ours: list[Callback] = []
         if wanted.enable_checkpointing is not False:
-            ours += [ConfigInCheckpoint(self.config_text), ModelCheckpoint(self.folder.checkpoints, save_last=True)]
+            last = ModelCheckpoint(
+                self.folder.checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+            )
+            ours += [ConfigInCheckpoint(self.config_text), last]
         return [*ours, *_progress_bar(theirs, wanted), *theirs]
 
     def check_data(self) -> None:
         """Finds the data before anything is written, so that a wrong path leaves no run folder behind."""
-        if rank_zero_only.rank == 0:
+        if rank_zero_only.rank == 0:  # the others may come before the demo is drawn
             self.datamodule.prepare_data()
-        self.datamodule.setup()
+            self.datamodule.setup(self.stage)
         self.model.check_image_size(*self.datamodule.geometry.output)
 
     def open_folder(self) -> RunFolder:
@@ -108,6 +123,8 @@ class RunCLI(LightningCLI):
             folder = RunFolder.unfinished(output, self.name)
             self.check_same(folder)
             self.resumed = folder.last_checkpoint.is_file()
+            if not rank_zero_only.rank and not folder.config.is_file():
+                folder.config.write_text(self.config_text)
             return folder
         if rank_zero_only.rank:
             return RunFolder(output / self.name)
@@ -120,7 +137,8 @@ class RunCLI(LightningCLI):
         if not folder.config.is_file():
             return
         before, now = (_flat(yaml.safe_load(text)) for text in (folder.config.read_text(), self.config_text))
-        fixed = [k for k in sorted({*before, *now}) if k.startswith(("model", "data", "seed_everything"))]
+        settings = ("model", "data", "seed_everything", *(f"trainer.{name}" for name in FIXED_ON_RESUME))
+        fixed = [k for k in sorted({*before, *now}) if k.startswith(settings)]
         free = ("data.num_workers", "data.root")
         changed = [k for k in fixed if before.get(k) != now.get(k) and k not in free]
         if changed:
@@ -140,11 +158,24 @@ class RunCLI(LightningCLI):
 
 
 class EvaluateCLI(RunCLI):
-    """The same for a finished run: its own settings, on its own data or on others."""
+    """The same for a finished run: its own settings, on its own data or on others.
 
-    def __init__(self, args: Sequence[str], run: RunFolder | None) -> None:
-        self.source = run
+    Args:
+        args: the flags.
+        checkpoint: the file that is evaluated.
+        beside: the run whose folder takes the results; None puts them below --output.
+    """
+
+    stage = "test"
+
+    def __init__(self, args: Sequence[str], checkpoint: Path, beside: RunFolder | None) -> None:
+        self.evaluated, self.beside = checkpoint, beside
         super().__init__(args)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that is evaluated."""
+        return self.evaluated
 
     def instantiate_classes(self) -> None:
         """Backbones are built without weights: the checkpoint brings them."""
@@ -155,9 +186,12 @@ class EvaluateCLI(RunCLI):
         """A folder of its own: the run's own results are left as they are."""
         if rank_zero_only.rank:
             return RunFolder(Path(self.config.output))
-        if self.source is not None:
-            return RunFolder.create(self.source.path, "evaluations")
-        return RunFolder.create(Path(self.config.output), f"{self.name}-evaluation")
+        if self.beside is not None:
+            folder = RunFolder.create(self.beside.path, "evaluations")
+        else:
+            folder = RunFolder.create(Path(self.config.output), f"{self.name}-evaluation")
+        folder.config.write_text(self.config_text)
+        return folder
 
     def callbacks(self, theirs: list[Callback], wanted: Any) -> list[Callback]:
         """A progress bar; nothing is saved."""
@@ -166,6 +200,11 @@ class EvaluateCLI(RunCLI):
     def loggers(self, wanted: Logger | list[Logger] | bool | None) -> list[Logger] | bool:
         """None: an evaluation is one row, in metrics.json."""
         return False
+
+
+def _seed(value: int | bool) -> int:
+    """The seed as a number: `true` is 0, as Lightning takes it."""
+    return 0 if isinstance(value, bool) else value
 
 
 def _listed(value: Any) -> list[Any]:

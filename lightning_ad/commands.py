@@ -4,10 +4,12 @@ import logging
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_ad.cli import EvaluateCLI, RunCLI
@@ -28,15 +30,18 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
         UserError: for whatever the user can put right.
     """
     args = list(sys.argv[1:] if args is None else args)
-    if not any(a.partition("=")[0] in ("--config", "-c") for a in args):
+    names = [a.partition("=")[0] for a in args]
+    if not {"--config", "-c", "-h", "--help"} & {*names} and not any(n.endswith(".help") for n in names):
+        if chosen := [n for n in names if n in ("--model", "--data.layout", "--data.category")]:
+            raise UsageError(f"{chosen[0]} without --config: name a method by --config configs/patchcore.yaml, say")
+        rank_zero_info("No --config given: this is the demo (configs/demo.yaml).")
         args = ["--config", str(_configs() / "demo.yaml"), *args]
     cli = RunCLI(args)
     watch = Stopwatch()
     checkpoint = str(cli.folder.last_checkpoint) if cli.resumed else None
-    with watch.stage("fit"):
+    with watch.stage("fit"), _interruptible(cli):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    _require_completed(cli)
-    with watch.stage("test"):
+    with watch.stage("test"), _interruptible(cli):
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     summarise(cli, watch)
     return cli.folder
@@ -53,17 +58,18 @@ def evaluate(args: Sequence[str] | None = None) -> RunFolder:
         print(_EVALUATE_HELP)
         return RunFolder(Path())
     target, flags = Path(args[0]), args[1:]
-    if unwanted := [f for f in flags if f.startswith(("--model", "--config", "--resume"))]:
+    if unwanted := [f for f in flags if f.startswith(("--model", "--config", "-c", "--resume", "--name"))]:
         raise UsageError(f"{unwanted[0]} has no place here: the checkpoint decides the method and its arguments")
     run = None if target.suffix == ".ckpt" else RunFolder.find(target)
     checkpoint = run.last_checkpoint if run else target
-    state = read_state(checkpoint)
-    if ConfigInCheckpoint.KEY not in state:
+    config = read_state(checkpoint).get(ConfigInCheckpoint.KEY)
+    if not isinstance(config, str):
         raise WeightsError(f"{checkpoint} is not a checkpoint of lightning_ad: it has no configuration in it")
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(_evaluation_config(state[ConfigInCheckpoint.KEY]))
+        file.write(_evaluation_config(config))
         file.flush()
-        cli = EvaluateCLI(["--config", file.name, *flags], run)
+        elsewhere = any(f.startswith("--output") for f in flags)
+        cli = EvaluateCLI(["--config", file.name, *flags], checkpoint, None if elsewhere else run)
     watch = Stopwatch()
     with watch.stage("test"):
         cli.trainer.test(
@@ -91,19 +97,26 @@ The metrics of a finished run again, to the last digit, or on other data.
 RUN                a run folder (runs/patchcore-mtd, or one version_<n> in it) or a .ckpt file
 --data.root ROOT   another place of the data; every --data.* flag of train.py is taken
 --trainer.devices  several processes; every --trainer.* flag of train.py is taken
---output FOLDER    where the results of a .ckpt file go (default: runs)"""
+--output FOLDER    where the results go (default: into the run folder; those of a .ckpt file into runs)"""
 
 
 def _evaluation_config(text: str) -> str:
     """The run's configuration, but on this machine's devices: of the trainer only the precision counts."""
     config = yaml.safe_load(text)
     config["trainer"] = {"precision": config["trainer"].get("precision")}
+    config.pop("output", None)
     return yaml.safe_dump(config)
 
 
-def _require_completed(cli: RunCLI) -> None:
-    if cli.trainer.interrupted:
-        raise UserError(f"interrupted; {cli.folder.path} is unfinished, --resume goes on with it")
+@contextmanager
+def _interruptible(cli: RunCLI) -> Iterator[None]:
+    """On Ctrl+C, Lightning ends the program without a word; says how to go on instead."""
+    try:
+        yield
+    except SystemExit as error:
+        if not cli.trainer.interrupted:
+            raise
+        raise UserError(f"interrupted; {cli.folder.path} is unfinished, --resume goes on with it") from error
 
 
 def _configs() -> Path:

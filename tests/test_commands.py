@@ -34,11 +34,11 @@ METHODS = sorted(p for p in CONFIGS.glob("*.yaml") if method_of(p) and p.stem !=
 DATA_SETS = sorted((CONFIGS / "data").glob("*.yaml"))
 
 
-def flags(method, layout, trees, output, size="64"):
+def flags(method, layout, trees, output):
     """A small run of a method on a small tree of a layout."""
     data = ["--config", str(CONFIGS / f"data/{layout}.yaml"), "--data.root", str(trees[layout])]
     data += ["--data.category", "bottle"] if layout == "mvtec" else []
-    data += ["--data.image_size", size, "--data.center_crop", "null", "--data.batch_size", "3"]
+    data += ["--data.image_size", "64", "--data.center_crop", "null", "--data.batch_size", "3"]
     method_flags = ["--config", str(CONFIGS / f"{method.lower()}.yaml"), *data, *SMALL[method]]
     return [*method_flags, "--output", str(output), "--data.num_workers", "0", *QUIET]
 
@@ -81,7 +81,7 @@ def test_method_configs(config, trees, tmp_path):
 @pytest.mark.parametrize("config", DATA_SETS, ids=lambda p: p.stem)
 def test_data_configs(config, trees, tmp_path):
     folder = train(flags("PatchCore", config.stem, trees, tmp_path)).path
-    assert metrics_of(folder)["image_AUROC"] is not None
+    assert all(value is not None for value in metrics_of(folder).values())
 
 
 def test_the_demo_config(tmp_path, monkeypatch):
@@ -114,7 +114,7 @@ def test_the_run_folder_holds_what_the_design_says(trees, tmp_path, capsys):
     assert content["counts"]["test_anomalous"] == 6
     assert content["seconds"].keys() == {"fit", "test", "report"}
     assert content["peak_memory_gib"]["host"] > 0
-    assert content["versions"]["torch"] == torch.__version__
+    assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
 
     again = train(["--config", str(folder / "config.yaml"), "--output", str(tmp_path / "again")]).path
     assert metrics_of(again) == stored
@@ -152,7 +152,7 @@ def test_held_out_images_give_p_values(trees, tmp_path):
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_killed_and_resumed_equals_undisturbed(workers, trees, tmp_path):
     def args(output):
-        return [*flags("DRAEM", "mvtec", trees, tmp_path / output, "32"), "--data.num_workers", workers]
+        return [*flags("DRAEM", "mvtec", trees, tmp_path / output), "--data.num_workers", workers]
 
     killed = script("train.py", [*args("a"), "--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.step", "5"])
     assert killed.returncode == -9, killed.stderr
@@ -163,6 +163,7 @@ def test_killed_and_resumed_equals_undisturbed(workers, trees, tmp_path):
     undisturbed = script("train.py", args("b"))
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert [p.name for p in folder.parent.iterdir()] == ["version_0"]
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
     assert_same_weights(folder, tmp_path / "b/draem-mvtec-bottle/version_0")
     assert metrics_of(folder) == metrics_of(tmp_path / "b/draem-mvtec-bottle/version_0")
 
@@ -181,7 +182,7 @@ def test_patchcore_on_two_processes_equals_one(trees, tmp_path):
 
 @pytest.mark.distributed
 def test_draem_trains_and_evaluates_on_two_processes(trees, tmp_path):
-    result = script("train.py", [*flags("DRAEM", "mvtec", trees, tmp_path, "32"), "--trainer.devices", "2"])
+    result = script("train.py", [*flags("DRAEM", "mvtec", trees, tmp_path), "--trainer.devices", "2"])
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "draem-mvtec-bottle/version_0"
     again = script("evaluate.py", [str(folder), "--trainer.devices", "2", *QUIET])

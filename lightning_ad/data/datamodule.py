@@ -59,7 +59,7 @@ class AnomalyDataModule(LightningDataModule):
         self.layout_options = layout_options or {}
         self.geometry = Geometry.of(image_size, center_crop)
         self.batch_size = batch_size
-        self.num_workers = min(8, len(os.sched_getaffinity(0))) if num_workers is None else num_workers
+        self.num_workers = min(8, _cores()) if num_workers is None else num_workers
         self.validation, self.validation_share = validation, validation_share
         self.textures = textures
         self.seed = seed
@@ -79,21 +79,23 @@ class AnomalyDataModule(LightningDataModule):
         prepare_layout(self.layout, self.root)
 
     def setup(self, stage: str | None = None) -> None:
-        """Finds the samples of all splits; reads no image.
+        """Finds the samples of all splits; reads no image. For `test` alone, no training image is needed.
 
         Raises:
             DataError: where a split that is needed is empty, or the tree is not as the layout says.
             UsageError: for an unknown layout, category or option.
         """
-        if self.samples:
-            return
+        if not self.samples:
+            self._find(hold_out=stage != "test")
+        if stage != "test" and not self.samples["train"]:
+            raise DataError(f"no training image in {self.root}: a method learns from good images, and there is none")
+
+    def _find(self, hold_out: bool) -> None:
         found = find_samples(self.layout, self.root, self.category, self.layout_options)
         by_split: dict[Split, list[Sample]] = {
             split: [s for s in found if s.split == split] for split in ("train", "validation", "test")
         }
-        if not by_split["train"]:
-            raise DataError(f"no training image in {self.root}: a method learns from good images, and there is none")
-        self.samples = self._with_validation(by_split)
+        self.samples = self._with_validation(by_split) if hold_out else by_split
         for split, kind in (("good", 0), ("anomalous", 1)):
             if all(s.label != kind for s in self.samples["test"]):
                 rank_zero_warn(f"the test set has no {split} image: metrics that need one are n/a")
@@ -143,10 +145,15 @@ class AnomalyDataModule(LightningDataModule):
         textures = self._texture_source() if synthesis is not None else None
         data = AnomalyDataset(self.samples[split], self.geometry, synthesis, textures, self.seed)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if split == "train" and len(data) < world:
+            raise UsageError(f"{len(data)} training images are too few for {world} processes; lower trainer.devices")
+        sampler = KeySampler(data, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world)
+        if self.trainer:  # in a resumed run, workers ask for their first rows before Lightning tells the epoch
+            sampler.set_epoch(self.trainer.current_epoch)
         return DataLoader(
             data,
             batch_size=self.batch_size,
-            sampler=KeySampler(data, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world),
+            sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
@@ -161,3 +168,8 @@ class AnomalyDataModule(LightningDataModule):
             "Photographs of textures (DTD) give better results."
         )
         return NoiseTextures()
+
+
+def _cores() -> int:
+    """The cores that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,7 +2,8 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple, Self
 
 import torch
@@ -12,7 +13,23 @@ from torch import Tensor, nn
 from lightning_ad.errors import UsageError
 from lightning_ad.features.weights import build_network
 
+BLOCK = {"cpu": 1, "cuda": 16}  # images that go through the network together
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in [0, 1]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Runs what is inside on one thread of the CPU: convolutions and matrix products round by the number of threads.
+
+    Each of n processes on a machine has a share of its threads, so what must be the same bits on any number of
+    processes comes through here.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class FeatureShape(NamedTuple):
@@ -66,7 +83,20 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Maps [B, C_l, h_l, w_l] of each layer, for images [B, 3, H, W] in [0, 1], which it normalises itself."""
+        """Maps [B, C_l, h_l, w_l] of each layer, for images [B, 3, H, W] in [0, 1], which it normalises itself.
+
+        Libraries choose their convolutions by the size of the batch, and those round differently. So that the
+        features of an image are the same bits in every batch, images go through in blocks of one fixed size.
+        """
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return self._maps(image)
+        block = BLOCK.get(image.device.type, 1)
+        missing = -len(image) % block
+        filled = torch.cat([image, image.new_zeros(missing, *image.shape[1:])]) if missing else image
+        parts = [self._maps(part) for part in filled.split(block)]
+        return [torch.cat(maps)[: len(image)] for maps in zip(*parts, strict=True)]
+
+    def _maps(self, image: Tensor) -> list[Tensor]:
         maps = self.body((image - self.mean) / self.std)
         return [maps[k] for k in self.layers]
 

@@ -71,8 +71,8 @@ def _torchvision(name: str, weights: str | None, is_path: bool) -> nn.Module:
 
 
 def _plain(name: str) -> dict[str, bool]:
-    """Without this, googlenet and inception_v3 warn that they initialise slowly."""
-    return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    """Named weights give these two a graph that rescales its input; without names they must have it too."""
+    return {"init_weights": False, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
 
 
 def _timm(name: str, weights: str | None, is_path: bool) -> nn.Module:

@@ -1,6 +1,7 @@
 """What every method is to the rest of the program: an image in, a map and a score out."""
 
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.data.synthesis import Synthesis
-from lightning_ad.errors import UsageError, UserError
+from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.evaluation import AnomalyMetrics
 from lightning_ad.statistics.distributed import gather_rows
 
@@ -64,14 +65,17 @@ class AnomalyModule(LightningModule):
     def register_dynamic_buffer(self, name: str, value: Tensor) -> None:
         """A buffer whose shape is known only after a fit, and which takes the shape of what is loaded."""
         self.register_buffer(name, value)
+        self.register_load_state_dict_pre_hook(partial(_allocate, name))
 
-        def allocate(module: "AnomalyModule", state: dict, prefix: str, *_: object) -> None:
-            incoming = state.get(prefix + name)
-            if incoming is not None:
-                current = getattr(module, name)
-                setattr(module, name, torch.empty_like(incoming, device=current.device))
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says whose checkpoint it is."""
+        checkpoint["method"] = type(self).__name__
 
-        self.register_load_state_dict_pre_hook(allocate)
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises WeightsError for a checkpoint of another method."""
+        own, other = type(self).__name__, checkpoint.get("method", "something else")
+        if own != other:
+            raise WeightsError(f"this is a checkpoint of {other}, not of {own}; load it with {other}")
 
     def setup(self, stage: str) -> None:
         """Checks that the wishes of the run can be met.
@@ -98,14 +102,20 @@ class AnomalyModule(LightningModule):
                 f"{height}x{width} came. Set data.image_size (or data.center_crop) to {nearest}"
             )
 
+    def on_train_start(self) -> None:
+        """Forgets the calibration of an earlier fit."""
+        self.calibration = torch.empty(0, device=self.device)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores held-out images; those of good ones calibrate p-values."""
         batch = batch.real()
-        if len(batch):
+        if len(batch) and not self.trainer.sanity_checking:
             self._validation_scores.append(self(batch.image).score.float()[batch.label == 0])
 
     def on_validation_epoch_end(self) -> None:
         """Keeps the scores of the held-out good images of all processes."""
+        if self.trainer.sanity_checking:
+            return
         scores = torch.cat([torch.empty(0, device=self.device), *self._validation_scores])
         self._validation_scores.clear()
         self.calibration = gather_rows(scores).sort().values.clone()
@@ -130,5 +140,11 @@ class AnomalyModule(LightningModule):
         self.log_dict(self.metrics.compute())
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
-        """Scores a batch."""
-        return self(batch.image)
+        """Scores a batch, but for rows that only fill it up."""
+        return self(batch.real().image)
+
+
+def _allocate(name: str, module: AnomalyModule, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Gives a buffer the shape of what is about to be loaded into it."""
+    if (incoming := state.get(prefix + name)) is not None:
+        setattr(module, name, torch.empty_like(incoming, device=getattr(module, name).device))

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.methods.base import AnomalyModule, NotFittedError
+from lightning_ad.statistics.distributed import gather_rows
 
 
 class FitOnlyModule(AnomalyModule):
@@ -23,6 +24,7 @@ class FitOnlyModule(AnomalyModule):
         self.register_buffer("fitted", torch.tensor(False))
         # Lightning's loop wants a loss, and DistributedDataParallel a parameter with a gradient.
         self.anchor = nn.Parameter(torch.zeros(()))
+        self._seen = 0
 
     def begin(self) -> None:
         """Forgets what an earlier fit has observed, and makes room; the trainer and its data are there."""
@@ -78,13 +80,16 @@ class FitOnlyModule(AnomalyModule):
                 f"the checkpoint was written in the middle of a fit of {type(self).__name__}, and what it had "
                 "observed is not in it; start again without it"
             )
+        super().on_train_start()
         self.fitted.fill_(False)
+        self._seen = 0
         self.begin()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Observes a batch; the loss is a zero that has a gradient."""
         batch = batch.real()
         if len(batch):
+            self._seen += len(batch)
             with torch.no_grad():
                 self.observe(batch.image, batch.index)
         return self.anchor * 0
@@ -98,7 +103,15 @@ class FitOnlyModule(AnomalyModule):
         self._complete_once()
 
     def _complete_once(self) -> None:
-        if not self.fitted:
-            with torch.no_grad():
-                self.complete()
-            self.fitted.fill_(True)
+        if self.fitted or self.trainer.sanity_checking:
+            return
+        seen = int(gather_rows(torch.tensor([self._seen], device=self.device)).sum())
+        wanted = len(self.trainer.train_dataloader.dataset)
+        if seen != wanted:
+            raise UserError(
+                f"the epoch ended after {seen} of {wanted} training images, and a {type(self).__name__} of a part of "
+                "them would look like one of all; leave out trainer.max_time, limit_train_batches and early stopping"
+            )
+        with torch.no_grad():
+            self.complete()
+        self.fitted.fill_(True)

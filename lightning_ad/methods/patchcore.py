@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.features.backbone import Backbone
+from lightning_ad.features.backbone import Backbone, one_thread
 from lightning_ad.features.maps import score_map
 from lightning_ad.features.patches import patch_features
 from lightning_ad.methods.base import Prediction
@@ -60,7 +60,13 @@ class PatchCore(FitOnlyModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check(patch_size, layer_dimension, dimension, coreset_ratio, neighbours)
+        _check(patch_size, layer_dimension, dimension, coreset_ratio)
+        at_least = {"neighbours": (neighbours, 1), "projection": (projection or 1, 1), "sigma": (sigma, 0)}
+        for name, (came, least) in {**at_least, "dimension": (dimension or 1, 1)}.items():
+            if came < least:
+                raise UsageError(f"model.{name} must be at least {least}, {came} came")
+        if reweight < 0 or reweight == 1:
+            raise UsageError(f"model.reweight must be 0 for none, or at least 2, {reweight} came")
         self.save_hyperparameters()
         self.backbone = Backbone(backbone, weights, layers, strides=(8, 16))
         self.patch_size, self.layer_dimension, self.dimension = patch_size, layer_dimension, dimension
@@ -76,31 +82,38 @@ class PatchCore(FitOnlyModule):
         self._store = VectorStore(len(self.trainer.train_dataloader.dataset))
 
     def observe(self, image: Tensor, index: Tensor) -> None:
-        """Stores the patch features of a batch in main memory."""
+        """Stores the patch features of a batch in main memory; the same bits on any number of processes."""
         assert self._store is not None
-        self._store.put(index, self._patches(image)[0])
+        with one_thread():
+            features = self._patches(image)[0]
+        self._store.put(index, features)
 
     def complete(self) -> None:
         """Selects the coreset on the first process and gives it to all."""
         assert self._store is not None
         vectors = self._store.collect(self.device)
         self._store = None
-        self.bank = broadcast(None if vectors is None else self._select(vectors.flatten(0, 1)), self.device)
+        with one_thread():
+            bank = None if vectors is None else self._select(vectors.flatten(0, 1))
+        self.bank = broadcast(bank, self.device)
 
     def forward(self, image: Tensor) -> Prediction:
         """Patch scores are distances to the bank, at least 0; the image score is their maximum."""
         self.require_fitted()
-        features, (height, width) = self._patches(image)
+        features, grid = self._patches(image)
+        with torch.autocast(image.device.type, enabled=False):  # distances and maps in float32
+            return self._score(features, grid, (image.shape[2], image.shape[3]))
+
+    def _score(self, features: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Prediction:
         queries = features.flatten(0, 1)
         squared, found = nearest_neighbours(queries, self.bank, min(self.neighbours, len(self.bank)))
         distances = squared if self.distance == "squared" else squared.sqrt()
-        scores = distances.mean(1).view(len(image), -1)
+        scores = distances.mean(1).view(len(features), -1)
         score, worst = scores.max(1)
         if self.reweight:
-            rows = worst + torch.arange(len(image), device=worst.device) * scores.shape[1]
+            rows = worst + torch.arange(len(features), device=worst.device) * scores.shape[1]
             score = score * self._weight(queries[rows], found[rows, 0])
-        grid = scores.view(-1, height, width)
-        return Prediction(score_map(grid, *image.shape[-2:], self.sigma), score)
+        return Prediction(score_map(scores.view(-1, *grid), *size, self.sigma), score)
 
     def _patches(self, image: Tensor) -> tuple[Tensor, tuple[int, int]]:
         maps = self.backbone(image)
@@ -138,14 +151,10 @@ def _selecting(steps: Iterable[int]) -> Iterable[int]:
     return progress(steps, "Selecting the coreset", unit="patch")
 
 
-def _check(
-    patch_size: int, layer_dimension: int | None, dimension: int | None, coreset_ratio: float, neighbours: int
-) -> None:
+def _check(patch_size: int, layer_dimension: int | None, dimension: int | None, coreset_ratio: float) -> None:
     if patch_size < 1 or patch_size % 2 == 0:
         raise UsageError(f"model.patch_size must be odd and positive, {patch_size} came")
     if (layer_dimension is None) != (dimension is None):
         raise UsageError("set both model.layer_dimension and model.dimension, or both to null")
     if not 0 < coreset_ratio <= 1:
         raise UsageError(f"model.coreset_ratio must be above 0 and at most 1, {coreset_ratio} came")
-    if neighbours < 1:
-        raise UsageError(f"model.neighbours must be at least 1, {neighbours} came")

@@ -1,5 +1,7 @@
 """Callbacks that put a run's results on disk while it goes on."""
 
+import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ class ConfigInCheckpoint(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the text."""
         checkpoint[self.KEY] = self.config
+        for logger in trainer.loggers:
+            logger.save()  # what is logged up to here, a run that goes on from here will not log again
 
 
 class TestRecorder(Callback):
@@ -95,9 +99,8 @@ class TestRecorder(Callback):
 
 def peak_memory_gib() -> dict[str, float]:
     """The most main memory this process has held, and the most memory on its GPU, in GiB."""
-    import resource
-
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes on a Mac, KiB elsewhere
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
     if torch.cuda.is_available():
         peak["gpu"] = torch.cuda.max_memory_allocated() / 2**30
     return peak

@@ -149,7 +149,9 @@ def _names(rows: Sequence[ImageResult]) -> list[str]:
 
 
 def _number(value: float) -> str:
-    return "n/a" if math.isnan(value) else f"{value:#.4g}".rstrip(".")
+    if math.isnan(value):
+        return "n/a"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:#.4g}".rstrip(".")
 
 
 def _metrics(results: RunResults, masked: bool) -> dict[str, str]:
@@ -199,7 +201,7 @@ def _histogram(rows: Sequence[ImageResult]) -> str:
     if not x.log and len(scores[0]) and len(scores[1]):
         far = max(3 * scores[0].max() - 2 * scores[0].min(), np.quantile(scores[1], 0.75))
         if both.min() < far < x.high:
-            x = Axis(x.low, float(far), f"image score (last bar: {far:.3g} and above)")
+            x = Axis(x.low, float(far), f"image score (last bar: {_number(float(far))} and above)")
     edges = x.edges(50)
     passed, called = ([r.score for r in rows if r.anomalous is v] for v in (False, True))
     limit = min(called, default=math.inf)

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
+from lightning_ad import __version__
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.reading import read_image, read_mask
 from lightning_ad.methods.base import AnomalyModule
@@ -23,7 +24,7 @@ from lightning_ad.reporting.recorder import TestRecorder, peak_memory_gib
 from lightning_ad.reporting.report import RunResults, write_report
 from lightning_ad.reporting.run_folder import RunFolder, write_json
 
-PACKAGES = ("lightning-ad", "torch", "torchvision", "lightning", "torchmetrics", "kornia", "timm")
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "kornia", "timm")
 
 
 class Stopwatch:
@@ -51,6 +52,7 @@ class Run(Protocol):
     recorder: TestRecorder
     folder: RunFolder
     config_text: str
+    checkpoint: Path
 
 
 def summarise(run: Run, watch: Stopwatch) -> None:
@@ -80,7 +82,8 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             "peak_memory_gib": peak_memory_gib(),
             "device": _device(run.trainer),
             "processes": run.trainer.world_size,
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+            "versions": _versions(),
+            "checkpoint": str(run.checkpoint),
         },
     )
     print(table(metrics))
@@ -140,8 +143,13 @@ def _facts(run: Run, watch: Stopwatch) -> dict[str, str]:
         **seconds,
         "peak memory": ", ".join(f"{value:.2f} GiB ({name})" for name, value in peak_memory_gib().items()),
         "device": _device(run.trainer),
-        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
+        "versions": ", ".join(f"{name} {value}" for name, value in _versions().items()),
     }
+
+
+def _versions() -> dict[str, str]:
+    own = {"lightning-ad": __version__, "python": platform.python_version()}
+    return {**own, **{name: version(name) for name in PACKAGES}}
 
 
 def _device(trainer: Trainer) -> str:

@@ -6,8 +6,8 @@ ROOT/<masks>/[<defect>/]*.png   their masks, by stem (optional)
 from pathlib import Path
 
 from lightning_ad.data.layouts._files import images, partners, seeded_split, subfolders
-from lightning_ad.data.sample import Sample
-from lightning_ad.errors import UsageError
+from lightning_ad.data.sample import GOOD, Sample
+from lightning_ad.errors import DataError, UsageError
 
 
 def find(
@@ -25,8 +25,9 @@ def find(
     """Any folders of good and bad images; all names are relative to the root.
 
     `bad` holds images, or one folder for each kind of defect; `bad: null` where there is none. `masks` mirrors
-    it, files paired by stem, with or without `_mask`; a mask is true above `mask_threshold`. Without `masks`
-    there are no pixel metrics. Without `good_test`, `test_share` of the good images, drawn with `seed`, test.
+    it, files paired by stem, with or without `_mask`; a mask is true above `mask_threshold`. Where `masks` is not
+    given, the folder `masks` is taken if it is there; without masks there are no pixel metrics. Without `good_test`,
+    `test_share` of the good images, drawn with `seed`, test (1 for a set that is only to be evaluated).
 
     Raises:
         UsageError: where a category is asked for.
@@ -39,11 +40,16 @@ def find(
         train, test = seeded_split(train, test_share, seed) if train else ([], [])
     else:
         test = images(root / good_test, recursive=True)
+        train = [p for p in train if p not in set(test)]
+    if masks is None and (root / "masks").is_dir():
+        masks = "masks"
     samples = [Sample(str(p), "train") for p in train] + [Sample(str(p), "test") for p in test]
     if bad is None:
         return samples
     for folder in [root / bad, *subfolders(root / bad)] if (root / bad).is_dir() else [root / bad]:
         defect = "anomalous" if folder == root / bad else folder.name
+        if defect == GOOD:
+            raise DataError(f"{folder} lies among the bad images; give it as good_test, or rename it")
         found = images(folder)
         if masks is None:
             samples += [Sample(str(p), "test", defect) for p in found]

@@ -12,7 +12,7 @@ def ssim_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
     """1 - mean structural similarity of [B, 3, H, W]; zeros outside the image, range 1, or 2 below -0.5."""
     border = [WINDOW // 2] * 4
     value_range = 2.0 if bool(reconstruction.detach().min() < -0.5) else 1.0
-    padded = F.pad(reconstruction, border), F.pad(target, border)
+    padded = F.pad(reconstruction.float(), border), F.pad(target.float(), border)
     return 1 - ssim(*padded, WINDOW, max_val=value_range, eps=0.0, padding="valid").mean()
 
 

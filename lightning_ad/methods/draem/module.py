@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.data.synthesis import Synthesis
+from lightning_ad.errors import UsageError
 from lightning_ad.methods.base import AnomalyModule, Prediction
 from lightning_ad.methods.draem.losses import focal_loss, ssim_loss
 from lightning_ad.methods.draem.networks import DiscriminativeNetwork, ReconstructiveNetwork, initialise
@@ -47,6 +48,12 @@ class DRAEM(AnomalyModule):
         score_window: int = 21,
     ) -> None:
         super().__init__()
+        shares = {"anomaly_probability": anomaly_probability, "rotate_probability": rotate_probability}
+        for name, share in {**shares, "opacity": opacity[0], "opacity ": opacity[1]}.items():
+            if not 0 <= share <= 1 or opacity[0] > opacity[1]:
+                raise UsageError(f"model.{name.strip()} must lie within 0 and 1, low before high; {share} came")
+        if score_window < 1 or score_window % 2 == 0:
+            raise UsageError(f"model.score_window must be odd and positive, {score_window} came")
         self.save_hyperparameters()
         self.reconstructive = ReconstructiveNetwork(reconstructive_width)
         self.discriminative = DiscriminativeNetwork(discriminative_width)
@@ -81,7 +88,9 @@ class DRAEM(AnomalyModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """Adam, with drops after shares of `trainer.max_epochs`."""
         optimizer = torch.optim.Adam(self.parameters(), lr=self.learning_rate)
-        epochs = self.trainer.max_epochs or 1
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise UsageError(f"DRAEM's schedule needs trainer.max_epochs of at least 1, {epochs} came")
         milestones = [round(share * epochs) for share in self.lr_milestones]
         scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, self.lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}
