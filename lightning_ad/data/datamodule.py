@@ -149,7 +149,7 @@ class AnomalyDataModule(LightningDataModule):
             raise UsageError(f"{len(data)} training images are too few for {world} processes; lower trainer.devices")
         sampler = KeySampler(data, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world)
         if self.trainer:  # in a resumed run, workers ask for their first rows before Lightning tells the epoch
-            sampler.set_epoch(self.trainer.current_epoch)
+            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return DataLoader(
             data,
             batch_size=self.batch_size,
