@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import lightning_ad.methods  # noqa: F401  (so that --model takes short names)
 from lightning_ad.data.datamodule import AnomalyDataModule
-from lightning_ad.errors import UsageError
+from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.reporting.recorder import ConfigInCheckpoint, TestRecorder
@@ -84,6 +84,16 @@ class RunCLI(LightningCLI):
             config.pop(key, None)
         return self.parser.dump(config, skip_none=False, skip_validation=True)
 
+    def instantiate_classes(self) -> None:
+        """Builds model and data; what they say against their arguments is not to drown in the parser's words."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, UserError):
+                cause = cause.__cause__ or cause.__context__
+            raise cause or error from None
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run folder's loggers and callbacks before its own."""
         if self.config_init.trainer.default_root_dir is not None:
@@ -92,12 +102,17 @@ class RunCLI(LightningCLI):
         self.folder = self.open_folder()
         self.recorder = TestRecorder(self.folder)
         wanted = self.config_init.trainer
-        return super().instantiate_trainer(
+        trainer = super().instantiate_trainer(
             callbacks=[self.recorder, *self.callbacks(_listed(wanted.callbacks), wanted)],
             logger=self.loggers(wanted.logger),
             default_root_dir=str(self.folder.path),
             **kwargs,
         )
+        if str(wanted.precision).startswith("16") and not trainer.precision.startswith("16"):
+            raise UsageError(
+                f"trainer.precision {wanted.precision} cannot be had on this device; ask for {trainer.precision}"
+            )
+        return trainer
 
     def callbacks(self, theirs: list[Callback], wanted: Any) -> list[Callback]:
         """Those of the configuration, with a checkpoint of the last epoch and a progress bar where it has none."""
@@ -142,7 +157,7 @@ class RunCLI(LightningCLI):
         free = ("data.num_workers", "data.root")
         changed = [k for k in fixed if before.get(k) != now.get(k) and k not in free]
         if changed:
-            key = changed[0]
+            key = min(changed, key=lambda k: (not k.startswith("model"), k))
             raise UsageError(
                 f"the run {folder.path} was begun with {key} {before.get(key)}, now it is {now.get(key)}: "
                 "leave out --resume to begin a new run, or give the same settings"
