@@ -65,7 +65,7 @@ def message_of(text):
         (["--trainer.precision", "16-mixed"], "trainer.precision 16-mixed", 2),
         (["--trainer.accelerator", "gpu", "--trainer.devices", "4096"], "gpu", 2),
         (["--trainer.default_root_dir", "x"], "choose its place with --output", 2),
-        (["--trainer.limit_train_batches", "1", "--data.batch_size", "2"], "after 2 of 7 training images", 1),
+        (["--trainer.limit_train_batches", "2", "--data.batch_size", "2"], "after 4 of 7 training images", 1),
         (["--config", "/no/config.yaml"], "/no/config.yaml", 2),
         (["--resume"], "no unfinished run", 2),
     ],

@@ -103,15 +103,17 @@ def test_mtd_list_with_unknown_names(trees, tmp_path):
         find("mtd", trees["mtd"], train_list=str(names))
 
 
-def test_folder(trees):
+def test_folder(trees, tmp_path):
     samples = find("folder", trees["folder"], masks="masks")
     assert by_split(samples) == {("train", "good"): 5, ("test", "good"): 1, ("test", "dent"): 2}
     assert all(s.mask_path for s in samples if s.label)
-    assert not any(s.mask_path for s in find("folder", trees["folder"]))
+    assert find("folder", trees["folder"]) == samples
+    bare = shutil.copytree(trees["folder"], tmp_path / "bare", ignore=shutil.ignore_patterns("masks"))
+    assert not any(s.mask_path for s in find("folder", bare))
 
 
 def test_folder_flat_bad_and_only_good(trees, tmp_path):
-    root = shutil.copytree(trees["folder"], tmp_path / "flat")
+    root = shutil.copytree(trees["folder"], tmp_path / "flat", ignore=shutil.ignore_patterns("masks"))
     Image.new("RGB", (8, 8)).save(root / "bad/loose.png")
     assert by_split(find("folder", root))["test", "anomalous"] == 1
     assert all(s.label == 0 for s in find("folder", root, bad=None))
