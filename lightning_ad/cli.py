@@ -3,20 +3,22 @@
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 import lightning_ad.methods  # noqa: F401  (so that --model takes short names)
+from lightning_ad.callbacks import ThroughputMonitor
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods.base import AnomalyModule
+from lightning_ad.methods.learned import LearnedModule
 from lightning_ad.reporting.recorder import ConfigInCheckpoint, TestRecorder
 from lightning_ad.reporting.run_folder import RunFolder
 
@@ -30,6 +32,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 
 FIXED_ON_RESUME = ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip")
+SELECT = {"validation_loss": "min", "validation_AUROC": "max"}  # what may choose an epoch: never a test image
 
 
 class RunCLI(LightningCLI):
@@ -63,6 +66,14 @@ class RunCLI(LightningCLI):
             action="store_true",
             help="go on with the newest unfinished run of that name, in place",
         )
+        parser.add_argument(
+            "--select",
+            type=Literal["last", "validation_loss", "validation_AUROC"],
+            default="last",
+            help="the epoch that is tested: the last, or the best by held-out good images (data.validation) or by "
+            "synthetic anomalies on them (data.validation_anomalies)",
+        )
+        parser.add_argument("--compile", type=bool, default=False, help="the networks by torch.compile")
         for target in ("data.seed", "model.init_args.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=_seed)
 
@@ -73,8 +84,8 @@ class RunCLI(LightningCLI):
 
     @property
     def checkpoint(self) -> Path:
-        """The file that holds what was learned."""
-        return self.folder.last_checkpoint
+        """The file that holds what was learned, and is tested."""
+        return self.folder.checkpoint
 
     @property
     def config_text(self) -> str:
@@ -93,6 +104,9 @@ class RunCLI(LightningCLI):
             while cause is not None and not isinstance(cause, UserError):
                 cause = cause.__cause__ or cause.__context__
             raise cause or error from None
+        if self.config_init.compile:
+            for network in self.model.compiled:
+                network.compile()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run folder's loggers and callbacks before its own."""
@@ -121,8 +135,26 @@ class RunCLI(LightningCLI):
             last = ModelCheckpoint(
                 self.folder.checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
             )
-            ours += [ConfigInCheckpoint(self.config_text), last]
+            ours += [ConfigInCheckpoint(self.config_text), last, *self.selection()]
+        if wanted.logger is not False and isinstance(self.model, LearnedModule):
+            ours += [ThroughputMonitor(), LearningRateMonitor()]
         return [*ours, *_progress_bar(theirs, wanted), *theirs]
+
+    def selection(self) -> list[Callback]:
+        """What keeps the best epoch, where one is asked for."""
+        metric, data = self.config_init.select, self.config_init.data
+        if metric == "last":
+            return []
+        if not isinstance(self.model, LearnedModule):
+            raise UsageError(f"--select {metric}: {type(self.model).__name__} reads the images once, and has no epochs")
+        if data.validation == "none":
+            raise UsageError(f"--select {metric} needs held-out images: add --data.validation holdout")
+        if metric == "validation_AUROC" and data.validation == "holdout" and not data.validation_anomalies:
+            raise UsageError("--select validation_AUROC needs anomalies: add --data.validation_anomalies true")
+        best = ModelCheckpoint(
+            self.folder.checkpoints, filename="best", monitor=metric, mode=SELECT[metric], enable_version_counter=False
+        )
+        return [best]
 
     def check_data(self) -> None:
         """Finds the data before anything is written, so that a wrong path leaves no run folder behind."""

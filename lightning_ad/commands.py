@@ -42,7 +42,8 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
     with watch.stage("fit"), _interruptible(cli):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     with watch.stage("test"), _interruptible(cli):
-        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        chosen = None if cli.config_init.select == "last" else str(cli.checkpoint)
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=chosen, weights_only=True, verbose=False)
     summarise(cli, watch)
     return cli.folder
 
@@ -61,7 +62,7 @@ def evaluate(args: Sequence[str] | None = None) -> RunFolder:
     if unwanted := [f for f in flags if f.startswith(("--model", "--config", "-c", "--resume", "--name"))]:
         raise UsageError(f"{unwanted[0]} has no place here: the checkpoint decides the method and its arguments")
     run = None if target.suffix == ".ckpt" else RunFolder.find(target)
-    checkpoint = run.last_checkpoint if run else target
+    checkpoint = run.checkpoint if run else target
     config = read_state(checkpoint).get(ConfigInCheckpoint.KEY)
     if not isinstance(config, str):
         raise WeightsError(f"{checkpoint} is not a checkpoint of lightning_ad: it has no configuration in it")
@@ -105,6 +106,7 @@ def _evaluation_config(text: str) -> str:
     config = yaml.safe_load(text)
     config["trainer"] = {"precision": config["trainer"].get("precision")}
     config.pop("output", None)
+    config["select"] = "last"
     return yaml.safe_dump(config)
 
 

@@ -35,6 +35,7 @@ class AnomalyDataModule(LightningDataModule):
         num_workers: processes that read images; null for one a core, 8 at most.
         validation: none; holdout, a seeded part of the training images; given, the layout's own validation set.
         validation_share: the part of the training images that holdout takes.
+        validation_anomalies: lay a synthetic anomaly on each held-out good image too, for validation_AUROC.
         textures: a folder of photographs for synthetic anomalies (DTD); null for procedural noise.
         seed: of the order, the hold-out and synthetic anomalies; the command line sets it from seed_everything.
     """
@@ -51,6 +52,7 @@ class AnomalyDataModule(LightningDataModule):
         num_workers: int | None = None,
         validation: Validation = "none",
         validation_share: float = 0.1,
+        validation_anomalies: bool = False,
         textures: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -61,11 +63,14 @@ class AnomalyDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = min(8, _cores()) if num_workers is None else num_workers
         self.validation, self.validation_share = validation, validation_share
+        self.validation_anomalies = validation_anomalies
         self.textures = textures
         self.seed = seed
         self.samples: dict[Split, list[Sample]] = {}
         if batch_size < 1 or self.num_workers < 0:
             raise UsageError(f"data.batch_size {batch_size} and data.num_workers {num_workers} must be positive")
+        if validation_anomalies and validation == "none":
+            raise UsageError("data.validation_anomalies needs held-out images: set data.validation to holdout or given")
         if not 0 < validation_share < 1:
             raise UsageError(f"data.validation_share is {validation_share}; expected a share between 0 and 1")
 
@@ -126,12 +131,18 @@ class AnomalyDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled by (seed, epoch); with recipes for synthetic anomalies where the method wants them."""
-        synthesis: Synthesis | None = getattr(self.trainer and self.trainer.lightning_module, "synthesis", None)
-        return self._loader("train", shuffle=True, synthesis=synthesis)
+        return self._loader("train", shuffle=True, synthesis=self._synthesis("synthesis"))
 
     def val_dataloader(self) -> DataLoader[Batch] | list:
         """The validation images; an empty list where there are none."""
-        return self._loader("validation") if self.samples["validation"] else []
+        if not self.samples["validation"]:
+            return []
+        wanted = self.validation_anomalies or self._synthesis("synthesis") is not None
+        return self._loader("validation", synthesis=self._synthesis("validation_synthesis") if wanted else None)
+
+    def _synthesis(self, name: str) -> Synthesis | None:
+        """What the method wants drawn, where there is a method."""
+        return getattr(self.trainer and self.trainer.lightning_module, name, None)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test images, in the order of their names."""

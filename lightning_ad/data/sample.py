@@ -67,7 +67,10 @@ class Batch:
 
     def real(self) -> Self:
         """This batch without the rows that only fill it up."""
-        keep = self.index >= 0
+        return self.take(self.index >= 0)
+
+    def take(self, keep: Tensor) -> Self:
+        """The rows where `keep`, bool [B], is true; this batch itself where all are."""
         if bool(keep.all()):
             return self
         rows = keep.nonzero().flatten().tolist()

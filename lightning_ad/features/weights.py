@@ -27,6 +27,16 @@ def skip_weights() -> Iterator[None]:
         _skip.reset(token)
 
 
+def weights_skipped() -> bool:
+    """Whether a network that is being built is to stay random."""
+    return _skip.get()
+
+
+def is_path(weights: str | None) -> bool:
+    """Whether `weights` is the path of a file rather than a name."""
+    return weights is not None and (weights.endswith((".pth", ".pt", ".bin")) or "/" in weights)
+
+
 def build_network(name: str, weights: str | None) -> nn.Module:
     """The whole network, with its weights.
 
@@ -39,19 +49,19 @@ def build_network(name: str, weights: str | None) -> nn.Module:
         UsageError: for an unknown model, or weights that it does not have.
         WeightsError: where the weights cannot be had or do not fit.
     """
-    is_path = weights is not None and (weights.endswith((".pth", ".pt", ".bin")) or "/" in weights)
-    if _skip.get():
+    file = Path(weights) if weights is not None and is_path(weights) else None
+    if weights_skipped() or file:
         weights = None
-    network = _timm(name, weights, is_path) if name.startswith(TIMM) else _torchvision(name, weights, is_path)
-    if weights is not None and is_path:
-        _load(network, name, Path(weights))
+    network = _timm(name, weights) if name.startswith(TIMM) else _torchvision(name, weights)
+    if file and not weights_skipped():
+        _load(network, name, file)
     return network
 
 
-def _torchvision(name: str, weights: str | None, is_path: bool) -> nn.Module:
+def _torchvision(name: str, weights: str | None) -> nn.Module:
     if name not in torchvision.models.list_models(torchvision.models):
         raise UsageError(f"unknown backbone '{name}'; expected a torchvision classifier (resnet18, ...) or timm/<name>")
-    if weights is None or is_path:
+    if weights is None:
         return torchvision.models.get_model(name, weights=None, **_plain(name))
     available = torchvision.models.get_model_weights(name)
     if weights not in available.__members__:
@@ -75,13 +85,13 @@ def _plain(name: str) -> dict[str, bool]:
     return {"init_weights": False, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
 
 
-def _timm(name: str, weights: str | None, is_path: bool) -> nn.Module:
+def _timm(name: str, weights: str | None) -> nn.Module:
     model = name.removeprefix(TIMM)
     architecture, _, tag = model.partition(".")
     if not timm.is_model(architecture):
         close = ", ".join(timm.list_models(f"{architecture[:8]}*")[:5]) or "see timm.list_models()"
         raise UsageError(f"unknown timm model '{architecture}'; did you mean {close}")
-    if weights is None or is_path:
+    if weights is None:
         return timm.create_model(architecture, pretrained=False)
     if not tag:
         tag = "tv_in1k" if weights == "IMAGENET1K_V1" else weights

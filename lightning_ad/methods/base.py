@@ -5,12 +5,12 @@ from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.errors import UsageError, UserError, WeightsError
-from lightning_ad.evaluation import AnomalyMetrics
+from lightning_ad.evaluation import AnomalyMetrics, auroc, rank
 from lightning_ad.statistics.distributed import gather_rows
 
 
@@ -38,12 +38,14 @@ class AnomalyModule(LightningModule):
 
     Attributes:
         synthesis: the synthetic anomalies that the loader is to draw for training, or None.
+        validation_synthesis: those that it is to lay on held-out good images (`data.validation_anomalies`).
         image_multiple: height and width of the image must be multiples of this.
         precisions: values of `trainer.precision` under which the method has been tried.
         calibration: scores of held-out good images, sorted, float32 [M]; empty where there is no validation set.
     """
 
     synthesis: Synthesis | None = None
+    validation_synthesis: Synthesis = Synthesis().held_out()
     image_multiple: int = 1
     precisions: tuple[str, ...] = ("32-true", "bf16-mixed", "16-mixed")
     calibration: Tensor
@@ -51,7 +53,7 @@ class AnomalyModule(LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.metrics = AnomalyMetrics()
-        self.register_dynamic_buffer("calibration", torch.empty(0))
+        self.calibration = torch.empty(0)
         self._validation_scores: list[Tensor] = []
 
     def forward(self, image: Tensor) -> Prediction:
@@ -62,20 +64,27 @@ class AnomalyModule(LightningModule):
         """
         raise NotImplementedError
 
+    @property
+    def compiled(self) -> list[nn.Module]:
+        """The networks that torch.compile is worth while for (`--compile true`)."""
+        return []
+
     def register_dynamic_buffer(self, name: str, value: Tensor) -> None:
         """A buffer whose shape is known only after a fit, and which takes the shape of what is loaded."""
         self.register_buffer(name, value)
         self.register_load_state_dict_pre_hook(partial(_allocate, name))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Says whose checkpoint it is."""
+        """Says whose checkpoint it is, and keeps the calibration with it."""
         checkpoint["method"] = type(self).__name__
+        checkpoint["calibration"] = self.calibration.cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises WeightsError for a checkpoint of another method."""
         own, other = type(self).__name__, checkpoint.get("method", "something else")
         if own != other:
             raise WeightsError(f"this is a checkpoint of {other}, not of {own}; load it with {other}")
+        self.calibration = checkpoint["calibration"].to(self.device)
 
     def setup(self, stage: str) -> None:
         """Checks that the wishes of the run can be met.
@@ -107,20 +116,37 @@ class AnomalyModule(LightningModule):
         self.calibration = torch.empty(0, device=self.device)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Scores held-out images; those of good ones calibrate p-values."""
+        """Scores held-out images, and those with a synthetic anomaly laid on where the loader drew some."""
         batch = batch.real()
-        if len(batch) and not self.trainer.sanity_checking:
-            self._validation_scores.append(self(batch.image).score.float()[batch.label == 0])
+        if not len(batch) or self.trainer.sanity_checking:
+            return
+        self._keep_scores(batch.image, batch.label)
+        good = batch.take(batch.label == 0)
+        if self.trainer.datamodule.validation_anomalies and len(good):
+            _, anomalous, mask = self.validation_synthesis.apply(good.image, good.recipe)
+            if bool((rows := mask.flatten(1).any(1)).any()):
+                self._keep_scores(anomalous[rows], good.label[rows] + 1)
+
+    def _keep_scores(self, image: Tensor, label: Tensor) -> None:
+        self._validation_scores.append(torch.stack((self(image).score.float(), label.float()), 1))
 
     def on_validation_epoch_end(self) -> None:
-        """Keeps the scores of the held-out good images of all processes."""
+        """Keeps the scores of the held-out good images of all processes, sorted; they calibrate p-values.
+
+        Logs their mean `validation_score`, and `validation_AUROC` of good against anomalous images, synthetic or
+        of the layout's own validation set.
+        """
         if self.trainer.sanity_checking:
             return
-        scores = torch.cat([torch.empty(0, device=self.device), *self._validation_scores])
+        rows = gather_rows(torch.cat([torch.empty(0, 2, device=self.device), *self._validation_scores]))
         self._validation_scores.clear()
-        self.calibration = gather_rows(scores).sort().values.clone()
+        score, label = rows.unbind(1)
+        self.calibration = score[label == 0].sort().values.clone()
         if len(self.calibration):
-            self.log("validation_score", self.calibration.mean(), prog_bar=True, rank_zero_only=True)
+            self.log("validation_score", self.calibration.mean(), rank_zero_only=True)
+        if 0 < label.sum() < len(label):
+            area = auroc(rank(score, label))
+            self.log("validation_AUROC", torch.as_tensor(area).float(), prog_bar=True, rank_zero_only=True)
 
     def on_test_epoch_start(self) -> None:
         """Forgets an earlier test."""

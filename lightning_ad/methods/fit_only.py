@@ -1,6 +1,7 @@
 """Base of the methods that see every training image once and keep a summary of them."""
 
 import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
 
 from lightning_ad.data.sample import Batch
@@ -68,6 +69,8 @@ class FitOnlyModule(AnomalyModule):
                     f"{name} reads the training images once and has no optimizer: trainer.{wish} must be {wanted}, "
                     f"{came} came"
                 )
+        if any(isinstance(c, WeightAveraging | StochasticWeightAveraging) for c in trainer.callbacks):
+            raise UsageError(f"{name} has no weights to average; leave out the averaging callback")
 
     def on_train_start(self) -> None:
         """Starts an empty summary (not called where a finished run is resumed).

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone, one_thread
@@ -96,6 +96,11 @@ class PatchCore(FitOnlyModule):
         with one_thread():
             bank = None if vectors is None else self._select(vectors.flatten(0, 1))
         self.bank = broadcast(bank, self.device)
+
+    @property
+    def compiled(self) -> list[nn.Module]:
+        """The backbone."""
+        return [self.backbone.body]
 
     def forward(self, image: Tensor) -> Prediction:
         """Patch scores are distances to the bank, at least 0; the image score is their maximum."""

@@ -99,6 +99,12 @@ class RunFolder:
         return self.checkpoints / "last.ckpt"
 
     @property
+    def checkpoint(self) -> Path:
+        """The one that is tested: the best epoch's where one was chosen, or else the last."""
+        best = self.checkpoints / "best.ckpt"
+        return best if best.is_file() else self.last_checkpoint
+
+    @property
     def metrics(self) -> Path:
         """Metrics, counts, seconds, memory, versions; written last."""
         return self.path / "metrics.json"

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from perlin_numpy import generate_perlin_noise_2d
 from PIL import Image, ImageEnhance, ImageOps
 
 from lightning_ad.data.augmenters import AUGMENTERS, PARAMETERS, augment, draw_augmenters
-from lightning_ad.data.synthesis import Synthesis, noise_mask
+from lightning_ad.data.perlin import perlin_noise
+from lightning_ad.data.synthesis import Synthesis, draw_noise, noise_mask
 from lightning_ad.data.textures import NoiseTextures, TextureFolder
 from lightning_ad.errors import DataError
 
@@ -13,8 +15,8 @@ def rng(*seed):
     return np.random.default_rng(seed)
 
 
-def drawn(synthesis, count, side=64):
-    draws = [synthesis.draw(rng(0, 0, i), side, side, NoiseTextures()) for i in range(count)]
+def drawn(synthesis, count, height=64, width=None):
+    draws = [synthesis.draw(rng(0, 0, i), height, width or height, NoiseTextures()) for i in range(count)]
     return {name: torch.stack([d[name] for d in draws]) for name in draws[0]}
 
 
@@ -78,9 +80,31 @@ def test_augmenters_drawn_are_distinct():
 
 
 def test_noise_mask_is_like_the_released_one():
-    areas = [noise_mask(rng(i), 64, 64).float().mean().item() for i in range(200)]
+    areas = [noise_mask(draw_noise(rng(i)), 64, 64).float().mean().item() for i in range(200)]
     assert 0.005 < np.mean(areas) < 0.15
-    assert noise_mask(rng(0), 50, 70).shape == (50, 70)
+    assert noise_mask(draw_noise(rng(0)), 50, 70).shape == (50, 70)
+
+
+def test_noise_of_a_batch_equals_perlin_numpy_given_the_same_gradients():
+    shape, grids = (64, 96), [(1, 1), (2, 32), (32, 4), (8, 8)]
+    angles = torch.zeros(len(grids), 33, 33, dtype=torch.float64)
+    expected = []
+    for i, (rows, columns) in enumerate(grids):
+        angles[i, : rows + 1, : columns + 1] = torch.from_numpy(2 * np.pi * rng(i).random((rows + 1, columns + 1)))
+        expected.append(generate_perlin_noise_2d(shape, (rows, columns), rng=rng(i)))
+    noise = perlin_noise(angles, torch.tensor(grids), *shape)
+    np.testing.assert_allclose(noise.numpy(), np.stack(expected), atol=1e-12)
+    single = perlin_noise(angles.float(), torch.tensor(grids), *shape)
+    np.testing.assert_allclose(single.numpy(), np.stack(expected), atol=2e-5)
+
+
+def test_noise_of_the_device_gives_the_masks_of_the_loader():
+    masks = []
+    for where in ("device", "loader"):
+        synthesis = Synthesis(1.0, 0.0, noise=where)
+        masks.append(synthesis.apply(torch.zeros(16, 3, 70, 50), drawn(synthesis, 16, 70, 50))[2])
+    assert masks[0].any()
+    assert (masks[0] ^ masks[1]).float().mean() < 1e-4  # rounding, at the edges
 
 
 def test_outside_the_mask_the_image_is_untouched_and_inside_it_is_blended():

@@ -79,7 +79,8 @@ def test_focal_loss_is_kornias_where_probabilities_are_moderate():
 def test_the_focal_loss_reaches_the_reconstructive_network():
     module = DRAEM(8, 8)
     image = torch.rand(2, 3, 32, 32)
-    focal_loss(module.discriminative(module.reconstructive(image), image), image[:, 0] > 0.5).backward()
+    both = torch.cat((module.reconstructive(image), image), 1)
+    focal_loss(module.discriminative(both), image[:, 0] > 0.5).backward()
     assert all(p.grad is not None for p in module.reconstructive.parameters())
     assert module.reconstructive.encoder[0][0].weight.grad.abs().sum() > 0
 

@@ -1,20 +1,25 @@
 """DRAEM's two sub-networks as released (section 3.1 and 3.2 of the paper; widths from the code)."""
 
+import math
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def unit(inputs: int, outputs: int) -> list[nn.Module]:
-    """Convolution 3x3 with bias, batch norm, ReLU."""
-    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+Norm = Literal["batch", "group"]
 
 
-def block(*widths: int) -> nn.Sequential:
+def unit(inputs: int, outputs: int, norm: Norm) -> list[nn.Module]:
+    """Convolution 3x3 with bias, batch norm (or group norm, which does not mix images), ReLU."""
+    layer = nn.BatchNorm2d(outputs) if norm == "batch" else nn.GroupNorm(math.gcd(32, outputs), outputs)
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), layer, nn.ReLU(inplace=True)]
+
+
+def block(*widths: int, norm: Norm) -> nn.Sequential:
     """Units from each width to the next."""
-    return nn.Sequential(*(m for pair in pairwise(widths) for m in unit(*pair)))
+    return nn.Sequential(*(m for pair in pairwise(widths) for m in unit(*pair, norm)))
 
 
 def double(x: Tensor) -> Tensor:
@@ -29,7 +34,7 @@ class ReconstructiveNetwork(nn.Module):
     published width of 128.
     """
 
-    def __init__(self, width: int = 128) -> None:
+    def __init__(self, width: int = 128, norm: Norm = "batch") -> None:
         super().__init__()
         w = width
         stages = (
@@ -39,10 +44,11 @@ class ReconstructiveNetwork(nn.Module):
             (4 * w, 8 * w, 8 * w),
             (8 * w, 8 * w, 8 * w),
         )
-        self.encoder = nn.ModuleList(block(*stage) for stage in stages)
+        self.encoder = nn.ModuleList(block(*stage, norm=norm) for stage in stages)
         steps = ((8 * w, 4 * w), (4 * w, 2 * w), (2 * w, w), (w, w))
         self.decoder = nn.ModuleList(
-            nn.ModuleList((block(wide, wide), block(wide, wide, narrow))) for wide, narrow in steps
+            nn.ModuleList((block(wide, wide, norm=norm), block(wide, wide, narrow, norm=norm)))
+            for wide, narrow in steps
         )
         self.head = nn.Conv2d(w, 3, 3, padding=1)
 
@@ -63,22 +69,22 @@ class DiscriminativeNetwork(nn.Module):
     32. 28,374,146 parameters at the published width of 64.
     """
 
-    def __init__(self, width: int = 64) -> None:
+    def __init__(self, width: int = 64, norm: Norm = "batch") -> None:
         super().__init__()
         widths = [width * k for k in (1, 2, 4, 8, 8, 8)]
-        self.encoder = nn.ModuleList(block(i, o, o) for i, o in zip([6, *widths], widths, strict=False))
+        self.encoder = nn.ModuleList(block(i, o, o, norm=norm) for i, o in zip([6, *widths], widths, strict=False))
         targets = [width * k for k in (8, 4, 2, 1, 1)]
         inputs = [widths[-1], *targets[:-1]]
         skips = widths[-2::-1]
         self.decoder = nn.ModuleList(
-            nn.ModuleList((block(i, o), block(o + skip, o, o)))
+            nn.ModuleList((block(i, o, norm=norm), block(o + skip, o, o, norm=norm)))
             for i, o, skip in zip(inputs, targets, skips, strict=True)
         )
         self.head = nn.Conv2d(targets[-1], 2, 3, padding=1)
 
-    def forward(self, reconstruction: Tensor, image: Tensor) -> Tensor:
+    def forward(self, both: Tensor) -> Tensor:
         """Logits of good and anomalous for each pixel."""
-        x = self.encoder[0](torch.cat((reconstruction, image), 1))
+        x = self.encoder[0](both)
         skips = []
         for stage in self.encoder[1:]:
             skips.append(x)
@@ -89,10 +95,10 @@ class DiscriminativeNetwork(nn.Module):
 
 
 def initialise(network: nn.Module, generator: torch.Generator | None = None) -> None:
-    """Convolution weights N(0, 0.02), batch norm weights N(1, 0.02), as released."""
+    """Convolution weights N(0, 0.02), norm weights N(1, 0.02), as released."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, 0.0, 0.02, generator=generator)
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
             nn.init.normal_(module.weight, 1.0, 0.02, generator=generator)
             nn.init.zeros_(module.bias)
