@@ -12,9 +12,10 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from lightning_ad.cli import EvaluateCLI, RunCLI
+from lightning_ad.cli import EvaluateCLI, PreviewCLI, RunCLI
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.features.weights import read_state
+from lightning_ad.reporting.preview import write_preview
 from lightning_ad.reporting.recorder import ConfigInCheckpoint
 from lightning_ad.reporting.results import Stopwatch, summarise
 from lightning_ad.reporting.run_folder import RunFolder
@@ -29,14 +30,7 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
     Raises:
         UserError: for whatever the user can put right.
     """
-    args = list(sys.argv[1:] if args is None else args)
-    names = [a.partition("=")[0] for a in args]
-    if not {"--config", "-c", "-h", "--help"} & {*names} and not any(n.endswith(".help") for n in names):
-        if chosen := [n for n in names if n in ("--model", "--data.layout", "--data.category")]:
-            raise UsageError(f"{chosen[0]} without --config: name a method by --config configs/patchcore.yaml, say")
-        rank_zero_info("No --config given: this is the demo (configs/demo.yaml).")
-        args = ["--config", str(_configs() / "demo.yaml"), *args]
-    cli = RunCLI(args)
+    cli = RunCLI(_with_demo(sys.argv[1:] if args is None else args))
     watch = Stopwatch()
     checkpoint = str(cli.folder.last_checkpoint) if cli.resumed else None
     with watch.stage("fit"), _interruptible(cli):
@@ -46,6 +40,37 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
         cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=chosen, weights_only=True, verbose=False)
     summarise(cli, watch)
     return cli.folder
+
+
+def preview(args: Sequence[str] | None = None) -> Path:
+    """`lightning-ad preview`: a contact sheet of the synthetic anomalies that a configuration trains on.
+
+    Args:
+        args: the flags of `train.py`, with `--count` and `--file`; None for those of the command line.
+
+    Raises:
+        UserError: for whatever the user can put right; where the method has no synthetic anomalies, too.
+    """
+    cli = PreviewCLI(_with_demo(sys.argv[1:] if args is None else args))
+    path, synthesis = Path(cli.config.file), cli.model.synthesis
+    if synthesis is None:
+        raise UsageError(f"{type(cli.model).__name__} trains on good images alone; preview a DRAEM, say")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shown, drawn = write_preview(cli.datamodule, synthesis, cli.config.count, path)
+    print(f"{path}: {shown} synthetic anomalies, from {drawn} training images drawn")
+    return path
+
+
+def _with_demo(args: Sequence[str]) -> list[str]:
+    """The flags; without a --config, those of the demo."""
+    args = list(args)
+    names = [a.partition("=")[0] for a in args]
+    if {"--config", "-c", "-h", "--help"} & {*names} or any(n.endswith(".help") for n in names):
+        return args
+    if chosen := [n for n in names if n in ("--model", "--data.layout", "--data.category")]:
+        raise UsageError(f"{chosen[0]} without --config: name a method by --config configs/patchcore.yaml, say")
+    rank_zero_info("No --config given: this is the demo (configs/demo.yaml).")
+    return ["--config", str(_configs() / "demo.yaml"), *args]
 
 
 def evaluate(args: Sequence[str] | None = None) -> RunFolder:
@@ -153,10 +178,10 @@ def run(command: Callable[[], object]) -> int:
 
 
 def main() -> int:
-    """`lightning-ad train|evaluate`."""
-    commands: dict[str, Callable[[Sequence[str]], RunFolder]] = {"train": train, "evaluate": evaluate}
+    """`lightning-ad train|evaluate|preview`."""
+    commands: dict[str, Callable[[Sequence[str]], object]] = {"train": train, "evaluate": evaluate, "preview": preview}
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in commands:
-        print("usage: lightning-ad {train,evaluate} ...   (--help after the command explains its flags)")
+        print("usage: lightning-ad {train,evaluate,preview} ...   (--help after the command explains its flags)")
         return 0 if name in ("-h", "--help") else 2
     return run(lambda: commands[name](sys.argv[2:]))

@@ -103,6 +103,7 @@ def trees(tmp_path_factory):
     base = tmp_path_factory.mktemp("trees")
     return {
         "mvtec": mvtec_tree(base / "mvtec"),
+        "even": mvtec_tree(base / "even", train=8),
         "mtd": mtd_tree(base / "mtd"),
         "folder": folder_tree(base / "folder"),
     }

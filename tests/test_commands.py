@@ -12,8 +12,9 @@ import pytest
 import torch
 import yaml
 
-from lightning_ad.commands import evaluate, train
+from lightning_ad.commands import evaluate, preview, train
 from lightning_ad.data import demo
+from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.reporting.maps import read_map
 
@@ -23,7 +24,11 @@ QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false
 SMALL = {
     "PatchCore": ["--model.backbone", "squeezenet1_1", "--model.weights", "null", "--model.coreset_ratio", "0.05"],
     "DRAEM": ["--model.reconstructive_width", "8", "--model.discriminative_width", "8", "--trainer.max_epochs", "2"],
-}
+    "PFM": [
+        *("--model.source", "squeezenet1_1", "--model.target", "mobilenet_v2", "--model.latents", "[8,8,8]"),
+        *("--model.source_weights", "null", "--model.target_weights", "null", "--trainer.max_epochs", "2"),
+    ],
+}  # fmt: skip
 
 
 def method_of(config):
@@ -34,12 +39,12 @@ METHODS = sorted(p for p in CONFIGS.glob("*.yaml") if method_of(p) and p.stem !=
 DATA_SETS = sorted((CONFIGS / "data").glob("*.yaml"))
 
 
-def flags(method, layout, trees, output):
+def flags(method, layout, trees, output, config=None):
     """A small run of a method on a small tree of a layout."""
     data = ["--config", str(CONFIGS / f"data/{layout}.yaml"), "--data.root", str(trees[layout])]
     data += ["--data.category", "bottle"] if layout == "mvtec" else []
     data += ["--data.image_size", "64", "--data.center_crop", "null", "--data.batch_size", "3"]
-    method_flags = ["--config", str(CONFIGS / f"{method.lower()}.yaml"), *data, *SMALL[method]]
+    method_flags = ["--config", str(config or CONFIGS / f"{method.lower()}.yaml"), *data, *SMALL[method]]
     return [*method_flags, "--output", str(output), "--data.num_workers", "0", *QUIET]
 
 
@@ -60,6 +65,11 @@ def weights_of(folder):
     return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
+def logged(folder, name):
+    rows = csv.DictReader((folder / "logs/csv/version_0/metrics.csv").open())
+    return [float(row[name]) for row in rows if row[name]]
+
+
 def assert_same_weights(first, second):
     first, second = weights_of(first), weights_of(second)
     assert first.keys() == second.keys()
@@ -73,7 +83,7 @@ def test_every_config_is_covered():
 
 @pytest.mark.parametrize("config", METHODS, ids=lambda p: p.stem)
 def test_method_configs(config, trees, tmp_path):
-    folder = train(flags(method_of(config), "mvtec", trees, tmp_path)).path
+    folder = train(flags(method_of(config), "mvtec", trees, tmp_path, config)).path
     assert list(metrics_of(folder)) == list(METRIC_NAMES)
     assert all(0 <= value <= 1 for value in metrics_of(folder).values())
 
@@ -121,7 +131,7 @@ def test_the_run_folder_holds_what_the_design_says(trees, tmp_path, capsys):
     assert_same_weights(again, folder)
 
 
-@pytest.mark.parametrize("method", ["PatchCore", "DRAEM"])
+@pytest.mark.parametrize("method", ["PatchCore", "DRAEM", "PFM"])
 def test_evaluation_repeats_the_metrics(method, trees, tmp_path):
     folder = train(flags(method, "mvtec", trees, tmp_path)).path
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
@@ -149,14 +159,31 @@ def test_held_out_images_give_p_values(trees, tmp_path):
     assert {row["anomalous"] for row in rows} == {"false"}
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
-def test_killed_and_resumed_equals_undisturbed(workers, trees, tmp_path):
+RESUMED = {
+    "draem": ("DRAEM", []),
+    "draem-2-workers": ("DRAEM", ["--data.num_workers", "2"]),
+    "pfm-scheduler-average": (
+        "PFM",
+        [
+            *("--model.lr_scheduler", "torch.optim.lr_scheduler.ExponentialLR", "--model.lr_scheduler.gamma", "0.5"),
+            *("--trainer.accumulate_grad_batches", "2", "--trainer.callbacks+", "EMAWeightAveraging"),
+            *("--trainer.max_epochs", "4"),
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_killed_and_resumed_equals_undisturbed(case, trees, tmp_path):
+    method, more = RESUMED[case]
+
     def args(output):
-        return [*flags("DRAEM", "mvtec", trees, tmp_path / output), "--data.num_workers", workers]
+        return [*flags(method, "mvtec", trees, tmp_path / output), *more]
 
     killed = script("train.py", [*args("a"), "--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.step", "5"])
     assert killed.returncode == -9, killed.stderr
-    folder = tmp_path / "a/draem-mvtec-bottle/version_0"
+    name = f"{method.lower()}-mvtec-bottle/version_0"
+    folder = tmp_path / "a" / name
     assert not (folder / "metrics.json").exists()
     resumed = script("train.py", [*args("a"), "--resume"])
     assert resumed.returncode == 0, resumed.stderr
@@ -164,8 +191,31 @@ def test_killed_and_resumed_equals_undisturbed(workers, trees, tmp_path):
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert [p.name for p in folder.parent.iterdir()] == ["version_0"]
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
-    assert_same_weights(folder, tmp_path / "b/draem-mvtec-bottle/version_0")
-    assert metrics_of(folder) == metrics_of(tmp_path / "b/draem-mvtec-bottle/version_0")
+    assert_same_weights(folder, tmp_path / "b" / name)
+    assert metrics_of(folder) == metrics_of(tmp_path / "b" / name)
+
+
+def test_the_best_epoch_is_chosen_without_a_test_image(trees, tmp_path):
+    chosen = [*flags("DRAEM", "mvtec", trees, tmp_path), "--select", "validation_loss", "--data.validation", "holdout"]
+    held_out = ["--data.validation_share", "0.3", "--data.validation_anomalies", "true", "--trainer.max_epochs", "4"]
+    folder = train([*chosen, *held_out, "--model.learning_rate", "0.1"]).path  # so large that the loss goes up again
+    losses = logged(folder, "validation_loss")
+    best = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
+    assert best["epoch"] == losses.index(min(losses)) < 3
+    assert len(logged(folder, "validation_AUROC")) == len(losses) == 4
+    assert json.loads((folder / "metrics.json").read_text())["checkpoint"].endswith("best.ckpt")
+    again = evaluate([str(folder), *QUIET]).path
+    assert metrics_of(again) == pytest.approx(metrics_of(folder), abs=1e-6)
+
+
+def test_preview_shows_synthetic_anomalies(trees, tmp_path, capsys):
+    sheet = tmp_path / "sheets/preview.png"
+    args = flags("DRAEM", "mvtec", trees, tmp_path)
+    preview([*args, "--file", str(sheet), "--count", "5"])
+    assert f"{sheet}: 5 synthetic anomalies" in capsys.readouterr().out
+    assert not (tmp_path / "draem-mvtec-bottle").exists()
+    with pytest.raises(UsageError, match="PFM trains on good images alone"):
+        preview(flags("PFM", "mvtec", trees, tmp_path))
 
 
 @pytest.mark.distributed
@@ -178,6 +228,25 @@ def test_patchcore_on_two_processes_equals_one(trees, tmp_path):
     assert_same_weights(one, two)
     assert metrics_of(two) == pytest.approx(metrics_of(one), abs=1e-9)
     assert len(list(csv.DictReader((two / "predictions.csv").open()))) == 7
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("method", ["DRAEM", "PFM"])
+def test_two_processes_with_half_the_batch_have_the_loss_curve_of_one(method, trees, tmp_path):
+    args = [
+        *flags(method, "mvtec", {"mvtec": trees["even"]}, tmp_path),
+        "--model.norm",
+        "group",
+        "--trainer.max_epochs",
+        "4",
+    ]
+    train([*args, "--name", "one", "--data.batch_size", "4"])
+    result = script("train.py", [*args, "--name", "two", "--data.batch_size", "2", "--trainer.devices", "2"])
+    assert result.returncode == 0, result.stderr
+    one, two = (logged(tmp_path / name / "version_0", "loss") for name in ("one", "two"))
+    assert len(one) == 8
+    assert one[0] != one[-1]
+    assert two == pytest.approx(one, rel=1e-4)
 
 
 @pytest.mark.distributed

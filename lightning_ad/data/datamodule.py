@@ -152,9 +152,16 @@ class AnomalyDataModule(LightningDataModule):
 
     predict_dataloader = test_dataloader
 
-    def _loader(self, split: Split, shuffle: bool = False, synthesis: Synthesis | None = None) -> DataLoader[Batch]:
+    def training_set(self, synthesis: Synthesis | None = None) -> AnomalyDataset:
+        """The training images, with recipes for synthetic anomalies where a synthesis is given."""
+        return self._data("train", synthesis)
+
+    def _data(self, split: Split, synthesis: Synthesis | None) -> AnomalyDataset:
         textures = self._texture_source() if synthesis is not None else None
-        data = AnomalyDataset(self.samples[split], self.geometry, synthesis, textures, self.seed)
+        return AnomalyDataset(self.samples[split], self.geometry, synthesis, textures, self.seed)
+
+    def _loader(self, split: Split, shuffle: bool = False, synthesis: Synthesis | None = None) -> DataLoader[Batch]:
+        data = self._data(split, synthesis)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if split == "train" and len(data) < world:
             raise UsageError(f"{len(data)} training images are too few for {world} processes; lower trainer.devices")

@@ -13,7 +13,8 @@ from lightning_ad.errors import UsageError
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.draem.architectures import segmentation_network
 from lightning_ad.methods.draem.losses import focal_loss, ssim_loss
-from lightning_ad.methods.draem.networks import DiscriminativeNetwork, Norm, ReconstructiveNetwork, initialise
+from lightning_ad.methods.draem.networks import DiscriminativeNetwork, ReconstructiveNetwork, initialise
+from lightning_ad.methods.layers import Norm
 from lightning_ad.methods.learned import LearnedModule
 
 ORIGINAL = "original"

@@ -1,20 +1,17 @@
 """DRAEM's two sub-networks as released (section 3.1 and 3.2 of the paper; widths from the code)."""
 
-import math
 from itertools import pairwise
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Norm = Literal["batch", "group"]
+from lightning_ad.methods.layers import Norm, norm_layer
 
 
 def unit(inputs: int, outputs: int, norm: Norm) -> list[nn.Module]:
-    """Convolution 3x3 with bias, batch norm (or group norm, which does not mix images), ReLU."""
-    layer = nn.BatchNorm2d(outputs) if norm == "batch" else nn.GroupNorm(math.gcd(32, outputs), outputs)
-    return [nn.Conv2d(inputs, outputs, 3, padding=1), layer, nn.ReLU(inplace=True)]
+    """Convolution 3x3 with bias, norm, ReLU."""
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), norm_layer(norm, outputs), nn.ReLU(inplace=True)]
 
 
 def block(*widths: int, norm: Norm) -> nn.Sequential:

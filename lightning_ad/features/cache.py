@@ -1,0 +1,51 @@
+"""Keeps features of images that come again unchanged, within a budget of main memory."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+class FeatureCache:
+    """Features by the row of the data set; valid for one network, one geometry and one precision.
+
+    Rows are kept as they first come, until the budget is spent; those that did not fit are computed each time.
+
+    Args:
+        gib: the budget, in GiB, of this process.
+    """
+
+    def __init__(self, gib: float) -> None:
+        self.room = int(gib * 2**30)
+        self._rows: dict[int, list[Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, index: Sequence[int], compute: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
+        """Features [B, ...] of the rows `index` [B]; `compute` gives those at the positions [n] that are not kept.
+
+        A negative row is never kept. All rows of a feature must have one shape. Where all rows were kept, the
+        features are in main memory, wherever `compute` leaves its own.
+        """
+        known = {place: self._rows[row] for place, row in enumerate(index) if row in self._rows}
+        missing = [place for place in range(len(index)) if place not in known]
+        if not missing:
+            return [torch.stack(rows) for rows in zip(*known.values(), strict=True)]
+        fresh = compute(torch.tensor(missing))
+        self._keep([index[place] for place in missing], fresh)
+        joined = []
+        for number, rows in enumerate(fresh):
+            whole = rows.new_empty(len(index), *rows.shape[1:])
+            whole[missing] = rows
+            for place, kept in known.items():
+                whole[place] = kept[number]
+            joined.append(whole)
+        return joined
+
+    def _keep(self, index: Sequence[int], features: list[Tensor]) -> None:
+        size = sum(f[0].numel() * f.element_size() for f in features)
+        for place, row in enumerate(index):
+            if row >= 0 and row not in self._rows and size <= self.room:
+                self._rows[row] = [f[place].detach().cpu().clone() for f in features]
+                self.room -= size

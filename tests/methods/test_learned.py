@@ -1,0 +1,188 @@
+"""What every learned method can be asked for: optimizers, averages, precision, compiling, and a stop at NaN."""
+
+import copy
+import csv
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+
+from lightning_ad.callbacks import EMAWeightAveraging, LastEpochsAveraging, ThroughputMonitor
+from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.errors import UsageError, UserError
+from lightning_ad.methods import DRAEM, PFM
+
+SMALL_PFM = {
+    **{"source": "squeezenet1_1", "target": "mobilenet_v2", "latents": (8, 8, 8)},
+    **{"source_weights": None, "target_weights": None},
+}
+
+
+def draem(**more):
+    return DRAEM(8, 8, **more)
+
+
+def pfm(**more):
+    return PFM(**SMALL_PFM, **more)
+
+
+METHODS = pytest.mark.parametrize("build", [draem, pfm])
+
+
+def data(trees, **more):
+    options = {"layout": "mvtec", "category": "bottle", "image_size": 64, "batch_size": 4, "num_workers": 0}
+    return AnomalyDataModule(root=str(trees["even"]), **{**options, **more})
+
+
+def fit(model, datamodule, epochs=2, **more):
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = Trainer(**{**quiet, "accelerator": "cpu", "max_epochs": epochs, "num_sanity_val_steps": 0, **more})
+    trainer.fit(model, datamodule=datamodule)
+    return trainer
+
+
+class Snapshots(Callback):
+    """The weights after each optimizer step."""
+
+    def __init__(self):
+        self.states = []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.states.append([p.detach().clone() for p in module.parameters() if p.requires_grad])
+
+
+def trained(module):
+    return [p.detach() for p in module.parameters() if p.requires_grad]
+
+
+@METHODS
+def test_the_optimizer_and_schedule_of_the_configuration(build, trees):
+    module = build(
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.25),
+        lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.1),
+    )
+    trainer = fit(module, data(trees))
+    optimizer = trainer.optimizers[0]
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert [g["initial_lr"] for g in optimizer.param_groups] == [0.25] * len(optimizer.param_groups)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0025)
+
+
+def test_two_learning_rates_at_once_are_refused():
+    sgd = lambda p: torch.optim.SGD(p, lr=0.1)  # noqa: E731
+    with pytest.raises(UsageError, match=r"model.learning_rate belongs to.*model.optimizer.lr"):
+        draem(learning_rate=1e-3, optimizer=sgd)
+    with pytest.raises(UsageError, match=r"model.learning_rates belongs to"):
+        pfm(learning_rates=(1e-3, 1e-3, 1e-3), optimizer=sgd)
+
+
+def test_draem_has_the_drops_of_its_configuration(trees):
+    trainer = fit(draem(lr_milestones=(0.4, 0.8), lr_factor=0.1), data(trees), epochs=5, limit_train_batches=1)
+    assert sorted(trainer.lr_scheduler_configs[0].scheduler.milestones) == [2, 4]
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-6)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(trees):
+    """Group norm does not see the batch, so two halves of a batch are the batch."""
+    weights = []
+    for batch, accumulate in ((4, 1), (2, 2)):
+        module = pfm(norm="group")
+        fit(module, data(trees, batch_size=batch), epochs=1, accumulate_grad_batches=accumulate)
+        weights.append(torch.cat([p.flatten() for p in trained(module)]))
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-5)
+
+
+@METHODS
+def test_clipping_bounds_the_step(build, trees):
+    """With plain SGD of rate 1, a step is as long as the clipped gradient."""
+    module = build(optimizer=lambda p: torch.optim.SGD(p, lr=1.0))
+    before, steps = [p.clone() for p in trained(module)], Snapshots()
+    fit(module, data(trees), epochs=1, max_steps=1, gradient_clip_val=1e-3, callbacks=[steps])
+    length = sum(((a - b).double() ** 2).sum() for a, b in zip(before, steps.states[0], strict=True)).sqrt()
+    assert length.item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@METHODS
+def test_ema_is_the_weighted_sum_of_the_weights_of_all_steps(build, trees):
+    module, steps = build(), Snapshots()
+    fit(module, data(trees), callbacks=[steps, EMAWeightAveraging(decay=0.5)])
+    expected = steps.states[0]
+    for state in steps.states[1:]:
+        expected = [0.5 * a + 0.5 * b for a, b in zip(expected, state, strict=True)]
+    for average, wanted in zip(trained(module), expected, strict=True):
+        torch.testing.assert_close(average, wanted)
+
+
+@pytest.mark.parametrize("validation", ["none", "holdout"])
+def test_the_average_of_the_last_epochs_is_the_mean_of_their_weights(validation, trees):
+    module, steps = draem(), Snapshots()
+    datamodule = data(trees, validation=validation, validation_share=0.25)  # 2 steps an epoch, either way
+    fit(module, datamodule, epochs=5, callbacks=[steps, LastEpochsAveraging(3)])
+    assert len(steps.states) == 10
+    for average, *ends in zip(trained(module), *(steps.states[i] for i in (5, 7, 9)), strict=True):
+        torch.testing.assert_close(average, torch.stack(ends).mean(0))
+    assert len(module.calibration) == (2 if validation == "holdout" else 0)
+    with pytest.raises(UsageError, match=r"LastEpochsAveraging.epochs is 3, trainer.max_epochs 2"):
+        fit(draem(), data(trees), epochs=2, callbacks=[LastEpochsAveraging(3)])
+
+
+@METHODS
+def test_compiled_networks_give_the_same_maps(build, trees):
+    module = build().eval()
+    compiled = copy.deepcopy(module)
+    for network in compiled.compiled:
+        network.compile()
+    image = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(compiled(image).map, module(image).map, rtol=1e-3, atol=1e-4)
+    assert compiled.state_dict().keys() == module.state_dict().keys()
+    fit(compiled, data(trees), epochs=1)
+
+
+@METHODS
+def test_bf16_mixed_comes_near_to_float32(build, trees):
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        losses[precision] = float(fit(build(), data(trees), precision=precision).callback_metrics["loss"])
+    assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.05)
+    assert losses["bf16-mixed"] != losses["32-true"]
+
+
+def test_what_is_logged(trees, tmp_path):
+    logger = CSVLogger(tmp_path, name="")
+    fit(draem(), data(trees), logger=logger, log_every_n_steps=1, callbacks=[ThroughputMonitor()])
+    rows = list(csv.DictReader((tmp_path / "version_0/metrics.csv").open()))
+    step = next(row for row in rows if row["loss"])
+    assert float(step["loss"]) == pytest.approx(sum(float(step[f"loss_{part}"]) for part in ("l2", "ssim", "focal")))
+    assert float(step["gradient_norm"]) > 0
+    epoch = next(row for row in rows if row["wait_share"])
+    assert 0 < float(epoch["wait_share"]) < 1
+    assert float(epoch["images_per_second"]) > 0
+
+
+class Poison(Callback):
+    """Makes a weight NaN after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if trainer.global_step == self.step:
+            with torch.no_grad():
+                trained(module)[0].fill_(np.nan)
+
+
+@METHODS
+def test_a_loss_that_is_not_finite_stops_the_run(build, trees, tmp_path):
+    last = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
+    with pytest.raises(UserError, match=r"the loss is nan on .*train.good.*png, .*epoch 1, step 3.*last\.ckpt"):
+        fit(build(), data(trees), enable_checkpointing=True, callbacks=[Poison(3), last])
+    with pytest.raises(UserError, match="no epoch was finished"):
+        fit(build(), data(trees), callbacks=[Poison(1)])
