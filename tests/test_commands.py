@@ -198,7 +198,9 @@ def test_killed_and_resumed_equals_undisturbed(case, trees, tmp_path):
 def test_the_best_epoch_is_chosen_without_a_test_image(trees, tmp_path):
     chosen = [*flags("DRAEM", "mvtec", trees, tmp_path), "--select", "validation_loss", "--data.validation", "holdout"]
     held_out = ["--data.validation_share", "0.3", "--data.validation_anomalies", "true", "--trainer.max_epochs", "4"]
-    folder = train([*chosen, *held_out, "--model.learning_rate", "0.1"]).path  # so large that the loss goes up again
+    # A learning rate that grows, so that the loss goes up again.
+    growing = ["--model.lr_scheduler", "torch.optim.lr_scheduler.ExponentialLR", "--model.lr_scheduler.gamma", "10"]
+    folder = train([*chosen, *held_out, *growing]).path
     losses = logged(folder, "validation_loss")
     best = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
     assert best["epoch"] == losses.index(min(losses)) < 3

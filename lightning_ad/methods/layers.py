@@ -9,5 +9,7 @@ Norm = Literal["batch", "group"]
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
-    """Batch norm, or group norm with at most 32 groups, which does not mix the images of a batch."""
-    return nn.BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(math.gcd(32, channels), channels)
+    """Batch norm, or group norm (16 channels a group or more), which does not mix the images of a batch."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(math.gcd(max(1, channels // 16), channels), channels)

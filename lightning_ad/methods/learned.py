@@ -137,12 +137,8 @@ class LearnedModule(AnomalyModule):
         bad = "; ".join(f"{value} on {', '.join(paths)}" for value, paths in found if not abs(value) < float("inf"))
         files = [c.best_model_path for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
         good = next((f for f in files if f), None)
+        kept = f"the last good checkpoint is {good}" if good else "no epoch was finished, so there is no checkpoint"
         raise UserError(
-            f"the loss is {bad} (epoch {self.current_epoch}, step {self.global_step}). "
-            + (
-                f"The last good checkpoint is {good}. "
-                if good
-                else "No epoch was finished, so there is no checkpoint. "
-            )
-            + "Lower the learning rate, clip gradients (trainer.gradient_clip_val), or leave 16-mixed"
+            f"the loss is {bad} (epoch {self.current_epoch}, step {self.global_step}); {kept}. "
+            "Lower the learning rate, clip gradients (trainer.gradient_clip_val), or leave 16-mixed"
         )
