@@ -5,14 +5,30 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import UsageError
 
-__all__ = ["EMAWeightAveraging", "LastEpochsAveraging", "ThroughputMonitor"]
+
+class _OnDevice(WeightAveraging):
+    """Lightning makes the average before the model moves to its device, and would leave it in main memory."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Brings the average to the model."""
+        if self._average_model is not None and self._device is None:
+            self._average_model.to(pl_module.device)
 
 
-class LastEpochsAveraging(WeightAveraging):
+class StepsAveraging(_OnDevice, EMAWeightAveraging):
+    """The exponential moving average of the weights of all steps: `decay` of the old, the rest of the new.
+
+    Validation, the test and the checkpoints see the average. The statistics of batch norm are averaged too.
+    """
+
+
+class LastEpochsAveraging(_OnDevice):
     """The equally weighted mean of the weights at the ends of the last epochs (Izmailov et al., UAI 2018).
 
     Validation, the test and `last.ckpt` see the mean; before the first of those epochs, the current weights. The
@@ -26,7 +42,7 @@ class LastEpochsAveraging(WeightAveraging):
     """
 
     def __init__(self, epochs: int = 5) -> None:
-        super().__init__()
+        super().__init__(avg_fn=_running_mean)
         if epochs < 1:
             raise UsageError(f"LastEpochsAveraging.epochs must be at least 1, {epochs} came")
         self.epochs = epochs
@@ -38,6 +54,7 @@ class LastEpochsAveraging(WeightAveraging):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks that there are that many epochs."""
+        super().on_fit_start(trainer, pl_module)
         if not trainer.max_epochs or not self.epochs <= trainer.max_epochs:
             raise UsageError(
                 f"LastEpochsAveraging.epochs is {self.epochs}, trainer.max_epochs {trainer.max_epochs}: lower it"
@@ -45,13 +62,20 @@ class LastEpochsAveraging(WeightAveraging):
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes in the epoch that is being validated, then hands over the mean."""
-        if not trainer.sanity_checking:
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and not trainer.sanity_checking:
             self._take(trainer, pl_module)
         super().on_validation_epoch_start(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes in the epoch, where no validation did."""
         self._take(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hands over the mean, and says where fewer epochs are in it than were asked for."""
+        super().on_train_end(trainer, pl_module)
+        taken = int(self._average_model.n_averaged) if self._average_model is not None else 0
+        if taken < self.epochs:
+            rank_zero_warn(f"training ended early: {taken} instead of {self.epochs} epochs are in the average")
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch that was taken in last."""
@@ -64,12 +88,16 @@ class LastEpochsAveraging(WeightAveraging):
 
     def _take(self, trainer: Trainer, pl_module: LightningModule) -> None:
         average, epoch = self._average_model, trainer.current_epoch
-        if average is None or epoch == self._averaged_epoch or (not trainer.training and not trainer.validating):
+        if average is None or epoch == self._averaged_epoch:
             return
         if epoch <= (trainer.max_epochs or 0) - self.epochs:
             average.n_averaged.fill_(0)  # the next update copies
         average.update_parameters(pl_module)
         self._averaged_epoch = epoch
+
+
+def _running_mean(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+    return average + (current - average) / (count + 1)
 
 
 class ThroughputMonitor(Callback):

@@ -32,7 +32,10 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
-FIXED_ON_RESUME = ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip")
+FIXED_ON_RESUME = (
+    *("model", "data", "seed_everything", "select", "averaging", "trainer.max_epochs", "trainer.precision"),
+    *("trainer.accumulate_grad_batches", "trainer.gradient_clip"),
+)
 SELECT = {"validation_loss": "min", "validation_AUROC": "max"}  # what may choose an epoch: never a test image
 
 
@@ -129,14 +132,27 @@ class RunCLI(LightningCLI):
             )
         return trainer
 
+    def tested_checkpoint(self) -> Path:
+        """The file of the weights that are tested.
+
+        Raises:
+            UserError: where a best epoch was asked for and none was validated.
+        """
+        if self.config_init.select != "last" and not (best := self.folder.best_checkpoint).is_file():
+            raise UserError(f"--select {self.config_init.select}: no epoch was validated, so there is no {best}")
+        return self.checkpoint
+
     def callbacks(self, theirs: list[Callback], wanted: Any) -> list[Callback]:
         """Those of the configuration, with a checkpoint of the last epoch and a progress bar where it has none."""
         ours: list[Callback] = []
+        if self.config_init.select != "last" and wanted.enable_checkpointing is False:
+            raise UsageError(f"--select {self.config_init.select} needs checkpoints: set trainer.enable_checkpointing")
         if wanted.enable_checkpointing is not False:
             last = ModelCheckpoint(
                 self.folder.checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
             )
-            ours += [ConfigInCheckpoint(self.config_text), last, *self.selection()]
+            # The last one is written last: it holds what the best one remembers.
+            ours += [ConfigInCheckpoint(self.config_text), *self.selection(), last]
         if wanted.logger is not False and isinstance(self.model, LearnedModule):
             ours += [ThroughputMonitor(), LearningRateMonitor()]
         return [*ours, *_progress_bar(theirs, wanted), *theirs]
@@ -150,7 +166,8 @@ class RunCLI(LightningCLI):
             raise UsageError(f"--select {metric}: {type(self.model).__name__} reads the images once, and has no epochs")
         if data.validation == "none":
             raise UsageError(f"--select {metric} needs held-out images: add --data.validation holdout")
-        if metric == "validation_AUROC" and data.validation == "holdout" and not data.validation_anomalies:
+        anomalous = any(s.label for s in self.datamodule.samples["validation"]) or rank_zero_only.rank > 0
+        if metric == "validation_AUROC" and not data.validation_anomalies and not anomalous:
             raise UsageError("--select validation_AUROC needs anomalies: add --data.validation_anomalies true")
         best = ModelCheckpoint(
             self.folder.checkpoints, filename="best", monitor=metric, mode=SELECT[metric], enable_version_counter=False
@@ -185,8 +202,10 @@ class RunCLI(LightningCLI):
         if not folder.config.is_file():
             return
         before, now = (_flat(yaml.safe_load(text)) for text in (folder.config.read_text(), self.config_text))
-        settings = ("model", "data", "seed_everything", *(f"trainer.{name}" for name in FIXED_ON_RESUME))
-        fixed = [k for k in sorted({*before, *now}) if k.startswith(settings)]
+        for settings in (before, now):  # a run begun with an average of the weights cannot go on without
+            callbacks = _listed(settings.get("trainer.callbacks"))
+            settings["averaging"] = [c for c in callbacks if "Averaging" in c["class_path"]]
+        fixed = [k for k in sorted({*before, *now}) if k.startswith(FIXED_ON_RESUME)]
         free = ("data.num_workers", "data.root")
         changed = [k for k in fixed if before.get(k) != now.get(k) and k not in free]
         if changed:

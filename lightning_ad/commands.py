@@ -36,8 +36,9 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
     with watch.stage("fit"), _interruptible(cli):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     with watch.stage("test"), _interruptible(cli):
-        chosen = None if cli.config_init.select == "last" else str(cli.checkpoint)
-        cli.trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=chosen, weights_only=True, verbose=False)
+        if cli.config_init.trainer.enable_checkpointing is not False:
+            cli.model.take_over(read_state(Path(cli.trainer.strategy.broadcast(str(cli.tested_checkpoint())))))
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     summarise(cli, watch)
     return cli.folder
 

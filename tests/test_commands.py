@@ -162,12 +162,16 @@ def test_held_out_images_give_p_values(trees, tmp_path):
 RESUMED = {
     "draem": ("DRAEM", []),
     "draem-2-workers": ("DRAEM", ["--data.num_workers", "2"]),
+    "draem-best": (
+        "DRAEM",
+        ["--data.validation", "holdout", "--data.validation_share", "0.3", "--select", "validation_loss"],
+    ),
     "pfm-scheduler-average": (
         "PFM",
         [
             *("--model.lr_scheduler", "torch.optim.lr_scheduler.ExponentialLR", "--model.lr_scheduler.gamma", "0.5"),
-            *("--trainer.accumulate_grad_batches", "2", "--trainer.callbacks+", "EMAWeightAveraging"),
-            *("--trainer.max_epochs", "4"),
+            *("--trainer.accumulate_grad_batches", "2", "--trainer.max_epochs", "4"),
+            *("--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging"),
         ],
     ),
 }  # fmt: skip
@@ -190,7 +194,8 @@ def test_killed_and_resumed_equals_undisturbed(case, trees, tmp_path):
     undisturbed = script("train.py", args("b"))
     assert undisturbed.returncode == 0, undisturbed.stderr
     assert [p.name for p in folder.parent.iterdir()] == ["version_0"]
-    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    kept = {"last.ckpt", "best.ckpt"} if "--select" in more else {"last.ckpt"}
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == kept
     assert_same_weights(folder, tmp_path / "b" / name)
     assert metrics_of(folder) == metrics_of(tmp_path / "b" / name)
 
@@ -210,6 +215,48 @@ def test_the_best_epoch_is_chosen_without_a_test_image(trees, tmp_path):
     assert metrics_of(again) == pytest.approx(metrics_of(folder), abs=1e-6)
 
 
+AVERAGED = ["--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging", "--trainer.callbacks.decay", "0.5"]
+
+
+def test_the_best_average_is_what_is_tested_and_kept(trees, tmp_path):
+    held_out = ["--select", "validation_loss", "--data.validation", "holdout", "--data.validation_share", "0.3"]
+    folder = train([*flags("PFM", "mvtec", trees, tmp_path), *held_out, *AVERAGED]).path
+    assert metrics_of(evaluate([str(folder), *QUIET]).path) == pytest.approx(metrics_of(folder), abs=1e-6)
+
+
+def test_killed_in_its_test_and_resumed_tests_the_average(trees, tmp_path):
+    args = [*flags("PFM", "mvtec", trees, tmp_path), *AVERAGED]
+    killed = script(
+        "train.py", [*args, "--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.test_batch", "1"]
+    )
+    assert killed.returncode == -9, killed.stderr
+    resumed = script("train.py", [*args, "--resume"])
+    assert resumed.returncode == 0, resumed.stderr
+    folder = tmp_path / "pfm-mvtec-bottle/version_0"
+    assert metrics_of(evaluate([str(folder), *QUIET]).path) == pytest.approx(metrics_of(folder), abs=1e-6)
+
+
+def test_an_optimizer_of_the_users_own(trees, tmp_path):
+    own = ["--model.optimizer", "AdamW", "--model.optimizer.lr", "0.01"]
+    folder = train(flags("PFM", "mvtec", trees, tmp_path, CONFIGS / "pefm.yaml") + own).path
+    assert set(logged(folder, "lr-AdamW/pg1")) == {0.01}
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (["--select", "validation_loss"], "needs held-out images: add --data.validation holdout"),
+        (["--select", "validation_AUROC", "--data.validation", "holdout"], "add --data.validation_anomalies true"),
+        (["--select", "validation_loss", "--trainer.enable_checkpointing", "false"], "needs checkpoints"),
+        (["--data.validation_anomalies", "true"], "set data.validation to holdout or given"),
+    ],
+)
+def test_selections_that_cannot_be_made(wish, message, trees, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        train([*flags("DRAEM", "mvtec", trees, tmp_path), *wish])
+    assert not list(tmp_path.rglob("metrics.json"))
+
+
 def test_preview_shows_synthetic_anomalies(trees, tmp_path, capsys):
     sheet = tmp_path / "sheets/preview.png"
     args = flags("DRAEM", "mvtec", trees, tmp_path)
@@ -218,6 +265,8 @@ def test_preview_shows_synthetic_anomalies(trees, tmp_path, capsys):
     assert not (tmp_path / "draem-mvtec-bottle").exists()
     with pytest.raises(UsageError, match="PFM trains on good images alone"):
         preview(flags("PFM", "mvtec", trees, tmp_path))
+    with pytest.raises(UsageError, match=r"none of .* got an anomaly; raise model.anomaly_probability"):
+        preview([*args, "--model.anomaly_probability", "0", "--count", "1"])
 
 
 @pytest.mark.distributed

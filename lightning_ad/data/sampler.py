@@ -21,6 +21,9 @@ class Key(NamedTuple):
     padding: bool = False
 
 
+HELD_OUT = 2**31  # the epoch of sets that are not trained on: their synthetic anomalies stay the same
+
+
 class KeySampler(DistributedSampler):
     """Yields `Key`s; in several processes every row once, rows that fill up marked as `padding`.
 
@@ -39,4 +42,4 @@ class KeySampler(DistributedSampler):
         else:
             order = list(range(count))
         for place in range(self.rank, self.total_size, self.num_replicas):
-            yield Key(order[place % count], self.epoch, place >= count)
+            yield Key(order[place % count], self.epoch if self.shuffle else HELD_OUT, place >= count)

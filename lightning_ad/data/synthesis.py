@@ -75,8 +75,12 @@ class Synthesis:
 
         Returns:
             The good image after its rotation (the target of reconstruction) [B, 3, H, W], the same with the
-            anomaly [B, 3, H, W], and its mask bool [B, H, W].
+            anomaly [B, 3, H, W], and its mask bool [B, H, W]. In float32, under autocast too.
         """
+        with torch.autocast(image.device.type, enabled=False):
+            return self._apply(image, recipe)
+
+    def _apply(self, image: Tensor, recipe: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         normal = image
         if bool((turned := recipe["angle"] != 0).any()):
             normal = image.clone()

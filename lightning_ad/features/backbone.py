@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Self
 
@@ -48,6 +48,8 @@ class Backbone(nn.Module):
         weights: name of weights, path of a state dict, or None for random weights (see `build_network`).
         layers: node names (`layer2`, `features.6`); None for the last block at each of `strides`.
         strides: which blocks to take where `layers` is None.
+        blocks: by type of device, how many images go through together; the whole batch where it has no entry.
+        argument: what the user's names of `layers` and `weights` begin with, for messages.
 
     Raises:
         UsageError: for an unknown model or layer; the message lists those there are.
@@ -63,15 +65,18 @@ class Backbone(nn.Module):
         weights: str | None = "IMAGENET1K_V1",
         layers: Sequence[str] | None = None,
         strides: Sequence[int] = (8, 16),
+        blocks: Mapping[str, int] = BLOCK,
+        argument: str = "model.",
     ) -> None:
         super().__init__()
-        network = build_network(name, weights).eval()
-        self.layers = list(layers) if layers is not None else _blocks_at(network, name, strides)
+        network = build_network(name, weights, argument).eval()
+        self.blocks = blocks
+        self.layers = list(layers) if layers is not None else _blocks_at(network, name, strides, argument)
         nodes = get_graph_node_names(network)[1]
         if unknown := [k for k in self.layers if k not in nodes and not any(n.startswith(f"{k}.") for n in nodes)]:
             raise UsageError(
                 f"{name} has no layer {', '.join(map(repr, unknown))}; "
-                f"its blocks are {', '.join(_block_names(network))} (model.layers)"
+                f"its blocks are {', '.join(_block_names(network))} ({argument}layers)"
             )
         self.body = create_feature_extractor(network, {k: k for k in self.layers}).eval()
         self.requires_grad_(False)
@@ -90,7 +95,7 @@ class Backbone(nn.Module):
         """
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return self._maps(image)
-        block = BLOCK.get(image.device.type, 1)
+        block = self.blocks.get(image.device.type, len(image))
         missing = -len(image) % block
         filled = torch.cat([image, image.new_zeros(missing, *image.shape[1:])]) if missing else image
         parts = [self._maps(part) for part in filled.split(block)]
@@ -116,7 +121,7 @@ def _block_names(network: nn.Module) -> list[str]:
     return [name for name, _ in network.named_children()]
 
 
-def _blocks_at(network: nn.Module, name: str, strides: Sequence[int]) -> list[str]:
+def _blocks_at(network: nn.Module, name: str, strides: Sequence[int], argument: str) -> list[str]:
     """The last block at each stride, from one pass on the meta device."""
     ghost, side, at = copy.deepcopy(network).to("meta"), 256, {}
 
@@ -133,6 +138,6 @@ def _blocks_at(network: nn.Module, name: str, strides: Sequence[int]) -> list[st
         ghost(torch.empty(1, 3, side, side, device="meta"))
     if missing := [s for s in strides if s not in at]:
         raise UsageError(
-            f"{name} has no block at stride {missing[0]} (there is {at}); name the layers with model.layers"
+            f"{name} has no block at stride {missing[0]} (there is {at}); name the layers with {argument}layers"
         )
     return [at[s] for s in strides]

@@ -37,13 +37,14 @@ def is_path(weights: str | None) -> bool:
     return weights is not None and (weights.endswith((".pth", ".pt", ".bin")) or "/" in weights)
 
 
-def build_network(name: str, weights: str | None) -> nn.Module:
+def build_network(name: str, weights: str | None, argument: str = "model.") -> nn.Module:
     """The whole network, with its weights.
 
     Args:
         name: of a torchvision model, or `timm/<name>`.
         weights: the name of the torchvision weights (`IMAGENET1K_V1`) or of the timm tag (`tv_in1k`), the path
             of a state dict, or None for random weights.
+        argument: what the user's name of `weights` begins with, for messages.
 
     Raises:
         UsageError: for an unknown model, or weights that it does not have.
@@ -52,13 +53,14 @@ def build_network(name: str, weights: str | None) -> nn.Module:
     file = Path(weights) if weights is not None and is_path(weights) else None
     if weights_skipped() or file:
         weights = None
-    network = _timm(name, weights) if name.startswith(TIMM) else _torchvision(name, weights)
+    build = _timm if name.startswith(TIMM) else _torchvision
+    network = build(name, weights, argument)
     if file and not weights_skipped():
         _load(network, name, file)
     return network
 
 
-def _torchvision(name: str, weights: str | None) -> nn.Module:
+def _torchvision(name: str, weights: str | None, argument: str) -> nn.Module:
     if name not in torchvision.models.list_models(torchvision.models):
         raise UsageError(f"unknown backbone '{name}'; expected a torchvision classifier (resnet18, ...) or timm/<name>")
     if weights is None:
@@ -76,7 +78,7 @@ def _torchvision(name: str, weights: str | None) -> nn.Module:
         cache = Path(torch.hub.get_dir()) / "checkpoints" / file
         raise WeightsError(
             f"cannot get the weights {weights} of {name} ({error}). Looked for {cache} and tried {entry.url}. "
-            f"Copy {file} to that place, or give its path as model.weights"
+            f"Copy {file} to that place, or give its path as {argument}weights"
         ) from error
 
 
@@ -85,7 +87,7 @@ def _plain(name: str) -> dict[str, bool]:
     return {"init_weights": False, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
 
 
-def _timm(name: str, weights: str | None) -> nn.Module:
+def _timm(name: str, weights: str | None, argument: str) -> nn.Module:
     model = name.removeprefix(TIMM)
     architecture, _, tag = model.partition(".")
     if not timm.is_model(architecture):
@@ -97,19 +99,20 @@ def _timm(name: str, weights: str | None) -> nn.Module:
         tag = "tv_in1k" if weights == "IMAGENET1K_V1" else weights
     tags = [m.partition(".")[2] for m in timm.list_pretrained(architecture + ".*")]
     if tag not in tags:
-        raise UsageError(f"{name} has no weights '{weights}'; set model.weights to one of {', '.join(tags)}, or a path")
+        raise UsageError(
+            f"{name} has no weights '{weights}'; set {argument}weights to one of {', '.join(tags)}, or a path"
+        )
     try:
         return timm.create_model(f"{architecture}.{tag}", pretrained=True)
     except Exception as error:  # the hub client raises a family of its own
         raise WeightsError(
             f"cannot get the weights {architecture}.{tag} of timm ({type(error).__name__}). "
-            "Download the file where there is a network, and give its path as model.weights"
+            f"Download the file where there is a network, and give its path as {argument}weights"
         ) from error
 
 
 def _load(network: nn.Module, name: str, path: Path) -> None:
-    state = read_state(path)
-    state = state.get("state_dict", state)
+    state = read_weights(path)
     own = network.state_dict()
     missing, unknown = own.keys() - state.keys(), state.keys() - own.keys()
     shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
@@ -122,6 +125,16 @@ def _load(network: nn.Module, name: str, path: Path) -> None:
         ]
         raise WeightsError(f"the weights in {path} do not fit {name}: {'; '.join(parts)}. Is it another model's file?")
     network.load_state_dict(state, strict=False)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The weights in a file of them, or in a checkpoint that has more (`state_dict`).
+
+    Raises:
+        WeightsError: where the file is missing, damaged, or holds more than plain data.
+    """
+    state = read_state(path)
+    return state.get("state_dict", state)  # type: ignore[return-value]
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

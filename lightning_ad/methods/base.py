@@ -86,6 +86,15 @@ class AnomalyModule(LightningModule):
             raise WeightsError(f"this is a checkpoint of {other}, not of {own}; load it with {other}")
         self.calibration = checkpoint["calibration"].to(self.device)
 
+    def take_over(self, checkpoint: dict[str, Any]) -> None:
+        """Takes what was learned from a checkpoint of this method.
+
+        Raises:
+            WeightsError: for a checkpoint of another method.
+        """
+        self.on_load_checkpoint(checkpoint)
+        self.load_state_dict(checkpoint["state_dict"])
+
     def setup(self, stage: str) -> None:
         """Checks that the wishes of the run can be met.
 
@@ -122,7 +131,7 @@ class AnomalyModule(LightningModule):
             return
         self._keep_scores(batch.image, batch.label)
         good = batch.take(batch.label == 0)
-        if self.trainer.datamodule.validation_anomalies and len(good):
+        if getattr(getattr(self.trainer, "datamodule", None), "validation_anomalies", False) and len(good):
             _, anomalous, mask = self.validation_synthesis.apply(good.image, good.recipe)
             if bool((rows := mask.flatten(1).any(1)).any()):
                 self._keep_scores(anomalous[rows], good.label[rows] + 1)

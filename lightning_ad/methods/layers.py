@@ -1,6 +1,5 @@
 """Layers that more than one method is built of."""
 
-import math
 from typing import Literal
 
 from torch import nn
@@ -9,7 +8,11 @@ Norm = Literal["batch", "group"]
 
 
 def norm_layer(norm: Norm, channels: int) -> nn.Module:
-    """Batch norm, or group norm (16 channels a group or more), which does not mix the images of a batch."""
+    """Batch norm, or group norm, which does not mix the images of a batch.
+
+    Groups are of 16 channels, or of the next larger number that divides them evenly; narrow layers are one group.
+    """
     if norm == "batch":
         return nn.BatchNorm2d(channels)
-    return nn.GroupNorm(math.gcd(max(1, channels // 16), channels), channels)
+    groups = next(n for n in range(max(1, channels // 16), 0, -1) if channels % n == 0)
+    return nn.GroupNorm(groups, channels)

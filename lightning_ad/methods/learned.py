@@ -1,19 +1,19 @@
 """Base of the methods with a loss and an optimizer."""
 
-import inspect
-from collections.abc import Sequence
+import math
 from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_ad.data.sample import Batch
-from lightning_ad.errors import UsageError, UserError
+from lightning_ad.errors import UserError
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.statistics.distributed import gather_rows, world_size
 
@@ -24,22 +24,17 @@ class LearnedModule(AnomalyModule):
     Args:
         optimizer: another one than the method's own, with its own learning rate for all parameters.
         lr_scheduler: another one than the method's own, stepped after each epoch.
-        own: the learning rates of the method's own optimizer, by the name of the argument, to refuse both at once.
     """
 
     def __init__(
         self,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
-        own: dict[str, float | Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
         self._validation_losses: list[Tensor] = []
-        for name, value in (own or {}).items():
-            default = inspect.signature(type(self).__init__).parameters[name].default
-            if optimizer is not None and value != default:
-                raise UsageError(f"model.{name} belongs to the method's own optimizer; set model.optimizer.lr instead")
+        self._paths: list[str] = []
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The parts of the loss, scalars by name; their sum is minimised."""
@@ -53,7 +48,7 @@ class LearnedModule(AnomalyModule):
         """The method's own."""
         raise NotImplementedError
 
-    def default_scheduler(self, optimizer: Optimizer, epochs: int) -> LRScheduler | None:
+    def default_scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
         """The method's own; None for a constant learning rate."""
         return None
 
@@ -63,11 +58,12 @@ class LearnedModule(AnomalyModule):
         if self._make_optimizer is None:
             optimizer = self.default_optimizer(groups)
         else:
+            rank_zero_info("model.optimizer replaces the method's own optimizer and its learning rates")
             optimizer = self._make_optimizer([{k: v for k, v in g.items() if k != "lr"} for g in groups])
         if self._make_scheduler is not None:
             scheduler = self._make_scheduler(optimizer)
         else:
-            scheduler = self.default_scheduler(optimizer, self._epochs())
+            scheduler = self.default_scheduler(optimizer)
         if scheduler is None:
             return {"optimizer": optimizer}
         chosen: dict[str, Any] = {"scheduler": scheduler}
@@ -75,30 +71,35 @@ class LearnedModule(AnomalyModule):
             chosen["monitor"] = scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": chosen}
 
-    def _epochs(self) -> int:
-        epochs = self.trainer.max_epochs
-        if epochs is None or epochs < 1:
-            name = type(self).__name__
-            raise UsageError(f"{name}'s schedule needs trainer.max_epochs of at least 1, {epochs} came")
-        return epochs
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the parts, each logged.
 
         Raises:
             UserError: where it is not finite, on all processes.
         """
+        self._paths = batch.path
         parts = self.losses(batch)
         loss = torch.stack([*parts.values()]).sum()
-        self._require_finite(loss, batch)
+        finite = loss.detach().isfinite()
+        if world_size() > 1:
+            finite = finite.int()
+            dist.all_reduce(finite, dist.ReduceOp.MIN)
+        if not bool(finite):
+            self._stop("loss", loss)
         shown = {**{name: value.detach() for name, value in parts.items()}, "loss": loss.detach()}
         self.log_dict(shown, prog_bar=True, batch_size=len(batch), sync_dist=world_size() > 1)
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Logs the L2 norm of all gradients, before they are clipped."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        self.log("gradient_norm", torch.nn.utils.get_total_norm(gradients))
+        """Logs the L2 norm of all gradients, before they are clipped.
+
+        Raises:
+            UserError: where it is not finite; but for 16-mixed, whose scaler leaves such steps out.
+        """
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        if not self.trainer.precision.startswith("16") and not bool(norm.isfinite()):
+            self._stop("gradient norm", norm)
+        self.log("gradient_norm", norm)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores held-out images as every method does, and takes the loss of the good ones."""
@@ -106,39 +107,31 @@ class LearnedModule(AnomalyModule):
         good = batch.take((batch.index >= 0) & (batch.label == 0))
         if len(good) and not self.trainer.sanity_checking:
             loss = torch.stack([*self.losses(good).values()]).sum()
-            self._validation_losses.append(torch.stack((loss.double() * len(good), loss.new_tensor(len(good)))))
+            self._validation_losses.append(torch.stack((loss * len(good), loss.new_tensor(len(good)))).float())
 
     def on_validation_epoch_end(self) -> None:
         """Logs `validation_loss`, the mean over the held-out good images of all processes."""
         super().on_validation_epoch_end()
         if self.trainer.sanity_checking:
             return
-        empty = torch.empty(0, 2, dtype=torch.float64, device=self.device)
-        rows = gather_rows(torch.cat([empty, *(r.double()[None] for r in self._validation_losses)]))
+        empty = torch.empty(0, 2, device=self.device)
+        rows = gather_rows(torch.cat([empty, *(row[None] for row in self._validation_losses)]))
         self._validation_losses.clear()
         if len(rows):
             total, count = rows.sum(0)
-            self.log("validation_loss", (total / count).float(), prog_bar=True, rank_zero_only=True)
+            self.log("validation_loss", total / count, prog_bar=True, rank_zero_only=True)
 
-    def _require_finite(self, loss: Tensor, batch: Batch) -> None:
-        finite = loss.detach().isfinite()
-        if world_size() > 1:
-            finite = finite.int()
-            dist.all_reduce(finite, dist.ReduceOp.MIN)
-        if not bool(finite):
-            self._stop(loss, batch)
-
-    def _stop(self, loss: Tensor, batch: Batch) -> NoReturn:
-        found = [(float(loss), batch.path)]
+    def _stop(self, what: str, value: Tensor) -> NoReturn:
+        found = [(float(value), self._paths)]
         if world_size() > 1:
             gathered: list[Any] = [None] * world_size()
             dist.all_gather_object(gathered, found[0])
             found = gathered
-        bad = "; ".join(f"{value} on {', '.join(paths)}" for value, paths in found if not abs(value) < float("inf"))
+        bad = "; ".join(f"{value} on {', '.join(paths)}" for value, paths in found if not math.isfinite(value))
         files = [c.best_model_path for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        good = next((f for f in files if f), None)
-        kept = f"the last good checkpoint is {good}" if good else "no epoch was finished, so there is no checkpoint"
+        good = next((file for file in files if file), None)
         raise UserError(
-            f"the loss is {bad} (epoch {self.current_epoch}, step {self.global_step}); {kept}. "
-            "Lower the learning rate, clip gradients (trainer.gradient_clip_val), or leave 16-mixed"
+            f"the {what} is {bad} (epoch {self.current_epoch}, step {self.global_step}); "
+            + (f"the last good checkpoint is {good}. " if good else "no checkpoint has been written yet. ")
+            + "Lower the learning rate, clip gradients (trainer.gradient_clip_val), or leave 16-mixed"
         )

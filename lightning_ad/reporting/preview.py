@@ -10,6 +10,7 @@ from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.sample import collate
 from lightning_ad.data.sampler import Key
 from lightning_ad.data.synthesis import Synthesis
+from lightning_ad.errors import UsageError
 from lightning_ad.reporting.figures import draw_outline
 
 COLUMNS = 3
@@ -27,6 +28,9 @@ def write_preview(data: AnomalyDataModule, synthesis: Synthesis, count: int, pat
 
     Returns:
         How many anomalies are shown, and how many training images were drawn to have them.
+
+    Raises:
+        UsageError: where none of many images got an anomaly.
     """
     source = data.training_set(synthesis)
     shown: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -38,6 +42,8 @@ def write_preview(data: AnomalyDataModule, synthesis: Synthesis, count: int, pat
         normal, anomalous, mask = (x[0] for x in synthesis.apply(batch.image, batch.recipe))
         if bool(mask.any()):
             shown.append((normal, anomalous, mask))
+    if not shown:
+        raise UsageError(f"none of {drawn} training images got an anomaly; raise model.anomaly_probability")
     contact_sheet(shown).save(path)
     return len(shown), drawn
 

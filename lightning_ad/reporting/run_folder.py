@@ -101,8 +101,12 @@ class RunFolder:
     @property
     def checkpoint(self) -> Path:
         """The one that is tested: the best epoch's where one was chosen, or else the last."""
-        best = self.checkpoints / "best.ckpt"
-        return best if best.is_file() else self.last_checkpoint
+        return self.best_checkpoint if self.best_checkpoint.is_file() else self.last_checkpoint
+
+    @property
+    def best_checkpoint(self) -> Path:
+        """The checkpoint of the best epoch by validation, where one was asked for."""
+        return self.checkpoints / "best.ckpt"
 
     @property
     def metrics(self) -> Path:

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 from kornia.losses import focal_loss as kornia_focal_loss
 from scipy.ndimage import convolve
 from torch import nn
 
-from lightning_ad.errors import UsageError
+from lightning_ad.errors import UsageError, WeightsError
 from lightning_ad.methods import DRAEM
 from lightning_ad.methods.draem.losses import focal_loss, ssim_loss
 from lightning_ad.methods.draem.networks import DiscriminativeNetwork, ReconstructiveNetwork
@@ -88,3 +89,41 @@ def test_the_focal_loss_reaches_the_reconstructive_network():
 def test_an_image_size_that_does_not_fit_names_one_that_does():
     with pytest.raises(UsageError, match=r"multiples of 32; 250x260 came.*\[256, 256\]"):
         DRAEM(8, 8).check_image_size(250, 260)
+
+
+def test_any_segmentation_network_takes_the_place_of_one_of_ours(tmp_path):
+    weights = torchvision.models.resnet18(weights=None).state_dict()
+    torch.save(weights, tmp_path / "resnet18.pth")
+    module = DRAEM(
+        8, discriminator="fpn", discriminator_encoder="resnet18", encoder_weights=str(tmp_path / "resnet18.pth")
+    ).eval()
+    encoder = module.discriminative.encoder.state_dict()
+    assert torch.equal(encoder["layer3.1.conv2.weight"], weights["layer3.1.conv2.weight"])
+    assert encoder["conv1.weight"].shape[1] == 6
+    torch.testing.assert_close(encoder["conv1.weight"].sum(1), weights["conv1.weight"].sum(1))  # repeated, and scaled
+    assert module(torch.rand(2, 3, 64, 96)).map.shape == (2, 64, 96)
+    other = DRAEM(reconstructor="unet", reconstructor_encoder="efficientnet-b0", discriminative_width=8)
+    image = torch.rand(2, 3, 64, 64)
+    other.reconstructive(image).sum().backward()
+    assert all(p.grad is not None for p in other.reconstructive.parameters() if p.requires_grad)
+
+
+def test_without_a_discriminator_the_map_is_the_squared_error():
+    module = DRAEM(8, discriminator=None).eval()
+    image = torch.rand(2, 3, 64, 64)
+    torch.testing.assert_close(module(image).map, ((module.reconstructive(image) - image) ** 2).sum(1))
+
+
+def test_errors_name_the_argument(tmp_path):
+    for arguments, message in (
+        ({"opacity": (0.8, 0.2)}, r"model.opacity is \(low, high\)"),
+        ({"lr_milestones": (400, 600)}, "model.lr_milestones are shares"),
+        ({"encoder_weights": "imagenet"}, "model.encoder_weights has no effect"),
+        ({"discriminator": "hourglass"}, "unknown network 'hourglass'"),
+        ({"discriminator": "unet", "discriminator_encoder": "resnet17"}, "unknown encoder 'resnet17'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            DRAEM(8, 8, **arguments)
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(WeightsError, match="do not fit the encoder resnet18"):
+        DRAEM(8, discriminator="unet", discriminator_encoder="resnet18", encoder_weights=str(tmp_path / "other.pth"))

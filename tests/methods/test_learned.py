@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
-from lightning_ad.callbacks import EMAWeightAveraging, LastEpochsAveraging, ThroughputMonitor
+from lightning_ad.callbacks import LastEpochsAveraging, StepsAveraging, ThroughputMonitor
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.methods import DRAEM, PFM
@@ -78,14 +78,6 @@ def test_the_optimizer_and_schedule_of_the_configuration(build, trees):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.0025)
 
 
-def test_two_learning_rates_at_once_are_refused():
-    sgd = lambda p: torch.optim.SGD(p, lr=0.1)  # noqa: E731
-    with pytest.raises(UsageError, match=r"model.learning_rate belongs to.*model.optimizer.lr"):
-        draem(learning_rate=1e-3, optimizer=sgd)
-    with pytest.raises(UsageError, match=r"model.learning_rates belongs to"):
-        pfm(learning_rates=(1e-3, 1e-3, 1e-3), optimizer=sgd)
-
-
 def test_draem_has_the_drops_of_its_configuration(trees):
     trainer = fit(draem(lr_milestones=(0.4, 0.8), lr_factor=0.1), data(trees), epochs=5, limit_train_batches=1)
     assert sorted(trainer.lr_scheduler_configs[0].scheduler.milestones) == [2, 4]
@@ -115,7 +107,7 @@ def test_clipping_bounds_the_step(build, trees):
 @METHODS
 def test_ema_is_the_weighted_sum_of_the_weights_of_all_steps(build, trees):
     module, steps = build(), Snapshots()
-    fit(module, data(trees), callbacks=[steps, EMAWeightAveraging(decay=0.5)])
+    fit(module, data(trees), callbacks=[steps, StepsAveraging(decay=0.5)])
     expected = steps.states[0]
     for state in steps.states[1:]:
         expected = [0.5 * a + 0.5 * b for a, b in zip(expected, state, strict=True)]
@@ -148,7 +140,7 @@ def test_compiled_networks_give_the_same_maps(build, trees):
     fit(compiled, data(trees), epochs=1)
 
 
-@METHODS
+@pytest.mark.parametrize("build", [draem, lambda: draem(noise="device"), pfm], ids=["draem", "device noise", "pfm"])
 def test_bf16_mixed_comes_near_to_float32(build, trees):
     losses = {}
     for precision in ("32-true", "bf16-mixed"):
@@ -186,5 +178,33 @@ def test_a_loss_that_is_not_finite_stops_the_run(build, trees, tmp_path):
     last = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
     with pytest.raises(UserError, match=r"the loss is nan on .*train.good.*png, .*epoch 1, step 3.*last\.ckpt"):
         fit(build(), data(trees), enable_checkpointing=True, callbacks=[Poison(3), last])
-    with pytest.raises(UserError, match="no epoch was finished"):
+    with pytest.raises(UserError, match="no checkpoint has been written"):
         fit(build(), data(trees), callbacks=[Poison(1)])
+
+
+@METHODS
+def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(build, trees):
+    class Spoil(Callback):
+        def on_after_backward(self, trainer, module):
+            gradient = next(p.grad for p in module.parameters() if p.grad is not None)
+            gradient.flatten()[0] = np.inf
+
+    module = build()
+    with pytest.raises(UserError, match=r"the gradient norm is inf on .*png"):
+        fit(module, data(trees), callbacks=[Spoil()])
+    assert all(p.isfinite().all() for p in trained(module))
+
+
+def test_held_out_images_keep_their_synthetic_anomalies(trees):
+    """Weights that do not move have the same validation in each epoch."""
+    module = draem(optimizer=lambda p: torch.optim.SGD(p, lr=0.0), norm="group")
+    seen = []
+
+    class Keep(Callback):
+        def on_validation_end(self, trainer, module):
+            seen.append({k: float(trainer.callback_metrics[k]) for k in ("validation_loss", "validation_AUROC")})
+
+    held_out = {"validation": "holdout", "validation_share": 0.4, "validation_anomalies": True}
+    fit(module, data(trees, **held_out), epochs=3, callbacks=[Keep()])
+    assert len(seen) == 3
+    assert seen[0] == seen[1] == seen[2]

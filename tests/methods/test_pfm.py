@@ -144,6 +144,7 @@ def test_backbones_stay_as_they_are():
 def test_cached_features_are_the_same_bits(monkeypatch):
     image = torch.rand(6, 3, 64, 64)
     plain, cached = small().train(), small(cache_gb=0.1).train()
+    cached.on_train_start()
     calls = []
     forward = Backbone.forward
     monkeypatch.setattr(Backbone, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
@@ -154,7 +155,10 @@ def test_cached_features_are_the_same_bits(monkeypatch):
         assert all(torch.equal(expected[k], v) for k, v in cached.losses(batch(image[rows], rows)).items())
         calls_now = list(calls)
     assert calls_now == [2, 2]  # the row that is not counted, and row 3, once through each network
+    cached.on_train_start()
+    assert len(cached._cache) == 0
     tiny = small(cache_gb=1e-3).train()
+    tiny.on_train_start()
     tiny.losses(batch(image))
     assert 0 < len(tiny._cache) < 6
 
@@ -162,5 +166,7 @@ def test_cached_features_are_the_same_bits(monkeypatch):
 def test_errors_name_the_argument():
     with pytest.raises(UsageError, match=r"model.levels are distinct numbers from 1; \[2, 2\] came"):
         small(levels=(2, 2))
+    with pytest.raises(UsageError, match=r"has no layer 'features.99'.*model.target_layers"):
+        small(target_layers=["features.3", "features.99", "features.13"])
     with pytest.raises(UsageError, match=r"model.latents must have a value for each level up to 3"):
         small(latents=(8, 8))

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
+import torch
 from torch import nn
 
 from lightning_ad.errors import UsageError, WeightsError
-from lightning_ad.features.weights import is_path, read_state, weights_skipped
+from lightning_ad.features.weights import is_path, read_weights, weights_skipped
 
 ARCHITECTURES = tuple(smp.MODEL_ARCHITECTURES_MAPPING)
 
@@ -34,6 +35,8 @@ def segmentation_network(name: str, encoder: str, weights: str | None, inputs: i
     if weights_skipped():
         weights = None
     file = Path(weights) if weights is not None and is_path(weights) else None
+    if file and encoder.startswith("tu-"):
+        raise UsageError(f"weights of the encoder {encoder} cannot be given as a file; give their name, or null")
     try:
         named = None if file else weights
         network = smp.create_model(name, encoder, named, in_channels=3 if file else inputs, classes=outputs)
@@ -46,11 +49,21 @@ def segmentation_network(name: str, encoder: str, weights: str | None, inputs: i
         _load(network.encoder, encoder, file)
         if inputs != 3:
             network.encoder.set_in_channels(inputs, pretrained=True)
+    _freeze_unused(network, inputs)
     return network
 
 
+def _freeze_unused(network: nn.Module, inputs: int) -> None:
+    """Some encoders keep a classifier's last layers; several processes wait for a gradient of all that is trained."""
+    network.eval()(torch.zeros(1, inputs, 64, 64)).sum().backward()
+    for parameter in network.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+    network.train()
+
+
 def _load(encoder: nn.Module, name: str, path: Path) -> None:
-    state = read_state(path)
+    state = read_weights(path)
     own = encoder.state_dict()
     fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
     if missing := [k for k in own if k not in fitting and not k.endswith("num_batches_tracked")]:

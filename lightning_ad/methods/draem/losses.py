@@ -13,7 +13,8 @@ def ssim_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
     border = [WINDOW // 2] * 4
     value_range = 2.0 if bool(reconstruction.detach().min() < -0.5) else 1.0
     padded = F.pad(reconstruction.float(), border), F.pad(target.float(), border)
-    return 1 - ssim(*padded, WINDOW, max_val=value_range, eps=0.0, padding="valid").mean()
+    with torch.autocast(target.device.type, enabled=False):
+        return 1 - ssim(*padded, WINDOW, max_val=value_range, eps=0.0, padding="valid").mean()
 
 
 def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0, smooth: float = 1e-5) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from lightning_ad.data.augmenters import AUGMENTERS
 from lightning_ad.data.sample import Batch
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.errors import UsageError
@@ -80,13 +81,20 @@ class DRAEM(LearnedModule):
         channels_last: bool = True,
         score_window: int = 21,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, {"learning_rate": learning_rate})
-        shares = {"anomaly_probability": anomaly_probability, "rotate_probability": rotate_probability}
-        for name, share in {**shares, "opacity": opacity[0], "opacity ": opacity[1]}.items():
-            if not 0 <= share <= 1 or opacity[0] > opacity[1]:
-                raise UsageError(f"model.{name.strip()} must lie within 0 and 1, low before high; {share} came")
+        super().__init__(optimizer, lr_scheduler)
+        for name, share in {"anomaly": anomaly_probability, "rotate": rotate_probability}.items():
+            if not 0 <= share <= 1:
+                raise UsageError(f"model.{name}_probability must lie within 0 and 1; {share} came")
+        if not 0 <= opacity[0] <= opacity[1] <= 1:
+            raise UsageError(f"model.opacity is (low, high) within 0 and 1; {list(opacity)} came")
+        if any(not 0 < share <= 1 for share in lr_milestones):
+            raise UsageError(f"model.lr_milestones are shares of the epochs, above 0, at most 1; {list(lr_milestones)}")
+        if not 0 <= augmenters <= len(AUGMENTERS):
+            raise UsageError(f"model.augmenters must lie within 0 and {len(AUGMENTERS)}; {augmenters} came")
         if score_window < 1 or score_window % 2 == 0:
             raise UsageError(f"model.score_window must be odd and positive, {score_window} came")
+        if encoder_weights is not None and reconstructor == ORIGINAL and discriminator in (ORIGINAL, None):
+            raise UsageError("model.encoder_weights has no effect on the original networks; name a model.discriminator")
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.reconstructive: nn.Module
         self.discriminative: nn.Module | None = None
@@ -143,7 +151,14 @@ class DRAEM(LearnedModule):
         """Adam."""
         return torch.optim.Adam(groups, lr=self.learning_rate)
 
-    def default_scheduler(self, optimizer: torch.optim.Optimizer, epochs: int) -> torch.optim.lr_scheduler.LRScheduler:
-        """Drops after shares of `trainer.max_epochs`."""
+    def default_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        """Drops after shares of `trainer.max_epochs`.
+
+        Raises:
+            UsageError: where that is not given.
+        """
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise UsageError(f"DRAEM's schedule needs trainer.max_epochs of at least 1, {epochs} came")
         milestones = [round(share * epochs) for share in self.lr_milestones]
         return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, self.lr_factor)

@@ -70,12 +70,16 @@ class PFM(LearnedModule):
         channels_last: bool = True,
         seed: int = 0,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, {"learning_rates": learning_rates, "weight_decay": weight_decay})
+        super().__init__(optimizer, lr_scheduler)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         _check(levels, source_layers, target_layers, latents, learning_rates)
         self.levels, self.fusion = list(levels), fusion
-        self.source = Backbone(source, source_weights, _chosen(source_layers, levels), [2 ** (k + 1) for k in levels])
-        self.target = Backbone(target, target_weights, _chosen(target_layers, levels), [2 ** (k + 1) for k in levels])
+        strides = [2 ** (level + 1) for level in levels]
+        # Blocks of one fixed size keep features the same bits in every batch; on a GPU they cost too much for that.
+        blocks = {"cpu": 1}
+        layers = _chosen(source_layers, levels), _chosen(target_layers, levels)
+        self.source = Backbone(source, source_weights, layers[0], strides, blocks, argument="model.source_")
+        self.target = Backbone(target, target_weights, layers[1], strides, blocks, argument="model.target_")
         shapes = zip(self.source.shapes(256, 256), self.target.shapes(256, 256), strict=True)
         self.mappings = nn.ModuleDict()
         for level, (s, t) in zip(levels, shapes, strict=True):
@@ -88,12 +92,18 @@ class PFM(LearnedModule):
             self.to(memory_format=torch.channels_last)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.learning_rates, self.weight_decay = learning_rates, weight_decay
-        self._cache = FeatureCache(cache_gb) if cache_gb > 0 else None
+        self.cache_gb = cache_gb
+        self._cache: FeatureCache | None = None
 
     @property
     def compiled(self) -> list[nn.Module]:
         """Both backbones and the mappings."""
         return [self.source.body, self.target.body, *self.mappings.values()]
+
+    def on_train_start(self) -> None:
+        """An empty cache: rows are of this training set, at this size and precision."""
+        super().on_train_start()
+        self._cache = FeatureCache(self.cache_gb) if self.cache_gb > 0 else None
 
     def forward(self, image: Tensor) -> Prediction:
         """The map is the squared error of unit vectors, at least 0; the score is its maximum."""
