@@ -164,7 +164,10 @@ RESUMED = {
     "draem-2-workers": ("DRAEM", ["--data.num_workers", "2"]),
     "draem-best": (
         "DRAEM",
-        ["--data.validation", "holdout", "--data.validation_share", "0.3", "--select", "validation_loss"],
+        [
+            *("--data.validation", "holdout", "--data.validation_share", "0.3", "--select", "validation_loss"),
+            *("--trainer.max_epochs", "4"),
+        ],
     ),
     "pfm-scheduler-average": (
         "PFM",

@@ -133,7 +133,7 @@ def test_compiled_networks_give_the_same_maps(build, trees):
     module = build().eval()
     compiled = copy.deepcopy(module)
     for network in compiled.compiled:
-        network.compile()
+        network.compile(backend="aot_eager")  # all of torch.compile but its C++ compiler, which takes minutes
     image = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(compiled(image).map, module(image).map, rtol=1e-3, atol=1e-4)
     assert compiled.state_dict().keys() == module.state_dict().keys()
@@ -186,8 +186,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(build, trees, tmp_path):
 def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(build, trees):
     class Spoil(Callback):
         def on_after_backward(self, trainer, module):
-            gradient = next(p.grad for p in module.parameters() if p.grad is not None)
-            gradient.flatten()[0] = np.inf
+            next(p.grad for p in module.parameters() if p.grad is not None).fill_(np.inf)
 
     module = build()
     with pytest.raises(UserError, match=r"the gradient norm is inf on .*png"):
