@@ -102,6 +102,8 @@ class Backbone(nn.Module):
         return [torch.cat(maps)[: len(image)] for maps in zip(*parts, strict=True)]
 
     def _maps(self, image: Tensor) -> list[Tensor]:
+        if self.body.training:  # a deep copy of a traced network forgets that it was in eval mode
+            self.body.eval()
         maps = self.body((image - self.mean) / self.std)
         return [maps[k] for k in self.layers]
 

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torchvision.models import squeezenet1_1
@@ -94,3 +96,10 @@ def test_named_weights_are_read_from_the_cache(monkeypatch, tmp_path):
 def test_a_checkpoint_needs_no_weights():
     with skip_weights():
         Backbone("resnet18", "/nowhere/at/all.pth")
+
+
+def test_a_deep_copy_gives_the_same_features():
+    backbone = Backbone("mobilenet_v2", None)
+    image = torch.rand(2, 3, 64, 64)
+    for ours, copied in zip(backbone(image), copy.deepcopy(backbone)(image), strict=True):
+        assert torch.equal(ours, copied)
