@@ -33,8 +33,8 @@ class Prediction(NamedTuple):
 class AnomalyModule(LightningModule):
     """Base of all methods: evaluation, calibration and checks live here once.
 
-    A learned method adds `forward`, `training_step` and `configure_optimizers`; a method that only keeps a
-    summary of the training images derives from `FitOnlyModule` instead.
+    A method with a loss derives from `LearnedModule`, one that only keeps a summary of the training images from
+    `FitOnlyModule`.
 
     Attributes:
         synthesis: the synthetic anomalies that the loader is to draw for training, or None.

@@ -91,6 +91,7 @@ def write_report(
         verdict=_verdict(rows),
         histogram=_histogram(rows),
         defects="".join(_defect(d, rows) for d in defects),
+        called="<th>called anomalous</th>" if _has_verdicts(rows) else "",
         training=_training(results.training),
         worst_good="".join(by_label[0][:WORST]) or "<p>There are no good images.</p>",
         worst_anomalous="".join(by_label[1][: -WORST - 1 : -1]) or "<p>There are no anomalous images.</p>",
@@ -216,14 +217,19 @@ def _histogram(rows: Sequence[ImageResult]) -> str:
     return "".join(charts)
 
 
+def _has_verdicts(rows: Sequence[ImageResult]) -> bool:
+    return any(r.anomalous is not None for r in rows)
+
+
 def _defect(defect: str, rows: Sequence[ImageResult]) -> str:
     """A row of the table of defects."""
     of_kind = [r for r in rows if r.defect == defect]
     scores = [r.score for r in of_kind]
     area = auroc([r.score for r in rows if not r.label], [r.score for r in of_kind if r.label])
-    called = sum(r.anomalous or False for r in of_kind)
-    share = "n/a" if all(r.anomalous is None for r in of_kind) else f"{called} ({called / len(of_kind):.0%})"
-    cells = [len(of_kind), _number(float(np.mean(scores))), "" if math.isnan(area) else f"{area:.4f}", share]
+    cells = [len(of_kind), _number(float(np.mean(scores))), "" if math.isnan(area) else f"{area:.4f}"]
+    if _has_verdicts(rows):
+        called = sum(r.anomalous or False for r in of_kind)
+        cells.append(f"{called} ({called / len(of_kind):.0%})")
     return f"<tr><th>{escape(defect)}</th>{''.join(f'<td>{c}</td>' for c in cells)}</tr>"
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from jsonargparse.typing import PositiveInt
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -17,7 +16,6 @@ import lightning_ad.methods  # noqa: F401  (so that --model takes short names)
 from lightning_ad.callbacks import ThroughputMonitor
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.learned import LearnedModule
 from lightning_ad.reporting.recorder import ConfigInCheckpoint, TestRecorder
@@ -155,7 +153,7 @@ class RunCLI(LightningCLI):
             ours += [ConfigInCheckpoint(self.config_text), *self.selection(), last]
         if wanted.logger is not False and isinstance(self.model, LearnedModule):
             ours += [ThroughputMonitor(), LearningRateMonitor()]
-        return [*ours, *_progress_bar(theirs, wanted), *theirs]
+        return [*ours, *progress_bar(theirs, wanted), *theirs]
 
     def selection(self) -> list[Callback]:
         """What keeps the best epoch, where one is asked for."""
@@ -224,66 +222,6 @@ class RunCLI(LightningCLI):
         return [TensorBoardLogger(logs, name="", version="tensorboard"), CSVLogger(logs, name="csv"), *theirs]
 
 
-class EvaluateCLI(RunCLI):
-    """The same for a finished run: its own settings, on its own data or on others.
-
-    Args:
-        args: the flags.
-        checkpoint: the file that is evaluated.
-        beside: the run whose folder takes the results; None puts them below --output.
-    """
-
-    stage = "test"
-
-    def __init__(self, args: Sequence[str], checkpoint: Path, beside: RunFolder | None) -> None:
-        self.evaluated, self.beside = checkpoint, beside
-        super().__init__(args)
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file that is evaluated."""
-        return self.evaluated
-
-    def instantiate_classes(self) -> None:
-        """Backbones are built without weights: the checkpoint brings them."""
-        with skip_weights():
-            super().instantiate_classes()
-
-    def open_folder(self) -> RunFolder:
-        """A folder of its own: the run's own results are left as they are."""
-        if rank_zero_only.rank:
-            return RunFolder(Path(self.config.output))
-        if self.beside is not None:
-            folder = RunFolder.create(self.beside.path, "evaluations")
-        else:
-            folder = RunFolder.create(Path(self.config.output), f"{self.name}-evaluation")
-        folder.config.write_text(self.config_text)
-        return folder
-
-    def callbacks(self, theirs: list[Callback], wanted: Any) -> list[Callback]:
-        """A progress bar; nothing is saved."""
-        return [*_progress_bar(theirs, wanted), *theirs]
-
-    def loggers(self, wanted: Logger | list[Logger] | bool | None) -> list[Logger] | bool:
-        """None: an evaluation is one row, in metrics.json."""
-        return False
-
-
-class PreviewCLI(RunCLI):
-    """Builds model and data, and no run."""
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Those of a run, and what the sheet is like."""
-        super().add_arguments_to_parser(parser)
-        parser.add_argument("--count", type=PositiveInt, default=24, help="how many synthetic anomalies are shown")
-        parser.add_argument("--file", type=str, default="preview.png", help="where the sheet is written")
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """One that writes nothing."""
-        self.check_data()
-        return Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False)
-
-
 def _seed(value: int | bool) -> int:
     """The seed as a number: `true` is 0, as Lightning takes it."""
     return 0 if isinstance(value, bool) else value
@@ -293,7 +231,8 @@ def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
-def _progress_bar(theirs: list[Callback], wanted: Any) -> list[Callback]:
+def progress_bar(theirs: list[Callback], wanted: Any) -> list[Callback]:
+    """A progress bar, unless the configuration has one or wants none."""
     if wanted.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in theirs):
         return []
     return [TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 50)]
