@@ -37,7 +37,10 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     with watch.stage("test"), _interruptible(cli):
         if cli.config_init.trainer.enable_checkpointing is not False:
-            cli.model.take_over(read_state(Path(cli.trainer.strategy.broadcast(str(cli.tested_checkpoint())))))
+            learned = read_state(Path(cli.trainer.strategy.broadcast(str(cli.tested_checkpoint()))))
+            if cli.config_init.select != "last":
+                rank_zero_info(f"--select {cli.config_init.select}: epoch {learned['epoch']} is tested")
+            cli.model.take_over(learned)
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     summarise(cli, watch)
     return cli.folder

@@ -156,7 +156,7 @@ def test_held_out_images_give_p_values(trees, tmp_path):
     args = [*flags("PatchCore", "mvtec", trees, tmp_path), "--data.validation", "holdout"]
     rows = list(csv.DictReader((train(args).path / "predictions.csv").open()))
     assert all(float(row["p_value"]) in (0.5, 1.0) for row in rows)
-    assert {row["anomalous"] for row in rows} == {"false"}
+    assert {row["anomalous"] for row in rows} == {""}  # a verdict at 0.01 takes 99 images
 
 
 RESUMED = {

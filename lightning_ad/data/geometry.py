@@ -58,7 +58,10 @@ class Geometry:
         else:
             size = smallest = _pair("image_size", image_size)
         if crop is not None and (crop[0] > smallest[0] or crop[1] > smallest[1]):
-            raise UsageError(f"data.center_crop {center_crop} is larger than data.image_size {image_size}")
+            raise UsageError(
+                f"data.center_crop {center_crop} is larger than data.image_size {image_size}; "
+                "add --data.center_crop null (no crop), or a smaller one"
+            )
         return cls(size, crop)
 
     @property

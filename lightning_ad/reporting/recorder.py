@@ -1,5 +1,6 @@
 """Callbacks that put a run's results on disk while it goes on."""
 
+import math
 import resource
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.evaluation import conformal_p_values
@@ -18,6 +20,7 @@ from lightning_ad.reporting.run_folder import RunFolder
 from lightning_ad.statistics.distributed import world_size
 
 FALSE_ALARM_RATE = 0.01  # an image is called anomalous where its p-value is at most this
+ENOUGH = math.ceil(1 / FALSE_ALARM_RATE) - 1  # held-out images; fewer cannot give a p-value as low
 
 
 class ConfigInCheckpoint(Callback):
@@ -51,6 +54,11 @@ class TestRecorder(Callback):
         """Forgets an earlier test; all processes write into the first one's folder."""
         self.folder = RunFolder(Path(trainer.strategy.broadcast(str(self.folder.path))))
         self.rows, self._own = [], []
+        if 0 < (count := len(pl_module.calibration)) < ENOUGH:
+            rank_zero_warn(
+                f"{count} held-out good images give p-values down to {1 / (count + 1):.2g}; verdicts at "
+                f"{FALSE_ALARM_RATE:g} take {ENOUGH} (data.validation_share), so there are none"
+            )
 
     def on_test_batch_end(
         self,
@@ -82,7 +90,7 @@ class TestRecorder(Callback):
                 defect=batch.defect[i],
                 score=float(scores[i]),
                 p_value=p,
-                anomalous=None if p is None else p <= FALSE_ALARM_RATE,
+                anomalous=None if p is None or len(pl_module.calibration) < ENOUGH else p <= FALSE_ALARM_RATE,
                 map_path=str(path),
             )
             self._own.append((index, row))

@@ -86,6 +86,10 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             "checkpoint": str(run.checkpoint),
         },
     )
+    counts, size = run.datamodule.counts(), run.datamodule.geometry.output
+    trained = f"{counts['train']} training images, " if counts["train"] else ""
+    tested = f"{counts['test_good']} good and {counts['test_anomalous']} anomalous test images"
+    print(f"{results.title}: {trained}{tested}, {size[0]} x {size[1]} px")
     print(table(metrics))
     print(f"\nReport: {folder.report}")
 
