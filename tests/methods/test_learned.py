@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import MixedPrecision
 
 from lightning_ad.callbacks import LastEpochsAveraging, StepsAveraging, ThroughputMonitor
 from lightning_ad.data.datamodule import AnomalyDataModule
@@ -147,6 +148,39 @@ def test_bf16_mixed_comes_near_to_float32(build, trees):
         losses[precision] = float(fit(build(), data(trees), precision=precision).callback_metrics["loss"])
     assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.05)
     assert losses["bf16-mixed"] != losses["32-true"]
+
+
+@METHODS
+def test_channels_last_changes_rounding_only(build):
+    image = torch.rand(2, 3, 64, 64)
+    maps = [build(channels_last=layout).eval()(image).map for layout in (True, False)]
+    torch.testing.assert_close(*maps, rtol=1e-4, atol=1e-5)
+
+
+def test_resuming_brings_back_scheduler_and_scaler(trees, tmp_path):
+    """16-mixed as on a GPU, with its gradient scaler, on the CPU."""
+
+    def run(resumed=None, **more):
+        scaler = torch.amp.GradScaler("cpu", growth_interval=2)  # grows each epoch, so that a fresh one would show
+        module = draem(lr_milestones=(0.25, 0.5), norm="group")
+        mixed = MixedPrecision("16-mixed", "cpu", scaler)
+        quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+        trainer = Trainer(accelerator="cpu", max_epochs=4, plugins=[mixed], default_root_dir=tmp_path, **quiet, **more)
+        trainer.fit(module, datamodule=data(trees), ckpt_path=resumed, weights_only=True)
+        return module, scaler.get_scale(), trainer.optimizers[0].param_groups[0]["lr"]
+
+    whole, scale, rate = run()
+
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer, module):
+            trainer.should_stop = trainer.current_epoch == 1
+
+    last = ModelCheckpoint(tmp_path / "half", filename="last", save_on_train_epoch_end=True)
+    _, half_scale, _ = run(callbacks=[last, Stop()])
+    resumed, scale_again, rate_again = run(resumed=tmp_path / "half/last.ckpt")
+    assert half_scale != scale == scale_again
+    assert rate == rate_again == pytest.approx(4e-6)
+    assert all(torch.equal(a, b) for a, b in zip(trained(whole), trained(resumed), strict=True))
 
 
 def test_what_is_logged(trees, tmp_path):
