@@ -5,20 +5,24 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_ad.cli import EvaluateCLI, PreviewCLI, RunCLI
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.features.weights import read_state
+from lightning_ad.forecast import available, held_now, measure
+from lightning_ad.forecast import table as forecast_table
+from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.reporting.preview import write_preview
 from lightning_ad.reporting.recorder import ConfigInCheckpoint
 from lightning_ad.reporting.results import Stopwatch, summarise
-from lightning_ad.reporting.run_folder import RunFolder
+from lightning_ad.reporting.run_folder import RunFolder, finished_checkpoint
 
 
 def train(args: Sequence[str] | None = None) -> RunFolder:
@@ -30,7 +34,13 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
     Raises:
         UserError: for whatever the user can put right.
     """
-    cli = RunCLI(_with_demo(sys.argv[1:] if args is None else args))
+    args = list(sys.argv[1:] if args is None else args)
+    extended = next((b for a, b in pairwise(args) if a == "--extend"), None)
+    with _own_config(Path(extended)) if extended else nullcontext([]) as own:
+        if extended and (unwanted := [a for a in args if a.startswith("--model")]):
+            raise UsageError(f"{unwanted[0]} has no place here: the run that is extended decides the method")
+        cli = RunCLI([*own, *args] if extended else _with_demo(args))
+    announce(cli)
     watch = Stopwatch()
     checkpoint = str(cli.folder.last_checkpoint) if cli.resumed else None
     with watch.stage("fit"), _interruptible(cli):
@@ -44,6 +54,26 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     summarise(cli, watch)
     return cli.folder
+
+
+def announce(cli: RunCLI) -> None:
+    """Prints what a fit-only method's run will take, before the first image is read; on the first process."""
+    model, data = cli.model, cli.datamodule
+    if not (isinstance(model, FitOnlyModule) and cli.trainer.is_global_zero) or cli.resumed:
+        return
+    size = data.geometry.output
+    model.to(cli.trainer.strategy.root_device)
+    speed = measure(model.describe, *size, cli.trainer.strategy.root_device)
+    counts = data.counts()
+    images, tested = (-(-counts[split] // cli.trainer.world_size) for split in ("train", "test"))
+    stages = model.stages(images, tested, *size)
+    print(forecast_table(stages, speed, data.num_workers))
+    wanted, there = held_now() + max(stage.held for stage in stages), available()
+    if there is not None and wanted > held_now() + there:
+        rank_zero_warn(
+            f"{wanted / 2**30:.1f} GiB are wanted, and {(held_now() + there) / 2**30:.1f} GiB can be had; "
+            f"set model.memory_gb to {max(there / 2**30 / 2, 0.1):.1f}, or data.image_size to less"
+        )
 
 
 def preview(args: Sequence[str] | None = None) -> Path:
@@ -91,19 +121,13 @@ def evaluate(args: Sequence[str] | None = None) -> RunFolder:
     if unwanted := [f for f in flags if f.startswith(("--model", "--config", "-c", "--resume", "--name"))]:
         raise UsageError(f"{unwanted[0]} has no place here: the checkpoint decides the method and its arguments")
     run = None if target.suffix == ".ckpt" else RunFolder.find(target)
-    checkpoint = run.checkpoint if run else target
-    config = read_state(checkpoint).get(ConfigInCheckpoint.KEY)
-    if not isinstance(config, str):
-        raise WeightsError(f"{checkpoint} is not a checkpoint of lightning_ad: it has no configuration in it")
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
-        file.write(_evaluation_config(config))
-        file.flush()
-        elsewhere = any(f.startswith("--output") for f in flags)
-        cli = EvaluateCLI(["--config", file.name, *flags], checkpoint, None if elsewhere else run)
+    elsewhere = any(f.startswith("--output") for f in flags)
+    with _own_config(target) as own:
+        cli = EvaluateCLI([*own, *flags], finished_checkpoint(target), None if elsewhere else run)
     watch = Stopwatch()
     with watch.stage("test"):
         cli.trainer.test(
-            cli.model, datamodule=cli.datamodule, ckpt_path=str(checkpoint), weights_only=True, verbose=False
+            cli.model, datamodule=cli.datamodule, ckpt_path=str(cli.checkpoint), weights_only=True, verbose=False
         )
     summarise(cli, watch)
     return cli.folder
@@ -130,13 +154,26 @@ RUN                a run folder (runs/patchcore-mtd, or one version_<n> in it) o
 --output FOLDER    where the results go (default: into the run folder; those of a .ckpt file into runs)"""
 
 
-def _evaluation_config(text: str) -> str:
-    """The run's configuration, but on this machine's devices: of the trainer only the precision counts."""
+@contextmanager
+def _own_config(target: Path) -> Iterator[list[str]]:
+    """The flag that gives a finished run's settings; those of its machine and of its first fit are left out.
+
+    Raises:
+        UsageError: where there is no finished run.
+        WeightsError: for a file that is not a checkpoint of ours.
+    """
+    checkpoint = finished_checkpoint(target)
+    text = read_state(checkpoint).get(ConfigInCheckpoint.KEY)
+    if not isinstance(text, str):
+        raise WeightsError(f"{checkpoint} is not a checkpoint of lightning_ad: it has no configuration in it")
     config = yaml.safe_load(text)
-    config["trainer"] = {"precision": config["trainer"].get("precision")}
-    config.pop("output", None)
-    config["select"] = "last"
-    return yaml.safe_dump(config)
+    config["trainer"] = {name: config["trainer"].get(name) for name in ("precision", "max_epochs")}
+    for name in ("output", "select", "extend", "suspects", "trim"):
+        config.pop(name, None)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        file.write(yaml.safe_dump(config))
+        file.flush()
+        yield ["--config", file.name]
 
 
 @contextmanager

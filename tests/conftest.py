@@ -1,6 +1,7 @@
 """What all tests share: small trees with the real names, the real data where it is there, and no network."""
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -101,7 +102,13 @@ def folder_tree(root: Path) -> Path:
 def trees(tmp_path_factory):
     """Small trees of each layout by name (the demo draws its own)."""
     base = tmp_path_factory.mktemp("trees")
+    more = mvtec_tree(base / "all", train=12)  # begins with the training images of "mvtec"
+    shutil.copytree(more, base / "more")
+    for number in range(7):
+        (base / f"more/bottle/train/good/{number:03d}.png").unlink()
     return {
+        "all": more,
+        "more": base / "more",
         "mvtec": mvtec_tree(base / "mvtec"),
         "even": mvtec_tree(base / "even", train=8),
         "mtd": mtd_tree(base / "mtd"),

@@ -23,6 +23,13 @@ CONFIGS = ROOT / "configs"
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 SMALL = {
     "PatchCore": ["--model.backbone", "squeezenet1_1", "--model.weights", "null", "--model.coreset_ratio", "0.05"],
+    "PaDiM": ["--model.backbone", "squeezenet1_1", "--model.weights", "null", "--model.dimension", "20"],
+    "SPADE": ["--model.backbone", "resnet18", "--model.weights", "null", "--model.k_pixel", "3"],
+    "MahalanobisAD": ["--model.backbone", "resnet18", "--model.weights", "null"],
+    "CFA": [
+        *("--model.backbone", "squeezenet1_1", "--model.weights", "null", "--model.features", "post_relu"),
+        *("--trainer.max_epochs", "2"),
+    ],
     "DRAEM": ["--model.reconstructive_width", "8", "--model.discriminative_width", "8", "--trainer.max_epochs", "2"],
     "PFM": [
         *("--model.source", "squeezenet1_1", "--model.target", "mobilenet_v2", "--model.latents", "[8,8,8]"),

@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -14,12 +14,15 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import lightning_ad.methods  # noqa: F401  (so that --model takes short names)
 from lightning_ad.callbacks import ThroughputMonitor
+from lightning_ad.cli.resume import check_same, listed
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
+from lightning_ad.features.weights import read_state, skip_weights
 from lightning_ad.methods.base import AnomalyModule
+from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.learned import LearnedModule
 from lightning_ad.reporting.recorder import ConfigInCheckpoint, TestRecorder
-from lightning_ad.reporting.run_folder import RunFolder
+from lightning_ad.reporting.run_folder import RunFolder, finished_checkpoint
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "devices": 1,
@@ -30,10 +33,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
-FIXED_ON_RESUME = (
-    *("model", "data", "seed_everything", "select", "averaging", "trainer.max_epochs", "trainer.precision"),
-    *("trainer.accumulate_grad_batches", "trainer.gradient_clip"),
-)
 SELECT = {"validation_loss": "min", "validation_AUROC": "max"}  # what may choose an epoch: never a test image
 
 
@@ -76,6 +75,15 @@ class RunCLI(LightningCLI):
             "synthetic anomalies on them (data.validation_anomalies)",
         )
         parser.add_argument("--compile", type=bool, default=False, help="the networks by torch.compile")
+        parser.add_argument(
+            "--extend", type=str | None, default=None, help="a finished fit-only run, to which the images are added"
+        )
+        parser.add_argument(
+            "--suspects", type=bool, default=False, help="list the suspicious training images (fit-only methods)"
+        )
+        parser.add_argument(
+            "--trim", type=float, default=0.0, help="the share of them that is left out, the most suspicious first"
+        )
         for target in ("data.seed", "model.init_args.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=_seed)
 
@@ -99,16 +107,40 @@ class RunCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds model and data; what they say against their arguments is not to drown in the parser's words."""
+        known = skip_weights() if self.config.extend else nullcontext()  # the checkpoint brings them
         try:
-            super().instantiate_classes()
+            with known:
+                super().instantiate_classes()
         except ValueError as error:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, UserError):
                 cause = cause.__cause__ or cause.__context__
             raise cause or error from None
+        self.set_fit_only()
         if self.config_init.compile:
             for network in self.model.compiled:
                 network.compile()
+
+    def set_fit_only(self) -> None:
+        """Hands on what only the methods know that read each image once.
+
+        Raises:
+            UsageError: where another method is asked for it.
+        """
+        wanted = {name: self.config_init[name] for name in ("extend", "suspects", "trim") if self.config_init[name]}
+        if not isinstance(self.model, FitOnlyModule):
+            if wanted:
+                raise UsageError(f"--{next(iter(wanted))}: {type(self.model).__name__} is trained, not fitted at once")
+            return
+        if not 0 <= self.config_init.trim < 1:
+            raise UsageError(
+                f"--trim is a share of the training images, from 0 to below 1; {self.config_init.trim} came"
+            )
+        if self.config_init.extend and self.config_init.trim:
+            raise UsageError("--trim goes with a fit from the start: leave out --extend, or --trim")
+        if self.config_init.extend:
+            self.model.grow_from(read_state(finished_checkpoint(Path(self.config_init.extend))))
+        self.model.list_suspects, self.model.trim = self.config_init.suspects, self.config_init.trim
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run folder's loggers and callbacks before its own."""
@@ -119,7 +151,7 @@ class RunCLI(LightningCLI):
         self.recorder = TestRecorder(self.folder)
         wanted = self.config_init.trainer
         trainer = super().instantiate_trainer(
-            callbacks=[self.recorder, *self.callbacks(_listed(wanted.callbacks), wanted)],
+            callbacks=[self.recorder, *self.callbacks(listed(wanted.callbacks), wanted)],
             logger=self.loggers(wanted.logger),
             default_root_dir=str(self.folder.path),
             **kwargs,
@@ -184,7 +216,7 @@ class RunCLI(LightningCLI):
         output = Path(self.config.output)
         if self.config.resume:
             folder = RunFolder.unfinished(output, self.name)
-            self.check_same(folder)
+            check_same(folder, self.config_text)
             self.resumed = folder.last_checkpoint.is_file()
             if not rank_zero_only.rank and not folder.config.is_file():
                 folder.config.write_text(self.config_text)
@@ -195,29 +227,11 @@ class RunCLI(LightningCLI):
         folder.config.write_text(self.config_text)
         return folder
 
-    def check_same(self, folder: RunFolder) -> None:
-        """Raises UsageError where --resume would go on with other settings of the method or the data."""
-        if not folder.config.is_file():
-            return
-        before, now = (_flat(yaml.safe_load(text)) for text in (folder.config.read_text(), self.config_text))
-        for settings in (before, now):  # a run begun with an average of the weights cannot go on without
-            callbacks = _listed(settings.get("trainer.callbacks"))
-            settings["averaging"] = [c for c in callbacks if "Averaging" in c["class_path"]]
-        fixed = [k for k in sorted({*before, *now}) if k.startswith(FIXED_ON_RESUME)]
-        free = ("data.num_workers", "data.root")
-        changed = [k for k in fixed if before.get(k) != now.get(k) and k not in free]
-        if changed:
-            key = min(changed, key=lambda k: (not k.startswith("model"), k))
-            raise UsageError(
-                f"the run {folder.path} was begun with {key} {before.get(key)}, now it is {now.get(key)}: "
-                "leave out --resume to begin a new run, or give the same settings"
-            )
-
     def loggers(self, wanted: Logger | list[Logger] | bool | None) -> list[Logger] | bool:
         """TensorBoard and CSV files in the run folder, and those of the configuration after them."""
         if wanted is False:
             return False
-        theirs = [] if wanted is True else _listed(wanted)
+        theirs = [] if wanted is True else listed(wanted)
         logs = self.folder.logs
         return [TensorBoardLogger(logs, name="", version="tensorboard"), CSVLogger(logs, name="csv"), *theirs]
 
@@ -227,18 +241,8 @@ def _seed(value: int | bool) -> int:
     return 0 if isinstance(value, bool) else value
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
 def progress_bar(theirs: list[Callback], wanted: Any) -> list[Callback]:
     """A progress bar, unless the configuration has one or wants none."""
     if wanted.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in theirs):
         return []
     return [TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 50)]
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{prefix}.{key}" if prefix else key).items()}

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
@@ -17,8 +18,9 @@ from lightning_ad.data.sampler import KeySampler
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.textures import NoiseTextures, TextureFolder, Textures
 from lightning_ad.errors import DataError, UsageError
+from lightning_ad.features.tiling import Tiles
 
-Validation = Literal["none", "holdout", "given"]
+Validation = Literal["none", "holdout", "given", "fold"]
 
 
 class AnomalyDataModule(LightningDataModule):
@@ -31,13 +33,19 @@ class AnomalyDataModule(LightningDataModule):
         layout_options: further arguments of the layout, by name (mtd: train_list; folder: good, bad, masks, ...).
         image_size: [height, width], or one number: a square, or the shorter side where a center_crop follows.
         center_crop: [height, width] or one number, cut from the middle after the resize; null for none.
-        batch_size: images a step on each process.
+        tile: side, in pixels, of the square tiles by which images are learned and scored, for those too large to go
+            through a network whole (docs/tiling.md); null for none.
+        tile_overlap: of neighbouring tiles, in pixels; their maps are blended.
+        batch_size: images a step on each process; where there are tiles, tiles in training and one image in the test.
         num_workers: processes that read images; null for one a core, 8 at most.
-        validation: none; holdout, a seeded part of the training images; given, the layout's own validation set.
+        validation: none; holdout, a seeded part of the training images; given, the layout's own validation set;
+            fold, one of as many parts as data.folds of the training images, those of scikit-learn's shuffled KFold.
         validation_share: the part of the training images that holdout takes.
+        folds: parts of about one size, at least 2.
+        fold: which of them is held out, counted from 0.
         validation_anomalies: lay a synthetic anomaly on each held-out good image too, for validation_AUROC.
         textures: a folder of photographs for synthetic anomalies (DTD); null for procedural noise.
-        seed: of the order, the hold-out and synthetic anomalies; the command line sets it from seed_everything.
+        seed: of the order, hold-out, folds and synthetic anomalies; the command line sets it from seed_everything.
     """
 
     def __init__(
@@ -48,10 +56,14 @@ class AnomalyDataModule(LightningDataModule):
         layout_options: dict[str, str | int | float | bool | None] | None = None,
         image_size: Size = 256,
         center_crop: Size | None = None,
+        tile: int | None = None,
+        tile_overlap: int = 128,
         batch_size: int = 8,
         num_workers: int | None = None,
         validation: Validation = "none",
         validation_share: float = 0.1,
+        folds: int = 5,
+        fold: int = 0,
         validation_anomalies: bool = False,
         textures: str | None = None,
         seed: int = 0,
@@ -60,9 +72,11 @@ class AnomalyDataModule(LightningDataModule):
         self.layout, self.root, self.category = layout, Path(root), category
         self.layout_options = layout_options or {}
         self.geometry = Geometry.of(image_size, center_crop)
+        self.tiles = None if tile is None else Tiles.of(self.geometry.output, tile, tile_overlap)
         self.batch_size = batch_size
         self.num_workers = min(8, _cores()) if num_workers is None else num_workers
         self.validation, self.validation_share = validation, validation_share
+        self.folds, self.fold = folds, fold
         self.validation_anomalies = validation_anomalies
         self.textures = textures
         self.seed = seed
@@ -70,14 +84,21 @@ class AnomalyDataModule(LightningDataModule):
         if batch_size < 1 or self.num_workers < 0:
             raise UsageError(f"data.batch_size {batch_size} and data.num_workers {num_workers} must be positive")
         if validation_anomalies and validation == "none":
-            raise UsageError("data.validation_anomalies needs held-out images: set data.validation to holdout or given")
+            raise UsageError("data.validation_anomalies needs held-out images: set data.validation, to holdout say")
         if not 0 < validation_share < 1:
             raise UsageError(f"data.validation_share is {validation_share}; expected a share between 0 and 1")
+        if folds < 2 or not 0 <= fold < folds:
+            raise UsageError(f"data.fold is {fold} of {folds} data.folds; expected 2 folds at least, counted from 0")
 
     @property
     def title(self) -> str:
         """`<data set>-<category>`, or the data set alone where it has no categories."""
         return "-".join(part for part in (self.layout, self.category) if part)
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """[h, w] of what a network sees: an image, or a tile."""
+        return self.geometry.output if self.tiles is None else self.tiles.shape
 
     def prepare_data(self) -> None:
         """Draws the demo images where they are asked for and missing (on one process)."""
@@ -123,11 +144,18 @@ class AnomalyDataModule(LightningDataModule):
                     f"the layout '{self.layout}' has no validation set in {self.root}; set data.validation"
                 )
             return samples
-        train = {Path(s.path): s for s in samples["train"]}
-        kept, held = seeded_split(list(train), self.validation_share, self.seed)
-        if not kept:
-            raise DataError(f"{len(train)} training images are too few to hold out {self.validation_share:.0%}")
-        return {**samples, "train": [train[p] for p in kept], "validation": [train[p] for p in held]}
+        if self.validation == "fold":
+            train = samples["train"]
+            if len(train) < self.folds:
+                raise DataError(f"{len(train)} training images are too few for {self.folds} data.folds")
+            rows = _fold(len(train), self.folds, self.fold, self.seed)
+            kept = [sample for row, sample in enumerate(train) if row not in rows]
+            return {**samples, "train": kept, "validation": [train[row] for row in sorted(rows)]}
+        by_path = {Path(s.path): s for s in samples["train"]}
+        left, held = seeded_split(list(by_path), self.validation_share, self.seed)
+        if not left:
+            raise DataError(f"{len(by_path)} training images are too few to hold out {self.validation_share:.0%}")
+        return {**samples, "train": [by_path[p] for p in left], "validation": [by_path[p] for p in held]}
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled by (seed, epoch); with recipes for synthetic anomalies where the method wants them."""
@@ -158,19 +186,22 @@ class AnomalyDataModule(LightningDataModule):
 
     def _data(self, split: Split, synthesis: Synthesis | None) -> AnomalyDataset:
         textures = self._texture_source() if synthesis is not None else None
-        return AnomalyDataset(self.samples[split], self.geometry, synthesis, textures, self.seed)
+        tiles = None if split == "test" else self.tiles
+        return AnomalyDataset(self.samples[split], self.geometry, synthesis, textures, self.seed, tiles)
 
     def _loader(self, split: Split, shuffle: bool = False, synthesis: Synthesis | None = None) -> DataLoader[Batch]:
         data = self._data(split, synthesis)
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if split == "train" and len(data) < world:
             raise UsageError(f"{len(data)} training images are too few for {world} processes; lower trainer.devices")
-        sampler = KeySampler(data, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world)
+        sampler = KeySampler(
+            data, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world, tiles=data.rows_per_image
+        )
         if self.trainer:  # in a resumed run, workers ask for their first rows before Lightning tells the epoch
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
         return DataLoader(
             data,
-            batch_size=self.batch_size,
+            batch_size=1 if split == "test" and self.tiles is not None else self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate,
@@ -186,6 +217,11 @@ class AnomalyDataModule(LightningDataModule):
             "Photographs of textures (DTD) give better results."
         )
         return NoiseTextures()
+
+
+def _fold(count: int, folds: int, fold: int, seed: int) -> set[int]:
+    """The rows of a fold: those of scikit-learn's `KFold(folds, shuffle=True, random_state=seed)`."""
+    return set(np.array_split(np.random.RandomState(seed).permutation(count), folds)[fold].tolist())
 
 
 def _cores() -> int:

@@ -4,20 +4,23 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_ad.data.geometry import Geometry
 from lightning_ad.data.reading import read_image, read_mask
 from lightning_ad.data.sample import Batch, Sample
-from lightning_ad.data.sampler import Key
+from lightning_ad.data.sampler import MIXED, Key
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.textures import Textures
+from lightning_ad.features.tiling import Tiles
 
 
 class AnomalyDataset(Dataset[Batch]):
     """The samples of one split as batches of one.
 
     With a `synthesis`, each item also holds a recipe for a synthetic anomaly, a function of (seed, epoch, index).
+    With `tiles`, each tile is a row, those of an image one after the other; the last images read are kept.
 
     Raises:
         DataError: on reading, naming the file.
@@ -30,30 +33,42 @@ class AnomalyDataset(Dataset[Batch]):
         synthesis: Synthesis | None = None,
         textures: Textures | None = None,
         seed: int = 0,
+        tiles: Tiles | None = None,
     ) -> None:
         self.samples = samples
         self.geometry = geometry
         self.synthesis = synthesis
         self.textures = textures
         self.seed = seed
+        self.tiles = tiles
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.samples) * self.rows_per_image
+
+    @property
+    def rows_per_image(self) -> int:
+        """Tiles, or 1."""
+        return 1 if self.tiles is None else len(self.tiles)
+
+    @property
+    def names(self) -> list[str]:
+        """Of the rows: the image file, and behind it @top,left in pixels where rows are tiles."""
+        places = [""] if self.tiles is None else [f"@{top},{left}" for top, left in self.tiles.origins]
+        return [sample.path + place for sample in self.samples for place in places]
 
     def __getitem__(self, key: Key | int) -> Batch:
         key = Key(key) if isinstance(key, int) else key
-        sample = self.samples[key.index]
-        full = read_image(sample.path)
-        if sample.mask_path is None:
-            mask = torch.zeros(self.geometry.output, dtype=torch.bool)
+        number, tile = divmod(key.index, self.rows_per_image)
+        sample = self.samples[number]
+        if self.tiles is None:
+            image, mask = self._read(sample)
         else:
-            height, width = full.shape[-2:]
-            mask = self.geometry.mask(read_mask(sample.mask_path, (height, width), sample.mask_threshold))
-        image = self.geometry.image(full)
+            image, mask = (self.tiles.cut(whole, tile) for whole in self._whole(number))
         recipe = {}
         if self.synthesis is not None:
             rng = np.random.default_rng([self.seed, key.epoch, key.index])
-            drawn = self.synthesis.draw(rng, *self.geometry.output, self.textures)
+            drawn = self.synthesis.draw(rng, *mask.shape, self.textures)
             recipe = {name: value[None] for name, value in drawn.items()}
         return Batch(
             image=image[None],
@@ -64,3 +79,20 @@ class AnomalyDataset(Dataset[Batch]):
             defect=[sample.defect],
             recipe=recipe,
         )
+
+    def _whole(self, number: int) -> tuple[Tensor, Tensor]:
+        """An image whose tiles are wanted in turn with those of others."""
+        if number not in self._kept:
+            if len(self._kept) == MIXED:
+                del self._kept[next(iter(self._kept))]
+            self._kept[number] = self._read(self.samples[number])
+        return self._kept[number]
+
+    def _read(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        """The image [3, H, W] and its mask [H, W]."""
+        full = read_image(sample.path)
+        if sample.mask_path is None:
+            return self.geometry.image(full), torch.zeros(self.geometry.output, dtype=torch.bool)
+        height, width = full.shape[-2:]
+        mask = self.geometry.mask(read_mask(sample.mask_path, (height, width), sample.mask_threshold))
+        return self.geometry.image(full), mask

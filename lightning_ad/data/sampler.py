@@ -21,6 +21,7 @@ class Key(NamedTuple):
     padding: bool = False
 
 
+MIXED = 4  # images whose tiles take turns in training
 HELD_OUT = 2**31  # the epoch of sets that are not trained on: their synthetic anomalies stay the same
 
 
@@ -29,16 +30,30 @@ class KeySampler(DistributedSampler):
 
     Lightning leaves a `DistributedSampler` as it is, and calls its `set_epoch`. Process r of n takes the places
     r, r + n, ... of the order, so that a batch of n processes holds the rows of one n times as large.
+
+    Args:
+        data: whose rows these are.
+        shuffle: by (seed, epoch).
+        seed: of the order.
+        rank: r.
+        world_size: n.
+        tiles: each image's rows. `MIXED` images are read side by side, so that few need to be held at a time.
     """
 
-    def __init__(self, data: Sized, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, data: Sized, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1, tiles: int = 1
+    ) -> None:
         super().__init__(data, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
+        self.tiles = tiles
 
     def __iter__(self) -> Iterator[Key]:
         count = len(self.dataset)  # type: ignore[arg-type]
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(count, generator=generator).tolist()
+            images = torch.randperm(count // self.tiles, generator=generator)
+            tiles = [torch.randperm(self.tiles, generator=generator) for _ in images]
+            rows = images[:, None] * self.tiles + torch.stack(tiles)
+            order = torch.cat([turns.T.flatten() for turns in rows.split(MIXED)]).tolist()
         else:
             order = list(range(count))
         for place in range(self.rank, self.total_size, self.num_replicas):

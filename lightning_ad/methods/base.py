@@ -1,5 +1,6 @@
 """What every method is to the rest of the program: an image in, a map and a score out."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +12,8 @@ from lightning_ad.data.sample import Batch
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.evaluation import AnomalyMetrics, auroc, rank
+from lightning_ad.features.backbone import BLOCK
+from lightning_ad.features.tiling import Tiles, score_by_tiles
 from lightning_ad.statistics.distributed import gather_rows
 
 
@@ -24,10 +27,21 @@ class Prediction(NamedTuple):
     Attributes:
         map: float32 [B, H, W] at the size of the input.
         score: float32 [B].
+        nearest: int64 [B, 3], the good patch nearest to the image's worst one: training image, and row and column of
+            the grid of features; None for methods that keep no patches.
     """
 
     map: Tensor
     score: Tensor
+    nearest: Tensor | None = None
+
+
+class Suspect(NamedTuple):
+    """A training image, with its score as though it had not been in the fit."""
+
+    path: str
+    score: float
+    trimmed: bool
 
 
 class AnomalyModule(LightningModule):
@@ -41,6 +55,9 @@ class AnomalyModule(LightningModule):
         validation_synthesis: those that it is to lay on held-out good images (`data.validation_anomalies`).
         image_multiple: height and width of the image must be multiples of this.
         precisions: values of `trainer.precision` under which the method has been tried.
+        training_paths: the files of the images that `Prediction.nearest` counts.
+        suspects: all training images, the most suspicious first; None where they were not scored.
+        tiles: by which images are scored, as the data say (`data.tile`); None where they go through whole.
         calibration: scores of held-out good images, sorted, float32 [M]; empty where there is no validation set.
     """
 
@@ -48,6 +65,9 @@ class AnomalyModule(LightningModule):
     validation_synthesis: Synthesis = Synthesis().held_out()
     image_multiple: int = 1
     precisions: tuple[str, ...] = ("32-true", "bf16-mixed", "16-mixed")
+    training_paths: Sequence[str] = ()
+    suspects: Sequence[Suspect] | None = None
+    tiles: Tiles | None = None
     calibration: Tensor
 
     def __init__(self) -> None:
@@ -64,6 +84,20 @@ class AnomalyModule(LightningModule):
         """
         raise NotImplementedError
 
+    def score(self, image: Tensor) -> Prediction:
+        """Scores images [B, 3, H, W] by `forward`, or by their `tiles`.
+
+        Then maps are blended, and the score is the largest of an image's tiles.
+        """
+        if self.tiles is None:
+            return self(image)
+        return Prediction(*score_by_tiles(self, image, self.tiles, BLOCK.get(image.device.type, 1)))
+
+    @property
+    def rows_per_image(self) -> int:
+        """Rows of the training and validation sets that are of one image: its tiles, or 1."""
+        return 1 if self.tiles is None else len(self.tiles)
+
     @property
     def compiled(self) -> list[nn.Module]:
         """The networks that torch.compile is worth while for (`--compile true`)."""
@@ -71,8 +105,7 @@ class AnomalyModule(LightningModule):
 
     def register_dynamic_buffer(self, name: str, value: Tensor) -> None:
         """A buffer whose shape is known only after a fit, and which takes the shape of what is loaded."""
-        self.register_buffer(name, value)
-        self.register_load_state_dict_pre_hook(partial(_allocate, name))
+        register_dynamic_buffer(self, name, value)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Says whose checkpoint it is, and keeps the calibration with it."""
@@ -108,7 +141,8 @@ class AnomalyModule(LightningModule):
             )
         data = getattr(self.trainer, "datamodule", None)
         if data is not None:
-            self.check_image_size(*data.geometry.output)
+            self.tiles = data.tiles
+            self.check_image_size(*data.input_size)
 
     def check_image_size(self, height: int, width: int) -> None:
         """Raises UsageError where images of this size cannot be scored, and names the nearest that can."""
@@ -129,15 +163,16 @@ class AnomalyModule(LightningModule):
         batch = batch.real()
         if not len(batch) or self.trainer.sanity_checking:
             return
-        self._keep_scores(batch.image, batch.label)
+        self._keep_scores(batch.image, batch.label, batch.index)
         good = batch.take(batch.label == 0)
         if getattr(getattr(self.trainer, "datamodule", None), "validation_anomalies", False) and len(good):
             _, anomalous, mask = self.validation_synthesis.apply(good.image, good.recipe)
             if bool((rows := mask.flatten(1).any(1)).any()):
-                self._keep_scores(anomalous[rows], good.label[rows] + 1)
+                self._keep_scores(anomalous[rows], good.label[rows] + 1, good.index[rows])
 
-    def _keep_scores(self, image: Tensor, label: Tensor) -> None:
-        self._validation_scores.append(torch.stack((self(image).score.float(), label.float()), 1))
+    def _keep_scores(self, image: Tensor, label: Tensor, index: Tensor) -> None:
+        number = index // self.rows_per_image
+        self._validation_scores.append(torch.stack((self(image).score.float(), label.float(), number.float()), 1))
 
     def on_validation_epoch_end(self) -> None:
         """Keeps the scores of the held-out good images of all processes, sorted; they calibrate p-values.
@@ -147,9 +182,9 @@ class AnomalyModule(LightningModule):
         """
         if self.trainer.sanity_checking:
             return
-        rows = gather_rows(torch.cat([torch.empty(0, 2, device=self.device), *self._validation_scores]))
+        rows = gather_rows(torch.cat([torch.empty(0, 3, device=self.device), *self._validation_scores]))
         self._validation_scores.clear()
-        score, label = rows.unbind(1)
+        score, label = _by_image(rows)
         self.calibration = score[label == 0].sort().values.clone()
         if len(self.calibration):
             self.log("validation_score", self.calibration.mean(), rank_zero_only=True)
@@ -166,7 +201,7 @@ class AnomalyModule(LightningModule):
         batch = batch.real()
         if not len(batch):
             return None
-        prediction = self(batch.image)
+        prediction = self.score(batch.image)
         self.metrics.update(prediction.map, prediction.score, batch.mask, batch.label)
         return prediction
 
@@ -176,10 +211,23 @@ class AnomalyModule(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Scores a batch, but for rows that only fill it up."""
-        return self(batch.real().image)
+        return self.score(batch.real().image)
 
 
-def _allocate(name: str, module: AnomalyModule, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+def _by_image(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores and labels of images, from rows [n, 3] of score, label and number; the largest score of each counts."""
+    images, place = rows[:, 1:].unique(dim=0, return_inverse=True)
+    score = rows.new_zeros(len(images)).scatter_reduce(0, place, rows[:, 0], "amax", include_self=False)
+    return score, images[:, 0]
+
+
+def register_dynamic_buffer(module: nn.Module, name: str, value: Tensor) -> None:
+    """A buffer whose shape is known only after a fit, and which takes the shape of what is loaded."""
+    module.register_buffer(name, value)
+    module.register_load_state_dict_pre_hook(partial(_allocate, name))
+
+
+def _allocate(name: str, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Gives a buffer the shape of what is about to be loaded into it."""
     if (incoming := state.get(prefix + name)) is not None:
         setattr(module, name, torch.empty_like(incoming, device=getattr(module, name).device))

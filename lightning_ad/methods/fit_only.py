@@ -1,13 +1,19 @@
 """Base of the methods that see every training image once and keep a summary of them."""
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.methods.base import AnomalyModule, NotFittedError
-from lightning_ad.statistics.distributed import gather_rows
+from lightning_ad.forecast import Stage
+from lightning_ad.methods.base import AnomalyModule, NotFittedError, Suspect
+from lightning_ad.progress import progress
+from lightning_ad.statistics.distributed import gather_rows, sum_over_processes
 
 
 class FitOnlyModule(AnomalyModule):
@@ -15,20 +21,30 @@ class FitOnlyModule(AnomalyModule):
 
     The summary does not depend on batch size, order, workers or processes. A second fit forgets the first. A
     checkpoint holds a complete summary, or `fitted` is false in it.
+
+    Attributes:
+        images: int64, of which the summary is.
+        growing: what was fitted before stays, and the images that are observed are added to it.
+        list_suspects: score the training images after the fit, as though each had not been in it.
+        trim: the share of the training images that is left out, the most suspicious ones; they are then listed too.
     """
 
     precisions = ("32-true", "bf16-mixed")
     fitted: Tensor
+    images: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("fitted", torch.tensor(False))
+        self.register_buffer("images", torch.tensor(0))
+        self.growing = False
+        self.list_suspects, self.trim = False, 0.0
         # Lightning's loop wants a loss, and DistributedDataParallel a parameter with a gradient.
         self.anchor = nn.Parameter(torch.zeros(()))
         self._seen = 0
 
     def begin(self) -> None:
-        """Forgets what an earlier fit has observed, and makes room; the trainer and its data are there."""
+        """Makes room, and forgets what was fitted before unless `growing`; the trainer and its data are there."""
         raise NotImplementedError
 
     def observe(self, image: Tensor, index: Tensor) -> None:
@@ -38,6 +54,44 @@ class FitOnlyModule(AnomalyModule):
     def complete(self) -> None:
         """Builds the summary from what the processes have observed; ends with the same on all of them."""
         raise NotImplementedError
+
+    def describe(self, image: Tensor) -> object:
+        """What `observe` takes from images [B, 3, H, W] before it keeps anything; its speed is measured."""
+        raise NotImplementedError
+
+    def stages(self, images: int, tested: int, height: int, width: int) -> list[Stage]:
+        """What a fit on this process's share of `images`, and the test of as many images as `tested`, will take."""
+        raise NotImplementedError
+
+    def leave_one_out(self, image: Tensor, index: Tensor) -> Tensor:
+        """Scores [B] of the training images `index` as though each had not been in the fit; higher is suspicious."""
+        raise NotImplementedError
+
+    @property
+    def images_before(self) -> int:
+        """Images in the summary that is growing: the training image of row i is counted as `images_before` + i."""
+        return int(self.images) if self.growing else 0
+
+    def grow_from(self, checkpoint: dict[str, Any]) -> None:
+        """Takes a finished summary, to which the next fit adds its images.
+
+        Raises:
+            WeightsError: for a checkpoint of another method.
+            NotFittedError: for one without a summary.
+        """
+        self.take_over(checkpoint)
+        self.require_fitted()
+        self.growing = True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the names of the training images beside the summary."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["training_paths"] = self.training_paths
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the names of the training images."""
+        super().on_load_checkpoint(checkpoint)
+        self.training_paths = list(checkpoint["training_paths"])
 
     def require_fitted(self) -> None:
         """Raises NotFittedError before a fit."""
@@ -108,13 +162,56 @@ class FitOnlyModule(AnomalyModule):
     def _complete_once(self) -> None:
         if self.fitted or self.trainer.sanity_checking:
             return
-        seen = int(gather_rows(torch.tensor([self._seen], device=self.device)).sum())
-        wanted = len(self.trainer.train_dataloader.dataset)
-        if seen != wanted:
+        seen, data = sum_over_processes(self._seen, self.device), self.trainer.train_dataloader.dataset
+        if seen != len(data):
             raise UserError(
-                f"the epoch ended after {seen} of {wanted} training images, and a {type(self).__name__} of a part of "
-                "them would look like one of all; leave out trainer.max_time, limit_train_batches and early stopping"
+                f"the epoch ended after {seen} of {len(data)} training images, and a {type(self).__name__} of a part "
+                "of them would look like one of all; leave out trainer.max_time, limit_train_batches and early stopping"
             )
         with torch.no_grad():
             self.complete()
+            rows = list(range(len(data)))
+            if self.list_suspects or self.trim:
+                rows = self._without_suspects(data.names)
+        before = self.images_before
+        self.training_paths = [*self.training_paths[:before], *(data.names[row] for row in rows)]
+        self.images.fill_(before + len(rows))
+        self.growing = False
         self.fitted.fill_(True)
+
+    def _without_suspects(self, names: Sequence[str]) -> list[int]:
+        """Lists the suspicious training images, fits again without those that are to be trimmed; the rows kept."""
+        found = [
+            torch.stack((batch.index.double(), self.leave_one_out(batch.image, batch.index).double()), 1)
+            for batch in self._images_again("Scoring the training images")
+        ]
+        rows, scores = gather_rows(torch.cat(found)).cpu().unbind(1)
+        rows, scores = rows[rows.argsort()], scores[rows.argsort()]
+        order = scores.argsort(descending=True, stable=True)
+        trimmed = {int(row) for row in rows[order[: int(len(names) * self.trim)]]}
+        self.suspects = [
+            Suspect(names[int(rows[i])], float(scores[i]), int(rows[i]) in trimmed) for i in order.tolist()
+        ]
+        kept = [row for row in range(len(names)) if row not in trimmed]
+        if trimmed:
+            places = torch.full((len(names),), -1)
+            places[kept] = torch.arange(len(kept))
+            self.begin()
+            for batch in self._images_again("Fitting without the suspicious images"):
+                place = places[batch.index.cpu()].to(self.device)
+                if bool((place >= 0).any()):
+                    self.observe(batch.image[place >= 0], place[place >= 0])
+            self.complete()
+        return kept
+
+    def _images_again(self, description: str) -> Iterator[Batch]:
+        """The batches of the training images that this process has seen, once more."""
+        loader = self.trainer.train_dataloader
+        again = DataLoader(
+            loader.dataset, loader.batch_size, sampler=loader.sampler, num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+        )  # fmt: skip
+        for batch in progress(again, description, unit="batch"):
+            batch = self.trainer.strategy.batch_to_device(batch.real(), self.device)
+            if len(batch):
+                yield batch

@@ -3,6 +3,7 @@
 import math
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.evaluation import conformal_p_values
@@ -84,6 +86,7 @@ class TestRecorder(Callback):
             target.parent.mkdir(parents=True, exist_ok=True)
             write_map(target, maps[i])
             p = p_values[i]
+            nearest = None if outputs.nearest is None else _place(outputs.nearest[i], pl_module.training_paths)
             row = ImageResult(
                 path=batch.path[i],
                 label=int(batch.label[i]),
@@ -92,6 +95,7 @@ class TestRecorder(Callback):
                 p_value=p,
                 anomalous=None if p is None or len(pl_module.calibration) < ENOUGH else p <= FALSE_ALARM_RATE,
                 map_path=str(path),
+                nearest=nearest,
             )
             self._own.append((index, row))
 
@@ -103,6 +107,11 @@ class TestRecorder(Callback):
             dist.gather_object(self._own, gathered)
             parts = gathered or []
         self.rows = [row for _, row in sorted((r for part in parts for r in part), key=lambda r: r[0])]
+
+
+def _place(nearest: Tensor, paths: Sequence[str]) -> str:
+    image, row, column = nearest.tolist()
+    return f"{paths[image]}@{row},{column}"
 
 
 def peak_memory_gib() -> dict[str, float]:

@@ -4,7 +4,7 @@ import csv
 import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from lightning_ad import __version__
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.reading import read_image, read_mask
-from lightning_ad.methods.base import AnomalyModule
-from lightning_ad.reporting.predictions import ImageResult, write_predictions
+from lightning_ad.methods.base import AnomalyModule, Suspect
+from lightning_ad.reporting.predictions import ImageResult, replacing, write_predictions
 from lightning_ad.reporting.recorder import TestRecorder, peak_memory_gib
 from lightning_ad.reporting.report import RunResults, write_report
 from lightning_ad.reporting.run_folder import RunFolder, write_json
@@ -62,6 +62,8 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     metrics = {name: float(value) for name, value in run.model.metrics.compute().items()}
     folder, rows = run.folder, run.recorder.rows
     write_predictions(folder.predictions, rows)
+    if run.model.suspects is not None:
+        write_suspects(folder.suspects, run.model.suspects)
     with watch.stage("report"):
         results = RunResults(
             title=f"{type(run.model).__name__} on {run.datamodule.title}",
@@ -92,6 +94,15 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     print(f"{results.title}: {trained}{tested}, {size[0]} x {size[1]} px")
     print(table(metrics))
     print(f"\nReport: {folder.report}")
+
+
+def write_suspects(path: Path, suspects: Sequence[Suspect]) -> None:
+    """Writes suspects.csv: the training images, the most suspicious first."""
+    with replacing(path) as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(Suspect._fields)
+        rows.writerows((s.path, repr(s.score), str(s.trimmed).lower()) for s in suspects)
+    print(f"Training images, the most suspicious first: {path}")
 
 
 def table(metrics: dict[str, float]) -> str:

@@ -119,6 +119,11 @@ class RunFolder:
         return self.path / "predictions.csv"
 
     @property
+    def suspects(self) -> Path:
+        """The training images, the most suspicious first, where they were scored."""
+        return self.path / "suspects.csv"
+
+    @property
     def maps(self) -> Path:
         """The folder of anomaly maps."""
         return self.path / "maps"
@@ -132,6 +137,15 @@ class RunFolder:
     def logs(self) -> Path:
         """The folder of the loggers."""
         return self.path / "logs"
+
+
+def finished_checkpoint(target: Path) -> Path:
+    """The checkpoint of a finished run, or the file itself.
+
+    Raises:
+        UsageError: where there is no finished run.
+    """
+    return target if target.suffix == ".ckpt" else RunFolder.find(target).checkpoint
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -1,11 +1,28 @@
-"""Greedy k-centre selection: few vectors so that every vector has one near."""
+"""Greedy k-centre selection: few vectors so that every vector has one near. On one process or many, CPU or CUDA."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Progress = Callable[[Iterable[int]], Iterable[int]]
+from lightning_ad.statistics.distributed import broadcast, gather_rows, rank, sum_over_processes, take_rows
+
+POOL = 1024  # candidates of each process that are looked at together
+BLOCK_BYTES = 2 * 2**20  # of distances held at a time: they stay in a core's cache
+ROUNDING = 4 * torch.finfo(torch.float32).eps  # error of a product of two vectors, over the root of their length
+
+
+class Selection(NamedTuple):
+    """What was selected.
+
+    Attributes:
+        rows: int64 [count], in order of selection; numbers of vectors over all processes.
+        radius: the largest Euclidean distance of any vector to the nearest selected one.
+    """
+
+    rows: Tensor
+    radius: float
 
 
 def random_projection(dimension: int, target: int, generator: torch.Generator) -> Tensor:
@@ -19,43 +36,138 @@ def k_center_greedy(
     count: int,
     generator: torch.Generator,
     starting_points: int | None = 10,
-    progress: Progress = iter,
-) -> Tensor:
-    """Selects `count` of the vectors [N, D], each the farthest from those before it (Sener & Savarese 2018).
+    rows: Tensor | None = None,
+    advance: Callable[[int], object] = lambda selected: None,
+) -> Selection:
+    """Selects `count` vectors, each the farthest from those before it (Sener & Savarese 2018).
 
-    Every step is one product of the vectors with a vector: O(N D count) in time, and N + O(N) floats beside the
-    vectors in memory. One farthest point of several is the first.
+    The selection is that of the plain algorithm in float32, vector by vector, on any number of processes. But the
+    next centres are found among few candidates: as long as one of them is farther from all centres than any vector
+    outside was, it is the next. Only then are all vectors compared with the new centres, all of them in one matrix
+    product, whose rounding decides nothing: where it leaves a doubt, distances are computed from differences.
+
+    Cost: 2 N D count operations, nearly all in matrix products, divided by the processes; 3 floats a vector beside
+    the vectors. Vectors stay where they are: a process sends `POOL` candidates at a time.
 
     Args:
-        vectors: float32 [N, D].
+        vectors: float32 [n, D], this process's share of the N vectors; n may be 0.
         count: of vectors to select, at most N.
-        generator: on the CPU; draws the start.
-        starting_points: as in PatchCore's released code, the first distance of a vector is its mean distance to
-            that many random vectors, which are not themselves selected; None starts with one random vector.
-        progress: wraps the range of steps.
+        generator: on the CPU, the same on all processes; draws the start.
+        starting_points: as in PatchCore's released code, the first distance of a vector is its mean distance to that
+            many random vectors, which are not themselves selected; None starts with one random vector.
+        rows: int64 [n], the numbers of this process's vectors among all, 0 to N - 1; None for one process's order.
+            Of equally far vectors, the one of the lowest number is selected.
+        advance: is told how many more have been selected.
 
     Returns:
-        The rows selected, int64 [count], in order of selection.
+        The selection, the same on all processes.
     """
-    norms = vectors.square().sum(1)
-    selected = torch.empty(count, dtype=torch.int64, device=vectors.device)
-    first = 0
+    rows = torch.arange(len(vectors), device=vectors.device) if rows is None else rows.to(vectors.device)
+    total = sum_over_processes(len(rows), vectors.device)
+    field = _Field(vectors, rows)
+    selected: list[Tensor] = []
     if starting_points is None:
-        selected[0] = int(torch.randint(len(vectors), (1,), generator=generator))
-        nearest, first = _squared_distances(vectors, norms, selected[0]), 1
-        nearest[selected[0]] = -1
+        first = torch.randint(total, (1,), generator=generator).to(vectors.device)
+        field.select(take_rows(vectors, rows, first, vectors.device))
+        field.nearest[rows == first] = -1
+        selected.append(first)
+        advance(1)
     else:
-        starts = torch.randperm(len(vectors), generator=generator)[:starting_points].to(vectors.device)
-        distances = [_squared_distances(vectors, norms, row).sqrt_() for row in starts]
-        nearest = torch.stack(distances).mean(0).square_()
-    for step in progress(range(first, count)):
-        row = nearest.argmax()
-        selected[step] = row
-        torch.minimum(nearest, _squared_distances(vectors, norms, row), out=nearest)
-        nearest[row] = -1  # rounding must not select it twice
-    return selected
+        starts = torch.randperm(total, generator=generator)[:starting_points].to(vectors.device)
+        field.start(take_rows(vectors, rows, starts, vectors.device))
+    missing = count - len(selected)
+    while missing:
+        numbers, candidates = field.next(missing)
+        field.select(candidates)
+        selected.append(numbers)
+        missing -= len(numbers)
+        advance(len(numbers))
+    return Selection(torch.cat(selected), field.radius())
 
 
-def _squared_distances(vectors: Tensor, norms: Tensor, row: Tensor) -> Tensor:
-    products = torch.addmv(norms, vectors, vectors[row], alpha=-2)
-    return products.add_(norms[row]).clamp_(min=0)
+class _Field:
+    """This process's vectors, and the squared distance of each to the nearest centre, -1 for the centres."""
+
+    def __init__(self, vectors: Tensor, rows: Tensor) -> None:
+        self.vectors, self.rows = vectors, rows
+        self.nearest = torch.full((len(vectors),), float("inf"), device=vectors.device)
+        # Only differences count; without the mean, products of vectors are smaller, and so is their rounding.
+        sums = gather_rows(torch.cat([vectors.sum(0), vectors.new_tensor([len(vectors)])])[None]).sum(0)
+        self.mean = sums[:-1] / sums[-1]
+        self.norms = torch.cat([(part - self.mean).square_().sum(1) for part in vectors.split(65536)])
+
+    def start(self, points: Tensor) -> None:
+        """The mean distance to some points stands for the distance to the nearest centre."""
+        total = torch.zeros_like(self.nearest)
+        for point in points:
+            for part, sums in zip(self.vectors.split(65536), total.split(65536), strict=True):
+                sums += _squared(part, point).sqrt_()
+        self.nearest = (total / len(points)).square_()
+
+    def next(self, most: int) -> tuple[Tensor, Tensor]:
+        """Numbers and vectors of the next centres, at least one and at most `most`, in order."""
+        limit, tied = self._limit()
+        own = (self.nearest > limit).nonzero().flatten()
+        if tied:  # more vectors than the pool holds are equally far
+            equal = (self.nearest == limit).nonzero().flatten()
+            own = torch.cat([own, equal[self.rows[equal].argsort()[:POOL]]])
+        numbers, nearest = gather_rows(self.rows[own]), gather_rows(self.nearest[own])
+        candidates = gather_rows(self.vectors[own])
+        order = numbers.argsort()
+        numbers, nearest, candidates = numbers[order], nearest[order], candidates[order]
+        chosen = _greedy(candidates, nearest, most, limit, tied) if rank() == 0 else None
+        chosen = broadcast(chosen, self.vectors.device)
+        numbers, candidates = numbers[chosen], candidates[chosen]
+        self.nearest[own[torch.isin(self.rows[own], numbers)]] = -1
+        return numbers, candidates
+
+    def _limit(self) -> tuple[float, bool]:
+        """The distance above which all vectors are candidates; whether those at it are needed too."""
+        top = self.nearest.topk(min(POOL + 1, len(self.nearest))).values
+        beyond = top[POOL] if len(top) > POOL else top.new_tensor(-1.0)
+        ends = torch.stack((top[0] if len(top) else beyond, beyond))[None]
+        farthest, limit = gather_rows(ends).amax(0).tolist()
+        return limit, farthest == limit
+
+    def select(self, centres: Tensor) -> None:
+        """Brings the distances down to those to new centres, where they are nearer."""
+        centred = centres - self.mean
+        squares = centred.square().sum(1)
+        slack = 2 * ROUNDING * self.vectors.shape[1] ** 0.5
+        block = max(64, BLOCK_BYTES // (4 * len(centres)))
+        parts = (self.vectors.split(block), self.norms.split(block), self.nearest.split(block))
+        for vectors, norms, nearest in zip(*parts, strict=True):
+            estimates = torch.addmm(squares, vectors - self.mean, centred.T, alpha=-2)
+            best, doubt = estimates.amin(1) + norms, slack * (norms + squares.max())
+            nearer = (best < nearest + doubt).nonzero().flatten()
+            bound = torch.minimum(best, nearest).add_(doubt).sub_(norms)[nearer]
+            places, which = (estimates[nearer] <= bound[:, None]).nonzero().unbind(1)
+            places = nearer[places]
+            nearest.scatter_reduce_(0, places, _squared(vectors[places], centres[which]), "amin")
+
+    def radius(self) -> float:
+        """The largest distance of any vector to its nearest centre."""
+        own = self.nearest.max() if len(self.nearest) else self.nearest.new_tensor(0.0)
+        return float(gather_rows(own[None]).max().clamp(min=0).sqrt())
+
+
+def _greedy(candidates: Tensor, nearest: Tensor, most: int, limit: float, tied: bool) -> Tensor:
+    """Places of the centres in the order of selection, for as long as they are farther than the limit."""
+    places = torch.arange(len(candidates), device=candidates.device)
+    chosen: list[Tensor] = []
+    while len(chosen) < most and len(nearest):
+        farthest = nearest.argmax()
+        if not (nearest[farthest] > limit or (tied and nearest[farthest] == limit)):
+            break
+        chosen.append(places[farthest])
+        nearest = torch.minimum(nearest, _squared(candidates, candidates[farthest]))
+        nearest[farthest] = -1
+        if len(chosen) % 16 == 0:  # those that cannot be chosen any more need no distances
+            keep = (nearest >= limit if tied else nearest > limit).nonzero().flatten()
+            candidates, nearest, places = candidates[keep], nearest[keep], places[keep]
+    return torch.stack(chosen)
+
+
+def _squared(a: Tensor, b: Tensor) -> Tensor:
+    """Squared distances of rows, from differences: the same bits wherever a row stands."""
+    return (a - b).square_().sum(1)

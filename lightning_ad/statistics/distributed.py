@@ -30,6 +30,11 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
+def sum_over_processes(number: int, device: torch.device) -> int:
+    """The sum of all processes' numbers."""
+    return int(gather_rows(torch.tensor([number], device=device)).sum())
+
+
 def collect_rows(rows: Tensor, device: torch.device) -> list[Tensor] | None:
     """The rows [n_r, ...] of each process on the first one, as a list; None on the others.
 
@@ -49,6 +54,19 @@ def collect_rows(rows: Tensor, device: torch.device) -> list[Tensor] | None:
             dist.recv(part, src=sender)
         parts.append(part.to(rows.device))
     return parts
+
+
+def take_rows(values: Tensor, rows: Tensor, wanted: Tensor, device: torch.device) -> Tensor:
+    """The values [m, ...] of the numbers `wanted` [m], on every process, whichever process holds them.
+
+    `rows` [n] are the numbers of this process's `values` [n, ...]; together they hold each wanted number once.
+    `device` is what the process group talks over, and where the result is.
+    """
+    own = torch.isin(rows, wanted.to(rows.device)).nonzero().flatten()
+    numbers, found = gather_rows(rows[own].to(device)), gather_rows(values[own.to(values.device)].to(device))
+    wanted = wanted.to(device)
+    in_order = numbers.argsort()
+    return found[in_order[torch.searchsorted(numbers[in_order], wanted)]]
 
 
 def broadcast(value: Tensor | None, device: torch.device) -> Tensor:

@@ -1,64 +1,143 @@
-"""Room for the vectors of many images, whatever order and process they come in."""
+"""Room for what is kept of many images: in main memory, or in a file where it would take too much of it."""
+
+import math
+import mmap
+import os
+import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
 
-from lightning_ad.statistics.distributed import collect_rows, world_size
+from lightning_ad.errors import UserError
+from lightning_ad.statistics.distributed import gather_rows, world_size
+
+BLOCK_BYTES = 64 * 2**20  # of rows that travel between processes at a time
+
+
+def fits(size: int, memory_bytes: int | None) -> bool:
+    """Whether `size` bytes may be held in memory; None sets no limit."""
+    return memory_bytes is None or size <= memory_bytes
+
+
+def allocate(shape: Sequence[int], dtype: torch.dtype, memory_bytes: int | None = None) -> Tensor:
+    """An empty tensor in main memory or, where it takes more than `memory_bytes`, mapped from a temporary file.
+
+    The file lies in the folder for temporary files (`TMPDIR`), has no name there, and is gone with the last view of
+    the tensor, or with the process. Pages of it that the system holds in free memory, it takes back when it needs them.
+
+    Raises:
+        UserError: where the disk has no room for it.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if fits(size, memory_bytes):
+        return torch.empty(*shape, dtype=dtype)
+    folder, gib = tempfile.gettempdir(), size / 2**30
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            if hasattr(os, "posix_fallocate"):  # not on a Mac
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+        except OSError as error:
+            raise UserError(
+                f"the features of the training images take {gib:.3g} GiB, and {folder} has no room for them "
+                f"({error.strerror}); name a folder on a larger disk by TMPDIR, or raise model.memory_gb"
+            ) from error
+        mapping = mmap.mmap(file.fileno(), size)
+    rank_zero_info(
+        f"The features of the training images take {gib:.3g} GiB, above the memory_gb of {memory_bytes / 2**30:.3g}: "
+        f"they go to a temporary file in {folder} (TMPDIR). Results stay the same; reading them takes longer."
+    )
+    return torch.frombuffer(mapping, dtype=dtype).view(*shape)
 
 
 class VectorStore:
-    """Vectors [P, D] of each image, in main memory, allocated once.
+    """Vectors [P, D] of each image that this process sees, in the order in which they come; allocated once.
 
     Args:
         images: of the whole training set, over all processes.
+        memory_bytes: what this process may hold in main memory; more goes to a file (`allocate`). None for no limit.
+
+    Attributes:
+        index: int64 [n], the images stored so far.
     """
 
-    def __init__(self, images: int) -> None:
-        self._capacity = -(-images // world_size())
-        self._vectors: Tensor | None = None
-        self._index = torch.empty(0, dtype=torch.int64)
+    def __init__(self, images: int, memory_bytes: int | None = None) -> None:
+        self._capacity, self._memory_bytes = -(-images // world_size()), memory_bytes
+        self._room: Tensor | None = None
+        self.index = torch.empty(0, dtype=torch.int64)
+
+    @property
+    def vectors(self) -> Tensor:
+        """Those stored so far, [n, P, D]: a view."""
+        if self._room is None:
+            raise RuntimeError("no image was observed")
+        return self._room[: len(self.index)]
 
     def put(self, index: Tensor, vectors: Tensor) -> None:
         """Keeps the vectors [B, P, D] of the images `index` [B]; each image comes once."""
-        if self._vectors is None:
-            self._vectors = torch.empty(self._capacity, *vectors.shape[1:], dtype=vectors.dtype)
-        start = len(self._index)
-        self._vectors[start : start + len(index)] = vectors.cpu()
-        self._index = torch.cat([self._index, index.cpu()])
-
-    def collect(self, device: torch.device) -> Tensor | None:
-        """All vectors [N, P, D] in the order of the images on the first process; None on the others.
-
-        The store is empty afterwards. `device` is what the process group talks over.
-        """
-        vectors, index = self._vectors, self._index
-        self._vectors, self._index = None, self._index[:0]
-        if vectors is None:
-            raise RuntimeError("no image was observed")
-        parts = collect_rows(vectors[: len(index)], device)
-        indices = collect_rows(index, device)
-        if parts is None or indices is None:
-            return None
-        if len(parts) == 1:
-            return _sort_rows(parts[0], indices[0])
-        order = torch.cat(indices)
-        rank_of = order.argsort().argsort()
-        out = torch.empty(len(order), *vectors.shape[1:], dtype=vectors.dtype)
-        for part, rows in zip(parts, rank_of.split([len(p) for p in parts]), strict=True):
-            out[rows] = part
-        return out
+        if self._room is None:
+            self._room = allocate((self._capacity, *vectors.shape[1:]), vectors.dtype, self._memory_bytes)
+        self._room[len(self.index) : len(self.index) + len(index)] = vectors.cpu()
+        self.index = torch.cat([self.index, index.cpu()])
 
 
-def _sort_rows(rows: Tensor, keys: Tensor) -> Tensor:
-    """Sorts rows by their keys in place, cycle by cycle: there may be no room for a second copy."""
-    order = keys.argsort().tolist()
-    done = [False] * len(order)
-    for start in range(len(order)):
-        if done[start]:
-            continue
-        held, place = rows[start].clone(), start
-        while (source := order[place]) != start:
-            rows[place] = rows[source]
-            done[place], place = True, source
-        rows[place], done[place] = held, True
-    return rows
+class RowStore(nn.Module):
+    """Rows [N, L] that belong to a module and its checkpoints, and may be more than memory holds.
+
+    They are not a buffer: DistributedDataParallel sends those to all processes at every step, and whatever their size
+    they follow the module to its accelerator. Up to the limit these do too; beyond it, they stay where they are:
+    in the file of `allocate`, or in the checkpoint, if that was read by `torch.load(mmap=True)`.
+
+    Args:
+        memory_bytes: that the rows may take on the device of the module; None for no limit.
+    """
+
+    def __init__(self, memory_bytes: int | None = None) -> None:
+        super().__init__()
+        self.memory_bytes = memory_bytes
+        self.rows = torch.empty(0, 0)
+
+    def resize(self, count: int, length: int, dtype: torch.dtype, keep: int = 0) -> None:
+        """Makes room for `count` rows of `length` numbers in main memory or in a file; the first `keep` rows stay."""
+        old, self.rows = self.rows, allocate((count, length), dtype, self.memory_bytes)
+        if keep:
+            self.rows[:keep] = old[:keep]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
+        if fits(self.rows.nbytes, self.memory_bytes):
+            self.rows = fn(self.rows)
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        destination[prefix + "rows"] = self.rows
+
+    def _load_from_state_dict(
+        self, state: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *_: Any
+    ) -> None:
+        if (rows := state.get(prefix + "rows")) is None:
+            missing.append(prefix + "rows")
+        elif fits(rows.nbytes, self.memory_bytes):
+            self.rows = rows.to(self.rows.device, copy=True)
+        else:
+            self.rows = rows
+
+
+def share_rows(tensors: Sequence[Tensor], rows: Tensor, device: torch.device) -> None:
+    """Fills tensors [N, ...] in main memory on all processes, each of which has written its own `rows` [n] of them.
+
+    In place, and in blocks. `device` is what the process group talks over.
+    """
+    if world_size() == 1:
+        return
+    length = sum(t[:1].nbytes for t in tensors) * world_size()
+    most = int(gather_rows(torch.tensor([len(rows)], device=device)).max())
+    block = max(1, BLOCK_BYTES // length)
+    for start in range(0, most, block):
+        own = rows[start : start + block]
+        everyones = gather_rows(own.to(device)).cpu()
+        for tensor in tensors:
+            tensor[everyones] = gather_rows(tensor[own].to(device)).cpu()

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from sklearn.model_selection import KFold
 
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.sample import Batch, collate
@@ -57,6 +58,16 @@ def test_holdout_takes_a_seeded_part_of_the_training_images(trees):
     assert {s.label for s in data.samples["validation"]} == {0}
 
 
+def test_folds_are_those_of_scikit_learn(trees):
+    paths = [s.path for s in module(trees).samples["train"]]
+    for fold, (train, held) in enumerate(KFold(5, shuffle=True, random_state=3).split(paths)):
+        samples = module(trees, validation="fold", fold=fold, seed=3).samples
+        assert [s.path for s in samples["train"]] == [paths[row] for row in train]
+        assert [s.path for s in samples["validation"]] == [paths[row] for row in held]
+    with pytest.raises(DataError, match=r"7 training images are too few for 8 data\.folds"):
+        module(trees, validation="fold", folds=8)
+
+
 def test_given_validation_must_be_there(trees):
     with pytest.raises(UsageError, match="has no validation set"):
         module(trees, validation="given")
@@ -79,7 +90,9 @@ def test_rows_that_fill_up_are_left_out(trees):
     assert isinstance(real, Batch)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"num_workers": -1}, {"validation_share": 1.5}])
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"num_workers": -1}, {"validation_share": 1.5}, {"folds": 1}, {"fold": 5}]
+)
 def test_impossible_wishes(options):
     with pytest.raises(UsageError, match=r"data\."):
         AnomalyDataModule(**options)

@@ -37,9 +37,9 @@ def images():
 def test_scores_are_distances_to_the_bank(trees, images, tmp_path):
     module = model(sigma=0.0)
     fit(module, data(trees), tmp_path)
-    assert module.bank.shape == (int(7 * 64 * 0.2), 32)
-    queries = module._patches(images)[0].detach()
-    squared = np.stack([cdist(q, module.bank, "sqeuclidean").min(1) for q in queries.numpy()])
+    assert module.banks[0].bank.shape == (int(7 * 64 * 0.2), 32)
+    queries = module._patches(images, 0)[0].detach()
+    squared = np.stack([cdist(q, module.banks[0].bank, "sqeuclidean").min(1) for q in queries.numpy()])
     prediction = module.eval()(images)
     assert prediction.map.shape == (3, 64, 64)
     np.testing.assert_allclose(prediction.score.numpy(), squared.max(1), rtol=1e-4)
@@ -61,7 +61,7 @@ def test_switches(trees, images, tmp_path):
         module.load_state_dict(base.state_dict())
         scored[name] = module.eval()(images).score
     torch.testing.assert_close(scored["plain"].square(), scored["squared"])
-    queries, bank = base._patches(images)[0].detach().double(), base.bank.double()
+    queries, bank = base._patches(images, 0)[0].detach().double(), base.banks[0].bank.double()
     distances = torch.cdist(queries, bank)
     three = distances.square().topk(3, largest=False).values.mean(2).amax(1)
     torch.testing.assert_close(scored["three"].double(), three, rtol=1e-4, atol=0)
@@ -79,14 +79,14 @@ def test_the_bank_does_not_depend_on_batches_order_or_workers(trees, tmp_path):
     for batch_size, workers, seed in ((4, 0, 0), (1, 0, 0), (16, 2, 0), (3, 0, 9)):
         module = model()
         fit(module, data(trees, batch_size=batch_size, num_workers=workers, seed=seed), tmp_path)
-        banks.append(module.bank)
+        banks.append(module.banks[0].bank)
     assert all(torch.equal(banks[0], bank) for bank in banks[1:])
 
 
 def test_concatenated_features_and_no_projection(trees, tmp_path):
     module = model(layer_dimension=None, dimension=None, projection=None, selection="greedy", coreset_ratio=1.0)
     fit(module, data(trees), tmp_path)
-    assert module.bank.shape == (7 * 64, 128 + 256)
+    assert module.banks[0].bank.shape == (7 * 64, 128 + 256)
 
 
 def test_scoring_before_fit_raises(images):
@@ -100,14 +100,14 @@ def test_a_second_fit_forgets_the_first(trees, tmp_path):
     other = data(trees, layout="folder", root=str(trees["folder"]), category=None)
     fit(module, other, tmp_path)
     fit(fresh, data(trees, layout="folder", root=str(trees["folder"]), category=None), tmp_path)
-    assert torch.equal(module.bank, fresh.bank)
+    assert torch.equal(module.banks[0].bank, fresh.banks[0].bank)
 
 
 def test_the_checkpoint_file_holds_the_bank(trees, images, tmp_path):
     module = model()
     trainer = fit(module, data(trees), tmp_path, enable_checkpointing=True)
     fresh = PatchCore.load_from_checkpoint(trainer.checkpoint_callback.best_model_path, weights_only=True)
-    assert torch.equal(fresh.bank, module.bank)
+    assert torch.equal(fresh.banks[0].bank, module.banks[0].bank)
     torch.testing.assert_close(fresh.eval()(images).score, module.eval()(images).score, rtol=0, atol=0)
 
 

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 
+from lightning_ad.statistics import coreset
 from lightning_ad.statistics.coreset import k_center_greedy, random_projection
 
 
@@ -24,7 +26,7 @@ def naive_greedy(vectors, first, count, nearest=None):
 
 def test_greedy_equals_a_naive_one():
     vectors = np.random.default_rng(0).normal(size=(400, 7)).astype(np.float32)
-    ours = k_center_greedy(torch.from_numpy(vectors), 60, generator(), starting_points=None).tolist()
+    ours = k_center_greedy(torch.from_numpy(vectors), 60, generator(), starting_points=None).rows.tolist()
     assert ours == naive_greedy(vectors, ours[0], 60)
 
 
@@ -32,20 +34,21 @@ def test_approximate_start_is_the_mean_distance_to_random_points():
     vectors = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32)
     starts = torch.randperm(300, generator=generator(4))[:10].numpy()
     distances = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors[starts], axis=2).mean(1)
-    ours = k_center_greedy(torch.from_numpy(vectors), 40, generator(4)).tolist()
+    ours = k_center_greedy(torch.from_numpy(vectors), 40, generator(4)).rows.tolist()
     assert ours == naive_greedy(vectors, None, 40, distances)
 
 
 @pytest.mark.parametrize("starting_points", [None, 10])
 def test_no_vector_twice_even_among_duplicates(starting_points):
     vectors = torch.ones(30, 4) * torch.arange(3).repeat(10)[:, None] + 1000
-    selected = k_center_greedy(vectors, 30, generator(), starting_points)
+    selected = k_center_greedy(vectors, 30, generator(), starting_points).rows
     assert sorted(selected.tolist()) == list(range(30))
 
 
 def test_the_first_centres_are_those_of_a_smaller_count():
     vectors = torch.randn(200, 6, generator=generator(9))
-    assert torch.equal(k_center_greedy(vectors, 50, generator())[:20], k_center_greedy(vectors, 20, generator()))
+    fifty, twenty = (k_center_greedy(vectors, count, generator()).rows for count in (50, 20))
+    assert torch.equal(fifty[:20], twenty)
 
 
 def test_random_projection_has_the_bounds_of_a_linear_layer():
@@ -53,3 +56,18 @@ def test_random_projection_has_the_bounds_of_a_linear_layer():
     assert matrix.shape == (400, 128)
     assert 0.049 < matrix.abs().max() <= 0.05
     assert matrix.var().item() == pytest.approx(0.1**2 / 12, rel=0.02)
+
+
+def test_equal_float32_greedy_where_vectors_lie_far_from_the_origin(monkeypatch):
+    """Products of such vectors round to more than the distances that decide; pools and blocks are small."""
+    monkeypatch.setattr(coreset, "POOL", 16)
+    monkeypatch.setattr(coreset, "BLOCK_BYTES", 4096)
+    vectors = torch.randn(2000, 32, generator=generator(3)) + 100
+    first = k_center_greedy(vectors, 400, generator(), starting_points=None)
+    nearest, expected = (vectors - vectors[first.rows[0]]).square().sum(1), [int(first.rows[0])]
+    while len(expected) < 400:
+        expected.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, (vectors - vectors[expected[-1]]).square().sum(1))
+    assert first.rows.tolist() == expected
+    brute = np.sqrt(cdist(vectors, vectors[first.rows], "sqeuclidean").min(1).max())
+    assert first.radius == pytest.approx(brute, rel=1e-4)

@@ -1,26 +1,74 @@
+import logging
+import multiprocessing
+
 import pytest
 import torch
 
-from lightning_ad.statistics.store import VectorStore, _sort_rows
+from lightning_ad.errors import UserError
+from lightning_ad.statistics import store as module
+from lightning_ad.statistics.store import VectorStore, allocate, share_rows
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_vectors_come_back_in_the_order_of_the_images(seed):
-    order = torch.randperm(11, generator=torch.Generator().manual_seed(seed))
-    store = VectorStore(11)
+@pytest.mark.parametrize("memory_bytes", [None, 11 * 8 * 4, 11 * 8 * 4 - 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_vectors_are_there_in_the_order_in_which_they_came(memory_bytes, dtype):
+    order = torch.randperm(11, generator=torch.Generator().manual_seed(0))
+    store = VectorStore(11, memory_bytes)
     for part in order.split(3):
-        store.put(part, part[:, None, None].float().expand(-1, 2, 4) + 0.5)
-    collected = store.collect(torch.device("cpu"))
-    assert collected[:, 1, 2].tolist() == [i + 0.5 for i in range(11)]
+        store.put(part, part[:, None, None].to(dtype).expand(-1, 2, 4) + 0.5)
+        assert store.vectors[:, 1, 2].tolist() == [i + 0.5 for i in store.index.tolist()]
+    assert torch.equal(store.index, order)
+    assert store.vectors.shape == (11, 2, 4)
+    assert store.vectors.dtype == dtype
 
 
-def test_images_that_never_came_leave_no_rows():
-    store = VectorStore(10)
-    store.put(torch.tensor([7, 2]), torch.tensor([[[7.0]], [[2.0]]]))
-    assert store.collect(torch.device("cpu")).flatten().tolist() == [2, 7]
+def test_what_does_not_fit_goes_to_a_file_that_is_gone_with_it(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(module.tempfile, "gettempdir", lambda: str(tmp_path))
+    with caplog.at_level(logging.INFO):
+        held = allocate((3, 1000), torch.float32, 12000)
+        assert caplog.text == ""
+        spilled = allocate((3, 1000), torch.float32, 11999)
+    assert f"temporary file in {tmp_path}" in caplog.text
+    for room in (held, spilled):
+        room[1] = torch.arange(1000)
+    view = spilled[1]
+    del room, spilled
+    assert torch.equal(view, held[1])
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_sorting_in_place_is_sorting():
-    keys = torch.randperm(200)
-    rows = keys[:, None] * torch.ones(3)
-    assert torch.equal(_sort_rows(rows, keys)[:, 0], torch.arange(200.0))
+def test_a_full_disk_is_said_before_anything_is_written():
+    with pytest.raises(UserError, match="TMPDIR"):
+        allocate((2**50,), torch.float32, 1)
+
+
+def process(rank, folder):
+    torch.set_num_threads(1)  # a forked child must not wait for the parent's OpenMP threads
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3)
+    module.BLOCK_BYTES = 3 * 2 * 12  # two rows of each process at a time
+    rows = [torch.tensor([6, 0, 3, 5, 1]), torch.empty(0, dtype=torch.int64), torch.tensor([2, 4])][rank]
+    ours, theirs = torch.full((7, 2), -1.0, dtype=torch.float16), torch.full((7,), -1)
+    ours[rows], theirs[rows] = rows[:, None].half(), rows * 10
+    share_rows([ours, theirs], rows, torch.device("cpu"))
+    torch.save((ours, theirs), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_every_process_gets_the_rows_of_the_others(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    children = [fork.Process(target=process, args=(rank, tmp_path), daemon=True) for rank in range(3)]
+    for child in children:
+        child.start()
+    try:
+        for child in children:
+            child.join(timeout=60)
+        assert [child.exitcode for child in children] == [0, 0, 0]
+    finally:
+        for child in children:
+            child.kill()
+    for rank in range(3):
+        ours, theirs = torch.load(tmp_path / f"{rank}.pt")
+        assert ours.tolist() == [[float(i)] * 2 for i in range(7)]
+        assert theirs.tolist() == [10 * i for i in range(7)]

@@ -1,0 +1,146 @@
+"""PatchCore and PaDiM against anomalib's on the same images, backbone and layers, taking turns.
+
+    python benchmarks/fit_only.py FOLDER --weights mobilenet_v2.pth --part selection padim scoring
+
+FOLDER holds images (*.jpg); 224 x 224 px, MobileNetV2, 200 images for the selection. Needs anomalib 2.7.0 in the same
+environment. `selection` takes the same embeddings for both, anomalib's own projection included; `padim` builds and
+scores; `scoring` scores with banks of 5,973 and 59,740 vectors, and shows backbone and matrix product by themselves.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lightning_ad.data.geometry import resize
+from lightning_ad.data.reading import read_image
+from lightning_ad.features.backbone import MEAN, STD, Backbone
+from lightning_ad.features.patches import patch_features
+from lightning_ad.features.weights import build_network
+from lightning_ad.methods import PaDiM, PatchCore
+from lightning_ad.statistics.coreset import k_center_greedy
+from lightning_ad.statistics.moments import Moments
+
+LAYERS = ["features.6", "features.13"]
+
+
+def turns(repeats: int, **work: Callable[[], object]) -> dict[str, float]:
+    """The median seconds of each, one after the other in each round, after a first round that does not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(repeats + 1):
+        for name, once in work.items():
+            begin = time.perf_counter()
+            once()
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: sorted(values[1:])[(len(values) - 1) // 2] for name, values in seconds.items()}
+
+
+def embeddings(images: Tensor, weights: str) -> Tensor:
+    backbone = Backbone("mobilenet_v2", weights, LAYERS)
+    return torch.cat([patch_features(backbone(part), 3, None, None).flatten(0, 1) for part in images.split(16)])
+
+
+def selection(images: Tensor, weights: str, ratio: float) -> None:
+    from anomalib.models.components.sampling import KCenterGreedy
+
+    vectors = embeddings(images, weights)
+    count = int(len(vectors) * ratio)
+    begin = time.perf_counter()
+    k_center_greedy(vectors, count, torch.Generator().manual_seed(0))
+    ours = time.perf_counter() - begin
+    few = max(100, count // 20)  # each of anomalib's steps takes the same time
+    begin = time.perf_counter()
+    KCenterGreedy(vectors, few / len(vectors)).select_coreset_idxs()
+    theirs = (time.perf_counter() - begin) / few * count
+    print(f"selection of {count} of {len(vectors)}: ours {ours / count * 1e3:.2f} ms a centre, ", end="")
+    print(f"anomalib {theirs / count * 1e3:.1f} (from {few} centres): {theirs / ours:.0f} times as fast")
+
+
+def scoring(images: Tensor, weights: str) -> None:
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+    batch, rest = normalised(images[:16]), images[16:]
+    vectors = embeddings(rest, weights)
+    for size in (5973, 59740):
+        bank = vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:size]].clone()
+        model = PatchCore("mobilenet_v2", weights, LAYERS, layer_dimension=None, dimension=None, distance="plain")
+        model.banks[0].bank, model.banks[0].origin = bank, torch.zeros(size, 3, dtype=torch.int32)
+        model.fitted.fill_(True)
+        model.eval()
+        peer = PatchcoreModel(LAYERS, build_network("mobilenet_v2", weights), False).eval()
+        peer.memory_bank = bank
+        queries = vectors[:784].clone()
+        found = turns(
+            5, ours=lambda m=model: m(images[:16]), anomalib=lambda p=peer: p(batch),
+            backbone=lambda m=model: m.backbones[0](images[:16]),
+            product=lambda q=queries, b=bank: [q @ b.T for _ in range(16)],
+        )  # fmt: skip
+        show(f"PatchCore, bank of {size}", found, 16)
+        print(f"  ours takes {found['ours'] / (found['backbone'] + found['product']):.2f} of backbone and product")
+
+
+def padim(images: Tensor, weights: str) -> None:
+    from anomalib.models.image.padim.torch_model import PadimModel
+
+    layers, batch = ["features.3", *LAYERS], normalised(images[:16])
+    model = PaDiM("mobilenet_v2", weights, layers, dimension=100).eval()
+    peer = PadimModel(build_network("mobilenet_v2", weights), layers, False, n_features=100)
+    begin = time.perf_counter()
+    moments = Moments(56 * 56, 100, torch.float64, torch.device("cpu"))
+    for part in images.split(16):
+        moments.update(model._embed(part).flatten(1, 2))
+    model._grid, model._moments = (56, 56), moments
+    model.complete()
+    model.fitted.fill_(True)
+    ours = time.perf_counter() - begin
+    peer.train()
+    begin = time.perf_counter()
+    for part in images.split(16):
+        peer(normalised(part))
+    peer.fit()
+    theirs = time.perf_counter() - begin
+    print(f"PaDiM, {len(images)} images: built in {ours:.1f} s, anomalib {theirs:.1f} s: {theirs / ours:.1f} times")
+    peer.eval()
+    show(
+        "PaDiM",
+        turns(
+            5, ours=lambda: model(images[:16]), anomalib=lambda: peer(batch),
+            backbone=lambda: model.backbone(images[:16]),
+        ),
+        16,
+    )  # fmt: skip
+
+
+def normalised(images: Tensor) -> Tensor:
+    return (images - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+
+
+def show(title: str, seconds: dict[str, float], images: int) -> None:
+    rates = ", ".join(f"{name} {images / value:.1f}" for name, value in seconds.items())
+    print(f"{title}, images a second: {rates}; {seconds['anomalib'] / seconds['ours']:.1f} times anomalib")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--ratio", type=float, default=0.01)
+    parser.add_argument("--part", nargs="+", default=["selection", "padim", "scoring"])
+    args = parser.parse_args()
+    files = sorted(args.folder.rglob("*.jpg"))[: args.images]
+    images = torch.stack([resize(read_image(str(f)), 224, 224) for f in files])
+    with torch.inference_mode():
+        if "selection" in args.part:
+            selection(images, args.weights, args.ratio)
+        if "padim" in args.part:
+            padim(images, args.weights)
+        if "scoring" in args.part:
+            scoring(images, args.weights)
+
+
+if __name__ == "__main__":
+    main()

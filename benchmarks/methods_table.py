@@ -1,0 +1,66 @@
+"""Trains every method on one data set through train.py, one after the other, and writes a table of them.
+
+    python benchmarks/methods_table.py docs/table.md --backbone mobilenet_v2 --weights mobilenet_v2.pth \
+        --config configs/data/mtd.yaml --data.root data/mtd
+
+All flags that are not its own go to train.py. Runs that are already in --runs are taken as they are.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+METHODS = {
+    "patchcore": ["--model.coreset_ratio", "0.01"],
+    "padim": [],
+    "spade": [],
+    "mahalanobis": [],
+}
+SHOWN = {
+    "image_AUROC": "image AUROC", "image_AP": "image AP", "image_F1Max": "image F1", "pixel_AUROC": "pixel AUROC",
+    "pixel_AP": "pixel AP", "pixel_F1Max": "pixel F1", "pixel_AUPRO_0.30": "AUPRO 0.30",
+    "pixel_AUPRO_0.05": "AUPRO 0.05",
+}  # fmt: skip
+
+
+def run(method: str, args: argparse.Namespace, flags: list[str]) -> Path:
+    """The run folder of a method, which is trained where there is none."""
+    name = f"{method}-{args.backbone}"
+    folder = args.runs / name / "version_0"
+    if not (folder / "metrics.json").is_file():
+        own = ["--model.backbone", args.backbone, "--model.weights", args.weights, *METHODS[method]]
+        command = [sys.executable, str(ROOT / "train.py"), "--config", str(ROOT / f"configs/{method}.yaml"), *flags]
+        subprocess.run([*command, *own, "--output", str(args.runs), "--name", name], check=True)
+    return folder
+
+
+def row(method: str, folder: Path) -> str:
+    """A line of the table: metrics, seconds of the fit, images a second of the test, peak memory, checkpoint size."""
+    found = json.loads((folder / "metrics.json").read_text())
+    size = (folder / "checkpoints/last.ckpt").stat().st_size / 2**20
+    seconds, count = found["seconds"], found["counts"]["test"]
+    cells = [method, *(f"{found['metrics'][name]:.3f}" for name in SHOWN), f"{seconds['fit']:.0f}"]
+    cells += [f"{count / seconds['test']:.1f}", f"{found['peak_memory_gib']['host']:.2f}", f"{size:.0f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--runs", type=Path, default=Path("runs/table"))
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    args, flags = parser.parse_known_args()
+    head = ["method", *SHOWN.values(), "fit, s", "test, images/s", "peak, GiB", "checkpoint, MiB"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines += [row(method, run(method, args, flags)) for method in args.methods]
+    args.table.write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What CFA looks at: sums of residual blocks before their ReLU, and the patch descriptor (section III-B)."""
+
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, fx, nn
+
+from lightning_ad.errors import UsageError
+from lightning_ad.features.backbone import Backbone
+from lightning_ad.features.patches import patch_features
+
+SUMS = (operator.add, operator.iadd, torch.add)
+
+
+def tap_sums(backbone: Backbone) -> None:
+    """Makes a backbone give the sum at the end of a residual block where it gave the ReLU of that sum.
+
+    As released: there the ReLU is moved to the start of the next block. What the network computes stays the same.
+
+    Raises:
+        UsageError: for a layer that does not end in the ReLU of a sum.
+    """
+    body: fx.GraphModule = backbone.body
+    output = body.graph.output_node()
+    sums = {}
+    for layer, last in output.args[0].items():  # type: ignore[union-attr]
+        relu = body.get_submodule(last.target) if last.op == "call_module" else None
+        if not isinstance(relu, nn.ReLU) or last.args[0].target not in SUMS:
+            raise UsageError(
+                f"the layer '{layer}' does not end in the ReLU of a residual block's sum, so that there is nothing to "
+                "tap before it: set model.features to post_relu, or choose a ResNet and its blocks"
+            )
+        relu.inplace = False  # it would overwrite the sum
+        sums[layer] = last.args[0]
+    output.args = (sums,)
+    backbone.body = fx.GraphModule(body, body.graph).eval()
+
+
+class PatchDescriptor(nn.Module):
+    """A vector for each position of a grid, linear in the features: 3x3 means, coordinates, then a 1x1 convolution.
+
+    Args:
+        channels: of all layers together.
+        width: D, the length of a vector.
+        generator: draws the first weights, uniform in +-1 / sqrt(inputs), as PyTorch does.
+    """
+
+    def __init__(self, channels: int, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.projection = nn.Linear(channels + 2, width)
+        bound = self.projection.in_features**-0.5
+        for parameter in self.projection.parameters():
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Descriptors [B, h * w, D] on the grid of the first of the maps [B, C_l, h_l, w_l], row by row."""
+        features = patch_features(maps, 3, None, None)
+        where = coordinates(*maps[0].shape[2:]).to(features)
+        return self.projection(torch.cat((features, where.expand(len(features), -1, -1)), 2))
+
+
+def coordinates(height: int, width: int) -> Tensor:
+    """Row and column of each position of a grid, each in [-1, 1]: [height * width, 2] (CoordConv)."""
+    return torch.cartesian_prod(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width))

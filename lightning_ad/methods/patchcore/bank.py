@@ -1,0 +1,121 @@
+"""The bank of PatchCore: a coreset of patch features, and where each comes from."""
+
+import torch
+from torch import Tensor, nn
+
+from lightning_ad.errors import UserError
+from lightning_ad.features.backbone import one_thread
+from lightning_ad.methods.base import register_dynamic_buffer
+from lightning_ad.progress import counting, progress
+from lightning_ad.statistics.coreset import k_center_greedy, random_projection
+from lightning_ad.statistics.distributed import rank, take_rows
+from lightning_ad.statistics.neighbours import nearest_neighbours
+
+SAMPLED = 2048  # rows of a bank that measure its scale
+
+
+class PatchBank(nn.Module):
+    """Patch features that stand for all patches of the training images.
+
+    Attributes:
+        bank: float32 [M, D].
+        origin: int32 [M, 3]: the training image of each row, and the row and column of its grid.
+        radius: the largest distance of a training patch to its nearest row, where the rows were selected: in the
+            projection, if there was one.
+        scale: the median distance of a row to the next, where it was measured; ensembles divide by it.
+    """
+
+    bank: Tensor
+    origin: Tensor
+    radius: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        register_dynamic_buffer(self, "bank", torch.empty(0, 0))
+        register_dynamic_buffer(self, "origin", torch.empty(0, 3, dtype=torch.int32))
+        self.register_buffer("radius", torch.tensor(0.0))
+        self.register_buffer("scale", torch.tensor(1.0))
+        self._norms: tuple[Tensor, Tensor] | None = None
+
+    def forget(self) -> None:
+        """An empty bank."""
+        self.bank, self.origin = self.bank.new_empty(0, 0), self.origin.new_empty(0, 3)
+
+    def select(
+        self,
+        vectors: Tensor,
+        images: Tensor,
+        first: int,
+        grid: tuple[int, int],
+        count: int,
+        projection: int | None,
+        starting_points: int | None,
+        seed: int,
+    ) -> None:
+        """Selects the bank from what it holds and new vectors, over all processes; the same on all of them.
+
+        Args:
+            vectors: float32 [n, P, D] in main memory, of the images that this process has seen.
+            images: int64 [n], their numbers, over all processes from `first` on without a gap.
+            first: the number of images that the bank stands for.
+            grid: height and width of the grid: P patches.
+            count: of rows to select.
+            projection: dimension of the random projection in which they are selected; None for none.
+            starting_points: of the selection (see `k_center_greedy`).
+            seed: of the projection and the start.
+
+        Raises:
+            UserError: where there are not as many vectors, or the grid is another one than that of the bank.
+        """
+        held, patches = len(self.bank), grid[0] * grid[1]
+        if held and self.bank.shape[1] != vectors.shape[2]:
+            raise UserError(f"the bank's rows have {self.bank.shape[1]} numbers, those to be added {vectors.shape[2]}")
+        device, generator = self.bank.device, torch.Generator().manual_seed(seed)
+        numbers = (held + (images - first)[:, None] * patches + torch.arange(patches)).flatten()
+        matrix = None if projection is None else random_projection(vectors.shape[2], projection, generator)
+        parts = [_projected(vectors, matrix, device)]
+        if held and rank() == 0:  # the first process brings the old bank
+            parts.insert(0, _projected(self.bank[None].cpu(), matrix, device))
+            numbers = torch.cat([torch.arange(held), numbers])
+        candidates = torch.cat(parts) if len(parts) > 1 else parts[0]
+        with counting(count, "Selecting the coreset", "patch") as advance:
+            chosen = k_center_greedy(candidates, count, generator, starting_points, numbers, advance)
+        del candidates, parts
+        rows, old = chosen.rows.cpu(), chosen.rows.cpu() < held
+        offset = held if rank() == 0 and held else 0
+        found = take_rows(vectors.flatten(0, 1), numbers[offset:], rows[~old], device).cpu()
+        bank = found.new_empty(len(rows), found.shape[1])
+        bank[~old] = found
+        image, place = (rows - held).div(patches, rounding_mode="floor"), (rows - held) % patches
+        origin = torch.stack((first + image, place // grid[1], place % grid[1]), 1).int()
+        if held:
+            bank[old], origin[old] = self.bank.cpu()[rows[old]], self.origin.cpu()[rows[old]]
+        self.bank, self.origin = bank.to(device), origin.to(device)
+        self.radius.fill_(chosen.radius)
+
+    def search(self, queries: Tensor, count: int = 1, without: int | None = None) -> tuple[Tensor, Tensor]:
+        """Squared distances [M, count] to the nearest rows, and the rows; `without` leaves out those of an image."""
+        if self._norms is None or self._norms[0] is not self.bank:
+            self._norms = (self.bank, self.bank.square().sum(1))
+        norms = self._norms[1]
+        if without is not None:
+            norms = norms.masked_fill(self.origin[:, 0] == without, float("inf"))
+        return nearest_neighbours(queries, self.bank, min(count, len(self.bank)), norms)
+
+    def measure_scale(self) -> None:
+        """Sets `scale`."""
+        sampled = torch.linspace(0, len(self.bank) - 1, min(SAMPLED, len(self.bank)), device=self.bank.device).long()
+        self.scale.copy_(self.search(self.bank[sampled], 2)[0][:, -1].sqrt().median().clamp(min=1e-12))
+
+
+def _projected(vectors: Tensor, matrix: Tensor | None, device: torch.device) -> Tensor:
+    """[n, P, D] to [n * P, d] on the device; image by image on one thread, which rounds the same on any number of
+    processes."""
+    if matrix is None:
+        return vectors.flatten(0, 1).to(device)
+    matrix, out = matrix.to(device), torch.empty(len(vectors), vectors.shape[1], matrix.shape[1], device=device)
+    with one_thread():
+        for image, target in zip(progress(vectors, "Projecting", unit="image"), out, strict=True):
+            torch.mm(image.to(device), matrix, out=target)
+    return out.flatten(0, 1)

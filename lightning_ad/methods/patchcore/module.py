@@ -1,0 +1,238 @@
+"""PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265): a coreset of patch features, scored by nearest neighbours."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lightning_ad.errors import UsageError, UserError
+from lightning_ad.features.backbone import Backbone, one_thread
+from lightning_ad.features.maps import gaussian_blur, score_map
+from lightning_ad.features.patches import patch_features
+from lightning_ad.forecast import Stage, evaluating
+from lightning_ad.methods.base import Prediction
+from lightning_ad.methods.fit_only import FitOnlyModule
+from lightning_ad.methods.patchcore.bank import PatchBank
+from lightning_ad.statistics.distributed import sum_over_processes
+from lightning_ad.statistics.store import VectorStore
+
+
+class Found(NamedTuple):
+    """What a bank says of a batch.
+
+    Attributes:
+        scores: [B, P], of each patch.
+        rows: int64 [B, P], of the bank, nearest to each patch.
+    """
+
+    scores: Tensor
+    rows: Tensor
+
+
+class PatchCore(FitOnlyModule):
+    """Defaults are those of the released code (WideResNet50-2, 10 % coreset, squared distances, no re-weighting).
+
+    Args:
+        backbone: a torchvision model, or timm/<name>; a list of them for an ensemble, whose scores are averaged, each
+            in units of the typical distance within its own bank.
+        weights: the name of the backbone's weights, the path of a state dict, or null for random ones; for an ensemble
+            a list.
+        layers: node names; null for the last blocks at strides 8 and 16 (layer2 and layer3 of a ResNet); for an
+            ensemble a list of lists.
+        patch_size: side of the neighbourhood that a patch feature describes (section 3.1), odd.
+        layer_dimension: length to which each layer's patch vector is pooled; null for the plain average of the
+            neighbourhood, layers concatenated (with dimension null too).
+        dimension: length of a patch feature (released: 1024, 384 for each member of an ensemble).
+        coreset_ratio: the share of all training patches that is kept, above 0, at most 1.
+        selection: approximate, from 10 random starting points as released; greedy, from one.
+        projection: dimension of the random projection in which the coreset is selected; null for none.
+        neighbours: a patch's score is the mean distance to this many nearest patches.
+        distance: squared, as released, or plain Euclidean distances.
+        reweight: the b of the paper's image score (section 3.3, equation 7); 0 for the plain maximum, as released.
+        sigma: of the Gaussian that smooths the map, in pixels; 0 for none.
+        memory_gb: features of the training images of more GiB a process go to a temporary file, and only their
+            projections stay in memory; null for no limit.
+        seed: of the projection and the starting points; the command line sets it from seed_everything.
+    """
+
+    def __init__(
+        self,
+        backbone: str | list[str] = "wide_resnet50_2",
+        weights: str | list[str | None] | None = "IMAGENET1K_V1",
+        layers: list[str] | list[list[str]] | None = None,
+        patch_size: int = 3,
+        layer_dimension: int | None = 1024,
+        dimension: int | None = 1024,
+        coreset_ratio: float = 0.1,
+        selection: Literal["approximate", "greedy"] = "approximate",
+        projection: int | None = 128,
+        neighbours: int = 1,
+        distance: Literal["squared", "plain"] = "squared",
+        reweight: int = 0,
+        sigma: float = 4.0,
+        memory_gb: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check(patch_size, layer_dimension, dimension, coreset_ratio)
+        at_least = {"neighbours": (neighbours, 1), "projection": (projection or 1, 1), "sigma": (sigma, 0)}
+        at_least["memory_gb"] = (memory_gb or 0, 0)
+        for name, (came, least) in {**at_least, "dimension": (dimension or 1, 1)}.items():
+            if came < least:
+                raise UsageError(f"model.{name} must be at least {least}, {came} came")
+        if reweight < 0 or reweight == 1:
+            raise UsageError(f"model.reweight must be 0 for none, or at least 2, {reweight} came")
+        self.save_hyperparameters()
+        self.backbones = nn.ModuleList(Backbone(*one, strides=(8, 16)) for one in _members(backbone, weights, layers))
+        self.banks = nn.ModuleList(PatchBank() for _ in self.backbones)
+        self.patch_size, self.layer_dimension, self.dimension = patch_size, layer_dimension, dimension
+        self.coreset_ratio, self.selection, self.projection = coreset_ratio, selection, projection
+        self.neighbours, self.distance, self.reweight = neighbours, distance, reweight
+        self.sigma, self.seed = sigma, seed
+        self.memory_bytes = None if memory_gb is None else int(memory_gb * 2**30)
+        self._stores: list[VectorStore] = []
+        self._grids: list[tuple[int, int]] = []
+
+    def begin(self) -> None:
+        """Room for the vectors of all images that this process will see."""
+        if not self.growing:
+            for bank in self.banks:
+                bank.forget()
+        images = len(self.trainer.train_dataloader.dataset)
+        self._stores = [VectorStore(images, self.memory_bytes) for _ in self.banks]
+
+    def observe(self, image: Tensor, index: Tensor) -> None:
+        """Stores the patch features of a batch in main memory; the same bits on any number of processes."""
+        self._grids.clear()
+        for member, store in enumerate(self._stores):
+            with one_thread():
+                features, grid = self._patches(image, member)
+            store.put(index, features)
+            self._grids.append(grid)
+
+    def complete(self) -> None:
+        """Selects the coreset; every process keeps its vectors to itself."""
+        starts = 10 if self.selection == "approximate" else None
+        for bank, grid in zip(self.banks, self._grids, strict=True):
+            store = self._stores.pop(0)
+            images = self.images_before + store.index
+            total = self.images_before + sum_over_processes(len(images), self.device)
+            count = self._count(total * grid[0] * grid[1])
+            bank.select(store.vectors, images, self.images_before, grid, count, self.projection, starts, self.seed)
+            if len(self.banks) > 1:
+                bank.measure_scale()
+
+    def describe(self, image: Tensor) -> object:
+        """The patch features of each backbone."""
+        return [self._patches(image, member) for member in range(len(self.banks))]
+
+    def stages(self, images: int, tested: int, height: int, width: int) -> list[Stage]:
+        """Reading holds all patch features, selecting their projections too, and testing the bank."""
+        held, selecting, bank, search = 0.0, 0.0, 0.0, 0.0
+        projections = 0.0
+        for backbone in self.backbones:
+            shapes = backbone.shapes(height, width)
+            patches, length = shapes[0].height * shapes[0].width, self.dimension or sum(s.channels for s in shapes)
+            count, shorter = images * patches, self.projection or length
+            vectors = 4.0 * count * length
+            held += vectors if self.memory_bytes is None or vectors <= self.memory_bytes else 0
+            projections = max(projections, 4.0 * count * (shorter * (self.projection is not None) + 4))
+            chosen = count * self.coreset_ratio
+            selecting += 2 * count * (length * (self.projection is not None) + chosen * shorter)
+            bank, search = bank + 4 * chosen * length, search + 2 * patches * chosen * length
+        return [
+            Stage("Reading images", held, images, alone=True),
+            Stage("Selecting the coreset", held + projections + 2 * bank, operations=selecting),
+            evaluating(tested, height, width, bank, search),
+        ]
+
+    @property
+    def compiled(self) -> list[nn.Module]:
+        """The backbones."""
+        return [backbone.body for backbone in self.backbones]
+
+    def forward(self, image: Tensor) -> Prediction:
+        """Patch scores are distances to the bank, at least 0; the image score is their maximum."""
+        self.require_fitted()
+        size = image.shape[2], image.shape[3]
+        maps, scores, nearest = [], [], None
+        for member, bank in enumerate(self.banks):
+            features, grid = self._patches(image, member)
+            with torch.autocast(image.device.type, enabled=False):  # distances and maps in float32
+                found = self._find(bank, features)
+                score, worst = found.scores.max(1)
+                row = found.rows.gather(1, worst[:, None])[:, 0]
+                if self.reweight:
+                    score = score * self._weight(bank, features[torch.arange(len(worst)), worst], row)
+                nearest = bank.origin[row].long() if nearest is None else nearest
+                unit = bank.scale ** (2 if self.distance == "squared" else 1) if len(self.banks) > 1 else 1
+                maps.append(score_map(found.scores.view(-1, *grid) / unit, *size, sigma=0))
+                scores.append(score / unit)
+        together = torch.stack(maps).mean(0)
+        return Prediction(
+            gaussian_blur(together, self.sigma) if self.sigma else together, torch.stack(scores).mean(0), nearest
+        )
+
+    def leave_one_out(self, image: Tensor, index: Tensor) -> Tensor:
+        """The largest distance of a patch to the rows of other images; the rows stay those selected with the image."""
+        scores = []
+        for member, bank in enumerate(self.banks):
+            features = self._patches(image, member)[0]
+            alone = [
+                self._find(bank, one[None], without=int(number)).scores.amax()
+                for one, number in zip(features, self.images_before + index, strict=True)
+            ]
+            scores.append(torch.stack(alone) / bank.scale)
+        return torch.stack(scores).mean(0)
+
+    def _find(self, bank: PatchBank, features: Tensor, without: int | None = None) -> Found:
+        squared, rows = bank.search(features.flatten(0, 1), self.neighbours, without)
+        distances = squared if self.distance == "squared" else squared.sqrt()
+        return Found(distances.mean(1).view(len(features), -1), rows[:, 0].view(len(features), -1))
+
+    def _patches(self, image: Tensor, member: int) -> tuple[Tensor, tuple[int, int]]:
+        maps = self.backbones[member](image)
+        features = patch_features(maps, self.patch_size, self.layer_dimension, self.dimension)
+        return features.float(), (maps[0].shape[2], maps[0].shape[3])
+
+    def _count(self, total: int) -> int:
+        count = int(total * self.coreset_ratio)
+        if count < 1:
+            raise UserError(
+                f"a coreset_ratio of {self.coreset_ratio} of {total} patches is none; "
+                f"set model.coreset_ratio to at least {1 / total:.2g}"
+            )
+        return count
+
+    def _weight(self, bank: PatchBank, queries: Tensor, nearest: Tensor) -> Tensor:
+        """1 - exp|q - m*| / sum over the b bank patches m nearest to m* of exp|q - m| (equation 7)."""
+        around = bank.search(bank.bank[nearest], self.reweight)[1]
+        distances = (queries[:, None] - bank.bank[around]).norm(dim=2)
+        return 1 - distances.softmax(1)[:, 0]
+
+
+def _members(
+    backbone: str | list[str], weights: str | list[str | None] | None, layers: list[str] | list[list[str]] | None
+) -> list[tuple[str, str | None, list[str] | None]]:
+    """Backbone, weights and layers of each member of the ensemble."""
+    if isinstance(backbone, str):
+        if isinstance(weights, list) or (layers and not isinstance(layers[0], str)):
+            raise UsageError("model.weights and model.layers are lists for each backbone; model.backbone is only one")
+        return [(backbone, weights, layers)]
+    each = {
+        "weights": weights if isinstance(weights, list) else [weights] * len(backbone),
+        "layers": [None] * len(backbone) if layers is None else layers,
+    }
+    for name, values in each.items():
+        if len(values) != len(backbone):
+            raise UsageError(f"model.{name} has {len(values)} entries for the {len(backbone)} of model.backbone")
+    return list(zip(backbone, each["weights"], each["layers"], strict=True))
+
+
+def _check(patch_size: int, layer_dimension: int | None, dimension: int | None, coreset_ratio: float) -> None:
+    if patch_size < 1 or patch_size % 2 == 0:
+        raise UsageError(f"model.patch_size must be odd and positive, {patch_size} came")
+    if (layer_dimension is None) != (dimension is None):
+        raise UsageError("set both model.layer_dimension and model.dimension, or both to null")
+    if not 0 < coreset_ratio <= 1:
+        raise UsageError(f"model.coreset_ratio must be above 0 and at most 1, {coreset_ratio} came")

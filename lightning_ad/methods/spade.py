@@ -1,0 +1,240 @@
+"""SPADE (Cohen & Hoshen 2020, arXiv 2005.02357): the nearest good images, then the nearest of their pixels."""
+
+from typing import Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+
+from lightning_ad.errors import UsageError, UserError
+from lightning_ad.features.backbone import Backbone, one_thread
+from lightning_ad.features.maps import gaussian_blur, score_map
+from lightning_ad.features.patches import patch_features
+from lightning_ad.forecast import Stage, evaluating
+from lightning_ad.methods.base import Prediction
+from lightning_ad.methods.fit_only import FitOnlyModule
+from lightning_ad.statistics.distributed import sum_over_processes
+from lightning_ad.statistics.neighbours import nearest_neighbours
+from lightning_ad.statistics.store import RowStore, fits, share_rows
+
+BLOCK_BYTES = 64 * 2**20  # of gallery features that are read at a time
+
+
+class SPADE(FitOnlyModule):
+    """Defaults are those of the released code but for `k_pixel`, which is the paper's K.
+
+    With one K for both stages, the paper's 50 is best for maps (pixel AUROC), and a few are best for image scores.
+    To score is one matrix product of the image's pixels with those of `k_pixel` training images for each level: time
+    grows with `k_pixel`, not with the training set.
+
+    Args:
+        backbone: a torchvision model, or timm/<name>.
+        weights: the name of the backbone's weights, the path of a state dict, or null for random ones.
+        layers: node names: the levels of the pyramid, the finest first, and last the layer whose average is the
+            image's feature, which may also be one of the levels; null for the last blocks at strides 4, 8, 16 and 32
+            (layer1 to layer4 of a ResNet).
+        k_image: the image score is the mean distance to this many nearest training images.
+        k_pixel: the gallery of an image is all pixels of this many nearest training images.
+        neighbours: a pixel's score is the mean distance to this many nearest pixels of the gallery (kappa).
+        distance: plain Euclidean distances, as released, or squared, as in the paper.
+        pyramid: average of the maps that the levels give each by itself, as released; concatenate, one map by the
+            features of all levels at the finest one's pixels, as in the paper.
+        sigma: of the Gaussian that smooths the map, in pixels; 0 for none.
+        storage: of the gallery: float32, or float16, which takes half the room.
+        memory_gb: a gallery of more GiB a process stays in a file; null for no limit.
+    """
+
+    features: Tensor
+    grids: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2",
+        weights: str | None = "IMAGENET1K_V1",
+        layers: list[str] | None = None,
+        k_image: int = 5,
+        k_pixel: int = 50,
+        neighbours: int = 1,
+        distance: Literal["plain", "squared"] = "plain",
+        pyramid: Literal["average", "concatenate"] = "average",
+        sigma: float = 4.0,
+        storage: Literal["float32", "float16"] = "float32",
+        memory_gb: float | None = None,
+    ) -> None:
+        super().__init__()
+        counts = {"k_image": k_image, "k_pixel": k_pixel, "neighbours": neighbours}
+        least = {**dict.fromkeys(counts, 1), "sigma": 0, "memory_gb": 0}
+        for name, came in {**counts, "sigma": sigma, "memory_gb": memory_gb or 0}.items():
+            if came < least[name]:
+                raise UsageError(f"model.{name} must be at least {least[name]}, {came} came")
+        if layers is not None and len(layers) < 2:
+            raise UsageError(f"model.layers must name the levels and the image feature's layer, {layers} came")
+        self.save_hyperparameters()
+        self.backbone = Backbone(backbone, weights, layers, strides=(4, 8, 16, 32))
+        self.k_image, self.k_pixel, self.neighbours = k_image, k_pixel, neighbours
+        self.distance, self.sigma, self.storage = distance, sigma, getattr(torch, storage)
+        count = len(self.backbone.layers) - 1
+        self.groups = [[level] for level in range(count)] if pyramid == "average" else [[*range(count)]]
+        # One row for each training image: its levels' maps [h, w, C], one after another.
+        self.gallery = RowStore(None if memory_gb is None else int(memory_gb * 2**30))
+        self.register_dynamic_buffer("features", torch.empty(0, 0))
+        self.register_buffer("grids", torch.zeros(count, 3, dtype=torch.int64))  # height, width, channels
+
+    def begin(self) -> None:
+        """Room for all training images, on every process; where the gallery grows, what it holds comes first.
+
+        Raises:
+            UsageError: where it is to grow by images of another size.
+        """
+        *levels, last = self.backbone.shapes(*self.trainer.datamodule.geometry.output)
+        grids = torch.tensor([(s.height, s.width, s.channels) for s in levels], device=self.device)
+        before = self.images_before
+        if before and not torch.equal(grids, self.grids):
+            raise UsageError(
+                f"the gallery is of maps of {self.grids[0, 0]}x{self.grids[0, 1]} pixels, and images of this size have "
+                f"{grids[0, 0]}x{grids[0, 1]}: set data.image_size and data.center_crop as in the run that grows"
+            )
+        self.grids.copy_(grids)
+        count = before + len(self.trainer.train_dataloader.dataset)
+        self.gallery.resize(count, int(grids.prod(1).sum()), self.storage, keep=before)
+        # No buffer yet: DistributedDataParallel gives all processes the first one's buffers at every step.
+        self._image_features = torch.empty(count, last.channels)
+        if before:
+            self._image_features[:before] = self.features[:before]
+        self._observed = torch.empty(0, dtype=torch.int64)
+
+    def observe(self, image: Tensor, index: Tensor) -> None:
+        """Keeps the maps of a batch, and their image features; the same bits on any number of processes."""
+        rows = index.cpu() + self.images_before
+        with one_thread():
+            *maps, last = self.backbone(image)
+            self._image_features[rows] = _average(last).cpu()
+        flat = torch.cat([m.permute(0, 2, 3, 1).flatten(1) for m in maps], 1)
+        self.gallery.rows[rows] = flat.to("cpu", self.storage)
+        self._observed = torch.cat([self._observed, rows])
+
+    def complete(self) -> None:
+        """Gives every process the rows of the others; the order is that of the images."""
+        rows = self.gallery.rows
+        share_rows([rows, self._image_features], self._observed, self.device)
+        count = self.images_before + sum_over_processes(len(self._observed), self.device)
+        if count < len(rows):  # suspicious images were left out
+            self.gallery.resize(count, rows.shape[1], rows.dtype, keep=count)
+        self.gallery.to(self.device)
+        self.features = self._image_features[:count].to(self.device, copy=True)
+        del self._image_features, self._observed
+        if count < max(self.k_image, self.k_pixel):
+            rank_zero_info(
+                f"There are {count} training images: a model.k_image of {self.k_image} and a model.k_pixel of "
+                f"{self.k_pixel} take at most all of them."
+            )
+
+    def describe(self, image: Tensor) -> object:
+        """The maps of all levels."""
+        return self.backbone(image)
+
+    def stages(self, images: int, tested: int, height: int, width: int) -> list[Stage]:
+        """The gallery is held from the first image on; testing compares pixels with those of `k_pixel` images."""
+        *levels, _ = self.backbone.shapes(height, width)
+        world = self.trainer.world_size if self._trainer else 1
+        size = self.storage.itemsize * world * images * sum(s.channels * s.height * s.width for s in levels)
+        held = float(size if fits(size, self.gallery.memory_bytes) else 0)
+        areas = [s.height * s.width for s in levels]
+        near, grouped = (
+            min(self.k_pixel, world * images),
+            [areas[g[0]] ** 2 * sum(levels[i].channels for i in g) for g in self.groups],
+        )
+        return [
+            Stage("Reading images", held, images, alone=True),
+            evaluating(tested, height, width, held + 2 * BLOCK_BYTES, 2 * near * sum(grouped)),
+        ]
+
+    @property
+    def compiled(self) -> list[nn.Module]:
+        """The backbone."""
+        return [self.backbone.body]
+
+    def forward(self, image: Tensor) -> Prediction:
+        """Scores are distances, at least 0.
+
+        `nearest` is the gallery pixel of the finest level that is nearest to the pixel where the map is highest.
+        """
+        self.require_fitted()
+        *maps, last = self.backbone(image)
+        with torch.autocast(image.device.type, enabled=False):  # distances and maps in float32
+            wanted = min(max(self.k_image, self.k_pixel), len(self.features))
+            squared, images = nearest_neighbours(_average(last), self.features, wanted)
+            score = self._distances(squared[:, : self.k_image]).mean(1)
+            return self._score([m.float() for m in maps], images[:, : self.k_pixel], score, image.shape[2:])
+
+    def leave_one_out(self, image: Tensor, index: Tensor) -> Tensor:
+        """Exact: the image itself is left out of those that are nearest to it. Image features come from the fit.
+
+        Raises:
+            UserError: where there is no other training image.
+        """
+        if len(self.features) < 2:
+            raise UserError("there is one training image, and none to compare it with; add some")
+        count = min(self.k_image, len(self.features) - 1)
+        number = self.images_before + index
+        squared, images = nearest_neighbours(self.features[number], self.features, count + 1)
+        others = images != number[:, None]
+        kept = others & (others.cumsum(1) <= count)  # itself may be farther than its duplicates
+        return self._distances(squared)[kept].view(-1, count).mean(1)
+
+    def _score(self, maps: list[Tensor], images: Tensor, score: Tensor, size: torch.Size) -> Prediction:
+        """The maps [B, C_l, h_l, w_l] against the pixels of the training images `images` [B, k]."""
+        together, nearest = [], []
+        for group in self.groups:
+            queries = patch_features([maps[level] for level in group], 1, None, None)
+            height, width = maps[group[0]].shape[2:]
+            grid = queries.new_empty(len(queries), height, width)
+            found = images.new_empty(len(queries), height * width)
+            for k, query in enumerate(queries):
+                squared, pixels = self._search(query, group, images[k])
+                grid[k], found[k] = self._distances(squared).mean(1).view(height, width), pixels[:, 0]
+            together.append(score_map(grid, *size, sigma=0))
+            nearest.append(found)
+        map = torch.stack(together).mean(0)
+        map = gaussian_blur(map, self.sigma) if self.sigma > 0 else map
+        return Prediction(map, score, self._positions(map, nearest[0], maps[0].shape[2:]))
+
+    def _search(self, queries: Tensor, group: list[int], images: Tensor) -> tuple[Tensor, Tensor]:
+        """The nearest gallery pixels of `images` [k] to `queries` [P, D], by the features of the levels in `group`.
+
+        Returns:
+            Squared distances [P, neighbours], ascending, and pixels int64: counted through the grids of all images.
+        """
+        area = int(self.grids[group[0], :2].prod())
+        squared, pixels = queries.new_empty(len(queries), 0), images.new_empty(len(queries), 0)
+        for some in images.split(max(1, BLOCK_BYTES // (4 * area * queries.shape[1]))):
+            bank = patch_features([self._read(level, some) for level in group], 1, None, None).flatten(0, 1)
+            distances, found = nearest_neighbours(queries, bank, min(self.neighbours, len(bank)))
+            squared = torch.cat([squared, distances], 1)
+            pixels = torch.cat([pixels, some[found // area] * area + found % area], 1)
+            squared, order = squared.topk(min(self.neighbours, squared.shape[1]), largest=False)
+            pixels = pixels.gather(1, order)
+        return squared, pixels
+
+    def _read(self, level: int, images: Tensor) -> Tensor:
+        """The maps [k, C, h, w] of training images, on the device of `images`."""
+        height, width, channels = self.grids[level].tolist()
+        begin = int(self.grids[:level].prod(1).sum())
+        part = self.gallery.rows[:, begin : begin + height * width * channels]
+        part = part.index_select(0, images.to(part.device)).to(images.device).float()
+        return part.view(-1, height, width, channels).permute(0, 3, 1, 2)
+
+    def _positions(self, map: Tensor, found: Tensor, grid: torch.Size) -> Tensor:
+        """Training image, row and column [B, 3] of the gallery pixels `found` [B, P] where the map is highest."""
+        peak = map.flatten(1).argmax(1)
+        row, column = peak // map.shape[2] * grid[0] // map.shape[1], peak % map.shape[2] * grid[1] // map.shape[2]
+        pixel = found.gather(1, (row * grid[1] + column)[:, None])[:, 0]
+        height, width, _ = self.grids[0].tolist()
+        return torch.stack([pixel // (height * width), pixel % (height * width) // width, pixel % width], 1)
+
+    def _distances(self, squared: Tensor) -> Tensor:
+        return squared.sqrt() if self.distance == "plain" else squared
+
+
+def _average(maps: Tensor) -> Tensor:
+    return maps.float().mean((2, 3))

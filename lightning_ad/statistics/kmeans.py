@@ -1,0 +1,167 @@
+"""Lloyd's k-means from a k-means++ start; over several processes, the vectors stay where they are.
+
+Every function here is called by all processes together, each with its own vectors (some may have none). Only centres,
+sums, counts and the few vectors that move travel.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lightning_ad.statistics.distributed import gather_rows, rank, sum_over_processes, world_size
+from lightning_ad.statistics.neighbours import nearest_neighbours
+
+BLOCK_BYTES = 64 * 2**20  # of vectors in float64 held at a time
+
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+
+class Clusters(NamedTuple):
+    """What k-means found.
+
+    Attributes:
+        centres: [K, D], the same on all processes.
+        labels: int64 [N], the nearest centre of each vector of this process.
+        inertia: the sum of squared distances of the vectors of all processes to their centres.
+    """
+
+    centres: Tensor
+    labels: Tensor
+    inertia: float
+
+
+def kmeans(
+    vectors: Tensor, start: Tensor, max_iter: int = 300, tolerance: float = 1e-4, progress: Progress = iter
+) -> Clusters:
+    """Lloyd's algorithm: every vector goes to its nearest centre, every centre to the mean of its vectors.
+
+    A centre without vectors takes over the one that is farthest from its own centre, as in scikit-learn. Sums are in
+    float64, so that they do not depend on the order of the vectors or the number of processes.
+
+    O(N K D) time for an iteration, by matrix products. Beside the vectors, 12 bytes for each of them, 2 K D float64
+    numbers and a few blocks of `BLOCK_BYTES` in memory.
+
+    Args:
+        vectors: float32 [N, D] of this process.
+        start: the first centres [K, D], the same on all processes; at most as many as there are vectors.
+        max_iter: of iterations.
+        tolerance: the end is where the squared shifts of all centres sum up to at most this, in units of the variance
+            of the vectors averaged over their dimensions (as in scikit-learn); 0 goes on until nothing moves.
+        progress: wraps the range of iterations.
+    """
+    mean, variance = _mean_and_variance(vectors)
+    centres = start
+    for _ in progress(range(max_iter)):
+        updated = _step(vectors, centres, mean)
+        shift = (updated.double() - centres).square().sum()
+        centres = updated
+        if float(shift) <= tolerance * variance:
+            break
+    squared, labels = _assign(vectors, centres, mean)
+    return Clusters(centres, labels, float(_summed(squared.sum(dtype=torch.float64))))
+
+
+def kmeans_plus_plus(vectors: Tensor, count: int, generator: torch.Generator, progress: Progress = iter) -> Tensor:
+    """Draws `count` vectors, each by its squared distance to those before (Arthur and Vassilvitskii, SODA 2007).
+
+    O(N D count) time, one product of the vectors with a vector for each draw; 20 bytes for each vector in memory.
+
+    Args:
+        vectors: float32 [N, D] of this process.
+        count: of vectors to draw, at most as many as all processes have.
+        generator: on the CPU, in the same state on all processes.
+        progress: wraps the range of draws.
+
+    Returns:
+        [count, D], the same on all processes. Where fewer vectors differ, some are drawn again.
+    """
+    norms = vectors.square().sum(1)
+    weights = torch.ones_like(norms)
+    drawn = vectors.new_empty(count, vectors.shape[1])
+    for k in progress(range(count)):
+        drawn[k] = _draw(vectors, weights, generator)
+        squared = torch.addmv(norms, vectors, drawn[k], alpha=-2).add_(drawn[k].square().sum()).clamp_(min=0)
+        weights = torch.minimum(weights, squared) if k else squared
+    return drawn
+
+
+def _draw(vectors: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    """One vector [D] of all processes', with a probability in proportion to its weight."""
+    ends = weights.cumsum(0, dtype=torch.float64)
+    masses = gather_rows(torch.cat([ends.new_zeros(1), ends])[-1:])
+    total = masses.sum()
+    if not total:
+        return _draw(vectors, torch.ones_like(weights), generator)
+    place = total * float(torch.rand((), dtype=torch.float64, generator=generator))
+    before = masses.cumsum(0) - masses
+    owner = int(((before <= place) & (masses > 0)).nonzero().max())
+    if rank() != owner:
+        return gather_rows(vectors[:0])[0]
+    row = int(torch.searchsorted(ends, place - before[owner], right=True).clamp_(max=len(ends) - 1))
+    return gather_rows(vectors[row : row + 1])[0]
+
+
+def _step(vectors: Tensor, centres: Tensor, mean: Tensor) -> Tensor:
+    """The means [K, D] of the vectors that are nearest to each centre."""
+    squared, labels = _assign(vectors, centres, mean)
+    sums = torch.zeros(centres.shape, dtype=torch.float64, device=centres.device)
+    for rows in _blocks(vectors):
+        sums.index_add_(0, labels[rows], vectors[rows].double())
+    sums, counts = _summed(sums), _summed(labels.bincount(minlength=len(centres)))
+    empty = (counts == 0).nonzero().flatten()
+    if len(empty):
+        donors, moved = _farthest(vectors, squared, labels, len(empty))
+        sums.index_add_(0, donors, -moved)
+        counts.index_add_(0, donors, -torch.ones_like(donors))
+        sums[empty], counts[empty] = moved, 1
+    means = (sums / counts.clamp(min=1)[:, None]).to(centres.dtype)
+    return torch.where(counts[:, None] > 0, means, centres)  # one that has given its only vector stays
+
+
+def _farthest(vectors: Tensor, squared: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The centres int64 [count] of the vectors that are farthest from them, of all processes', and these [count, D]."""
+    own = squared.topk(min(count, len(squared))).indices
+    order = gather_rows(squared[own]).argsort(descending=True, stable=True)[:count]
+    return gather_rows(labels[own])[order], gather_rows(vectors[own])[order].double()
+
+
+def _assign(vectors: Tensor, centres: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Squared distances [N] to the nearest centres, and these, int64 [N].
+
+    Products of vectors that are far from the origin round away their differences, so the mean [D] is taken off first.
+    """
+    squared = vectors.new_empty(len(vectors))
+    labels = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
+    centred = centres - mean
+    for rows in _blocks(vectors):
+        distances, found = nearest_neighbours(vectors[rows] - mean, centred)
+        squared[rows], labels[rows] = distances[:, 0], found[:, 0]
+    return squared, labels
+
+
+def _mean_and_variance(vectors: Tensor) -> tuple[Tensor, float]:
+    """The mean [D] of all processes' vectors, and their variance averaged over dimensions."""
+    total = torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    for rows in _blocks(vectors):
+        total += vectors[rows].double().sum(0)
+    count = sum_over_processes(len(vectors), vectors.device)
+    mean, deviation = _summed(total) / count, torch.zeros_like(total)
+    for rows in _blocks(vectors):
+        deviation += (vectors[rows] - mean).square_().sum(0)
+    return mean.to(vectors.dtype), float(_summed(deviation).mean() / count)
+
+
+def _blocks(vectors: Tensor) -> Iterator[slice]:
+    length = max(1, BLOCK_BYTES // (8 * vectors.shape[1]))
+    for start in range(0, len(vectors), length):
+        yield slice(start, start + length)
+
+
+def _summed(part: Tensor) -> Tensor:
+    """The sum over all processes, in place."""
+    if world_size() > 1:
+        dist.all_reduce(part)
+    return part

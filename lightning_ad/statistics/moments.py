@@ -1,0 +1,129 @@
+"""Mean and scatter of vectors that stream by: images come and go, their moments stay."""
+
+from typing import Self
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lightning_ad.statistics.distributed import world_size
+
+BLOCK = 32  # images taken in together: an update costs one pass over the scatter, however many they are
+
+
+class Moments:
+    """Mean and scatter at P positions, each a set of vectors of its own (P = 1: a single set).
+
+    Images are taken in `BLOCK` at a time, and two sets are merged as Chan, Golub & LeVeque (1983) do, by deviations
+    from means: there is no cancellation, in float32 neither. Memory is the scatter and a block of images, however
+    many images come. An image costs O(P D^2) in time. To go on from earlier moments, set `count`, `mean` and
+    `scatter`.
+
+    Attributes:
+        count: vectors at each position.
+        mean: [P, D].
+        scatter: sums of the outer products of deviations from the mean, [P, D, D].
+
+    Args:
+        positions: P.
+        dimension: D.
+        dtype: of the sums.
+        device: where they are kept.
+    """
+
+    def __init__(
+        self,
+        positions: int,
+        dimension: int,
+        dtype: torch.dtype = torch.float64,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.count = 0
+        self.mean = torch.zeros(positions, dimension, dtype=dtype, device=device)
+        self.scatter = torch.zeros(positions, dimension, dimension, dtype=dtype, device=device)
+        self._rows = torch.empty(positions, BLOCK + 1, dimension, dtype=dtype, device=device)
+        self._waiting = 0
+
+    def update(self, vectors: Tensor) -> None:
+        """Takes in the vectors [N, P, D] of N images; which come together makes no difference."""
+        for image in vectors:
+            self._rows[:, self._waiting] = image
+            self._waiting += 1
+            if self._waiting == BLOCK:
+                self._take_in()
+
+    def merge(self, other: Self) -> None:
+        """Adds the moments of other vectors, all of them finished; `other` is used up."""
+        total = self.count + other.count
+        if not total:
+            return
+        mean = self.mean.lerp(other.mean, other.count / total)
+        for own, moved in zip(self._moved_to(mean), other._moved_to(mean), strict=True):
+            own += moved
+        self.count = total
+
+    def finish(self) -> Self:
+        """Takes in what still waits, and merges the processes: all of them have the same moments then."""
+        if self._waiting:
+            self._take_in()
+        if world_size() > 1:
+            counts = torch.tensor(self.count, device=self.mean.device)
+            dist.all_reduce(counts)
+            total = int(counts)
+            mean = self.mean * (self.count / total)
+            dist.all_reduce(mean)
+            for sums in self._moved_to(mean):
+                dist.all_reduce(sums)
+            self.count = total
+        return self
+
+    def _take_in(self) -> None:
+        new, waiting = self._rows[:, : self._waiting], self._waiting
+        mean = self.mean.lerp(new.mean(1), waiting / (self.count + waiting))
+        new -= mean[:, None]
+        self._combine(mean, waiting)
+        self.count += waiting
+        self._waiting = 0
+
+    def _moved_to(self, mean: Tensor) -> list[Tensor]:
+        """The sums, of deviations from another mean."""
+        self._combine(mean, 0)
+        return self._sums()
+
+    def _sums(self) -> list[Tensor]:
+        return [self.scatter]
+
+    def _combine(self, mean: Tensor, new: int) -> None:
+        """Moves to a new mean, from which the first `new` of the rows are deviations, and adds those."""
+        self._rows[:, new] = (self.mean - mean) * self.count**0.5  # together, what was there is one more row
+        rows = self._rows[:, : new + 1]
+        self.scatter.baddbmm_(rows.mT, rows)
+        self.mean = mean
+
+
+class NormMoments(Moments):
+    """Moments in float64, with what Ledoit and Wolf's shrinkage needs: the fourth powers of the deviations' norms.
+
+    Attributes:
+        third: sums of |d|^2 d over the deviations d from the mean, [P, D]; the fourth ones are merged by it.
+        fourth: sums of |d|^4, [P].
+    """
+
+    def __init__(self, positions: int, dimension: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(positions, dimension, torch.float64, device)
+        self.third, self.fourth = torch.zeros_like(self.mean), torch.zeros_like(self.mean[:, 0])
+
+    def _sums(self) -> list[Tensor]:
+        return [self.scatter, self.third, self.fourth]
+
+    def _combine(self, mean: Tensor, new: int) -> None:
+        shift, deviations = self.mean - mean, self._rows[:, :new]
+        norm, trace = shift.square().sum(1), self.scatter.diagonal(dim1=1, dim2=2).sum(1)
+        product = (self.scatter @ shift[..., None])[..., 0]
+        # |d + s|^4 and |d + s|^2 (d + s), summed over deviations d whose sum is 0
+        self.fourth += 4 * ((self.third + product) * shift).sum(1) + (self.count * norm + 2 * trace) * norm
+        self.third += (trace + self.count * norm)[:, None] * shift + 2 * product
+        squares = deviations.square().sum(2)
+        self.fourth += squares.square().sum(1)
+        self.third += (squares[..., None] * deviations).sum(1)
+        super()._combine(mean, new)

@@ -1,0 +1,21 @@
+"""fit_all.py PROCESSES ROOT FOLDER: fits and tests every method of the contract on several processes."""
+
+import sys
+from pathlib import Path
+
+import torch
+from contract import FitOnlyContract, summary, trainer, tree_data
+from test_fit_only import *  # noqa: F403  (the classes that name the methods)
+
+if __name__ == "__main__":
+    processes, root, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    found = {}
+    for case in FitOnlyContract.__subclasses__():
+        module = case.make()
+        run = trainer(folder, devices=processes, strategy="ddp")
+        run.fit(module, datamodule=tree_data(root, batch_size=2))
+        run.test(module, datamodule=tree_data(root, batch_size=2), verbose=False)
+        metrics = {k: float(v) for k, v in run.callback_metrics.items()}
+        found[case.method] = {"summary": summary(module), "metrics": metrics}
+    if run.is_global_zero:
+        torch.save(found, folder / "found.pt")

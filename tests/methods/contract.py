@@ -1,0 +1,166 @@
+"""What every fit-only method must keep. A test class names its method, and inherits the tests."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from lightning_ad import methods
+from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.methods import NotFittedError
+
+ROOT = Path(__file__).parents[2]
+SMALL = {"backbone": "resnet18", "weights": None}
+
+
+def tree_data(root, **options):
+    """The tiny MVTec tree of conftest: 7 good images for training, 3 good and 4 anomalous ones for testing."""
+    tree = {"layout": "mvtec", "root": str(root), "category": "bottle", "image_size": 64, "batch_size": 4}
+    return AnomalyDataModule(**{**tree, "num_workers": 0, **options})
+
+
+def training_images(data):
+    """[N, 3, H, W], in the order of the data set."""
+    data.setup()
+    dataset = data.training_set()
+    return torch.cat([dataset[row].image for row in range(len(dataset))])
+
+
+def trainer(folder, **options):
+    return Trainer(
+        **{"accelerator": "cpu", "devices": 1, **options}, max_epochs=1, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=folder,
+    )  # fmt: skip
+
+
+def fitted(module, data, folder):
+    run = trainer(folder)
+    run.fit(module, datamodule=data)
+    return module, run
+
+
+def summary(module):
+    """What a fit leaves: the checkpoint but for the frozen networks and the anchor."""
+    return {k: v for k, v in module.state_dict().items() if "backbone" not in k and k != "anchor"}
+
+
+class FitOnlyContract:
+    """Attributes: the method's name, its options for a quick fit, and whether its summary is a selection (same bits)
+    or a sum (1e-6)."""
+
+    method: str
+    options: dict = {}
+    selects = False
+    tolerance = 1e-6
+
+    @classmethod
+    def make(cls):
+        torch.manual_seed(0)  # of the random backbone
+        return getattr(methods, cls.method)(**{**SMALL, **cls.options})
+
+    @pytest.fixture(scope="class")
+    def reference(self, request, tmp_path_factory):
+        """A fit on one process, images one by one."""
+        trees = request.getfixturevalue("trees")
+        data = tree_data(trees["mvtec"], batch_size=1)
+        return fitted(self.make(), data, tmp_path_factory.mktemp("reference"))[0]
+
+    def assert_same(self, one, other):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            if self.selects or not value.is_floating_point():
+                assert torch.equal(value, other[name]), name
+            else:
+                scale = float(value.abs().max()) or 1.0
+                torch.testing.assert_close(other[name], value, rtol=0, atol=self.tolerance * scale, msg=name)
+
+    @pytest.mark.parametrize(
+        "options", [{"batch_size": 16}, {"batch_size": 3, "num_workers": 2}, {"batch_size": 2, "seed": 9}]
+    )
+    def test_batches_order_and_workers_do_not_matter(self, options, reference, trees, tmp_path):
+        module, _ = fitted(self.make(), tree_data(trees["mvtec"], **options), tmp_path)
+        self.assert_same(summary(reference), summary(module))
+
+    @pytest.mark.distributed
+    @pytest.mark.parametrize("processes", [2, 3])
+    def test_processes_do_not_matter(self, processes, reference, trees, fits_over_processes, tmp_path):
+        found = fits_over_processes(processes)[self.method]
+        self.assert_same(summary(reference), found["summary"])
+        run = trainer(tmp_path)
+        run.test(reference, datamodule=tree_data(trees["mvtec"]), verbose=False)
+        assert found["metrics"] == pytest.approx({k: float(v) for k, v in run.callback_metrics.items()}, abs=1e-6)
+
+    def test_scoring_before_a_fit_raises(self):
+        with pytest.raises(NotFittedError, match="has not been fitted"):
+            self.make()(torch.rand(1, 3, 64, 64))
+
+    def test_the_score_is_a_finite_number_for_each_image(self, reference):
+        images = torch.rand(3, 3, 64, 64)
+        prediction = reference.eval()(images)
+        assert prediction.map.shape == (3, 64, 64)
+        assert prediction.score.shape == (3,)
+        assert prediction.map.isfinite().all()
+        assert prediction.score.isfinite().all()
+        one_by_one = torch.cat([reference(image[None]).score for image in images])
+        torch.testing.assert_close(one_by_one, prediction.score, rtol=1e-5, atol=1e-6)
+
+    def test_a_second_fit_forgets_the_first(self, trees, tmp_path):
+        def other():
+            return tree_data(trees["folder"], layout="folder", category=None)
+
+        twice, _ = fitted(self.make(), tree_data(trees["mvtec"]), tmp_path)
+        fitted(twice, other(), tmp_path)
+        once, _ = fitted(self.make(), other(), tmp_path)
+        self.assert_same(summary(once), summary(twice))
+
+    def test_the_checkpoint_is_enough(self, trees, tmp_path):
+        module, run = fitted(self.make(), tree_data(trees["mvtec"]), tmp_path)
+        run.save_checkpoint(tmp_path / "a.ckpt")
+        fresh = type(module).load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True).eval()
+        images = torch.rand(2, 3, 64, 64)
+        torch.testing.assert_close(fresh(images).score, module.eval()(images).score, rtol=0, atol=0)
+        assert [Path(p).name for p in fresh.training_paths] == [f"{i:03d}.png" for i in range(7)]
+
+    def test_growing(self, trees, tmp_path):
+        """Two fits one after the other have seen what one has."""
+        first, run = fitted(self.make(), tree_data(trees["mvtec"]), tmp_path)
+        run.save_checkpoint(tmp_path / "a.ckpt")
+        grown = self.make()
+        grown.grow_from(torch.load(tmp_path / "a.ckpt", weights_only=True))
+        fitted(grown, tree_data(trees["more"]), tmp_path)
+        assert int(grown.images) == 12
+        assert len(grown.training_paths) == 12
+        whole, _ = fitted(self.make(), tree_data(trees["all"]), tmp_path)
+        self.assert_grown(first, grown, whole, trees)
+
+    def assert_grown(self, first, grown, whole, trees):
+        """Sums are those of a fit on all images."""
+        self.assert_same(summary(whole), summary(grown))
+
+    def test_suspects_and_trimming(self, trees, tmp_path):
+        """Each training image is scored; a fit without the most suspicious one never saw it."""
+        module = self.make()
+        module.trim = 0.15  # 1 of 7
+        fitted(module, tree_data(trees["mvtec"]), tmp_path)
+        assert len(module.suspects) == 7
+        assert [s.trimmed for s in module.suspects] == [True, *[False] * 6]
+        scores = [s.score for s in module.suspects]
+        assert scores == sorted(scores, reverse=True)
+        assert module.suspects[0].path not in module.training_paths
+        assert int(module.images) == len(module.training_paths) == 6
+
+
+def fit_over_processes(processes, root, folder):
+    """Fits and tests every method of the contract on several processes; their summaries and metrics by name."""
+    script = ROOT / "tests/helpers/fit_all.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/methods'}"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(processes), str(root), str(folder)],
+        capture_output=True, text=True, timeout=300, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return torch.load(folder / "found.pt", weights_only=True)

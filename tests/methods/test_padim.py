@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from contract import fitted, training_images, tree_data
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import mahalanobis
+
+from lightning_ad.errors import UsageError, UserError
+from lightning_ad.methods.padim import PaDiM
+
+
+def model(**options):
+    torch.manual_seed(0)  # of the random backbone
+    return PaDiM(**{"backbone": "resnet18", "weights": None, "dimension": 24, "sigma": 1.0, **options})
+
+
+def embedded(module, images):
+    """float64 [N, h, w, D]: deeper maps replicated by NumPy, channels of all layers one after another."""
+    with torch.no_grad():
+        maps = [m.double().numpy() for m in module.backbone(images)]
+    height, width = maps[0].shape[2:]
+    whole = [np.kron(m, np.ones((1, 1, height // m.shape[2], width // m.shape[3]))) for m in maps]
+    return np.concatenate(whole, 1)[:, module.channels.numpy()].transpose(0, 2, 3, 1)
+
+
+def brute_force(module, training, images, epsilon=0.01, sigma=1.0):
+    """Maps and scores in float64, position by position."""
+    train, test = embedded(module, training), embedded(module, images)
+    grid = np.empty(test.shape[:3])
+    for row, column in np.ndindex(grid.shape[1:]):
+        values = train[:, row, column]
+        inverse = np.linalg.inv(np.cov(values.T) + epsilon * np.eye(values.shape[1]))
+        grid[:, row, column] = [mahalanobis(v, values.mean(0), inverse) for v in test[:, row, column]]
+    maps = F.interpolate(torch.from_numpy(grid)[:, None], images.shape[2:], mode="bilinear")[:, 0]
+    maps = np.stack([gaussian_filter(m, sigma) for m in maps.numpy()])
+    return maps, maps.max((1, 2))
+
+
+@pytest.fixture(scope="module")
+def fit(trees, tmp_path_factory):
+    """A fitted module, the trainer, and its training images."""
+    data = tree_data(trees["mvtec"])
+    return *fitted(model(), data, tmp_path_factory.mktemp("padim")), training_images(data)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(3, 3, 64, 64)
+
+
+def test_maps_and_scores_are_those_of_a_brute_force(fit, images):
+    module, _, training = fit
+    maps, scores = brute_force(module, training, images)
+    prediction = module.eval()(images)
+    np.testing.assert_allclose(prediction.map, maps, rtol=1e-4)
+    np.testing.assert_allclose(prediction.score, scores, rtol=1e-4)
+
+
+def test_all_channels_and_a_large_epsilon(trees, tmp_path):
+    data = tree_data(trees["mvtec"], image_size=32)
+    module, _ = fitted(model(dimension=None, epsilon=1.0), data, tmp_path)
+    assert module.channels.tolist() == [*range(448)]
+    few = torch.rand(1, 3, 32, 32)
+    maps, _ = brute_force(module, training_images(data), few, epsilon=1.0)
+    np.testing.assert_allclose(module.eval()(few).map, maps, rtol=1e-4)
+
+
+def test_leaving_an_image_out_is_a_fit_without_it(fit):
+    module, _, training = fit
+    found = module.eval().leave_one_out(training, torch.arange(7))
+    for row in range(7):
+        rest = torch.cat([training[:row], training[row + 1 :]])
+        _, (wanted,) = brute_force(module, rest, training[row : row + 1])
+        assert float(found[row]) == pytest.approx(wanted, rel=1e-3)
+    assert (found > 2 * module(training).score).all()  # the test can tell
+
+
+def test_channels_come_from_the_seed_and_stay_in_the_checkpoint(fit, images, tmp_path):
+    module, run, _ = fit
+    assert len({*module.channels.tolist()}) == 24
+    assert torch.equal(module.channels, model().channels)
+    assert not torch.equal(module.channels, model(seed=1).channels)
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
+    other = model(seed=1)
+    other.load_state_dict(state)
+    assert torch.equal(other.eval()(images).map, module.eval()(images).map)
+
+
+def test_loading_forgets_what_was_prepared_for_scoring(fit, images, trees, tmp_path):
+    module, _, _ = fit
+    other, _ = fitted(model(epsilon=1.0), tree_data(trees["mvtec"]), tmp_path)
+    before = other.eval()(images).score
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other(images).score, module.eval()(images).score)
+    assert not torch.equal(other(images).score, before)
+
+
+def test_half_storage_takes_half_the_room(fit, images, trees, tmp_path):
+    module, _, _ = fit
+    half, _ = fitted(model(storage="float16"), tree_data(trees["mvtec"]), tmp_path)
+    assert half.factors.dtype == torch.float16
+    assert half.factors.shape == module.factors.shape == (256, 24 * 25 // 2)
+    torch.testing.assert_close(half.eval()(images).score, module.eval()(images).score, rtol=5e-3, atol=0)
+    fresh = model()
+    fresh.load_state_dict(half.state_dict())
+    assert torch.equal(fresh.eval()(images).score, half(images).score)
+
+
+def test_float32_moments_are_near_float64(fit, images, trees, tmp_path):
+    single, _ = fitted(model(accumulator="float32"), tree_data(trees["mvtec"]), tmp_path)
+    torch.testing.assert_close(single.eval()(images).score, fit[0].eval()(images).score, rtol=1e-4, atol=0)
+
+
+def test_growing_takes_images_of_the_same_size(fit, trees, tmp_path):
+    _, run, _ = fit
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    grown = model()
+    grown.grow_from(torch.load(tmp_path / "a.ckpt", weights_only=True))
+    with pytest.raises(UsageError, match=r"a grid of 16x16, .* have 8x8: set data\.image_size"):
+        fitted(grown, tree_data(trees["more"], image_size=32), tmp_path)
+
+
+def test_images_of_another_size_are_refused(fit):
+    with pytest.raises(UsageError, match=r"a grid of 16x16, .* have 8x24"):
+        fit[0](torch.rand(1, 3, 32, 96))
+
+
+@pytest.mark.parametrize("options", [{"dimension": 449}, {"dimension": 0}, {"epsilon": 0.0}, {"sigma": -1.0}])
+def test_impossible_settings(options):
+    with pytest.raises(UsageError, match=r"model\."):
+        model(**options)
+
+
+def test_too_few_images():
+    with pytest.raises(UserError, match="at least 3 training images; there are 0"):
+        model().leave_one_out(torch.rand(1, 3, 64, 64), torch.tensor([0]))

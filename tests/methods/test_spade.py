@@ -1,0 +1,259 @@
+import copy
+import logging
+import multiprocessing
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Trainer
+from scipy.ndimage import gaussian_filter
+from scipy.spatial.distance import cdist
+
+from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.errors import UsageError, UserError
+from lightning_ad.features.backbone import Backbone
+from lightning_ad.methods import spade
+from lightning_ad.methods.base import NotFittedError
+from lightning_ad.methods.spade import SPADE
+
+SIZE = (64, 48)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_backbone():
+    """For all models here: to build it takes longer than a test."""
+    torch.manual_seed(0)
+    backbone = Backbone("resnet18", None, strides=(4, 8, 16, 32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spade, "Backbone", lambda *_, **__: backbone)
+        yield
+
+
+def model(**options):
+    return SPADE(**{"k_image": 3, "k_pixel": 2, "sigma": 0.0, **options}).eval()
+
+
+def images(count, seed):
+    coarse = torch.rand(count, 3, 8, 6, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, SIZE, mode="bilinear")
+
+
+TRAIN, TEST = images(7, seed=1), images(4, seed=2)
+
+
+def fit(module, train=TRAIN, order=None, growing=False):
+    """What a trainer does, without one; `order` are the images that this process sees."""
+    data = SimpleNamespace(geometry=SimpleNamespace(output=train.shape[2:]))
+    module.trainer = SimpleNamespace(datamodule=data, train_dataloader=SimpleNamespace(dataset=train))
+    module.growing = growing
+    with torch.no_grad():
+        module.begin()
+        for part in (torch.arange(len(train)) if order is None else order).split(2):
+            module.observe(train[part], part)
+        module.complete()
+    module.images.fill_(len(module.features))
+    module.fitted.fill_(True)
+    module.growing = False
+    return module
+
+
+def score(module, test=TEST):
+    with torch.no_grad():
+        return module(test)
+
+
+def brute_force(module, train, test, k_image, k_pixel, neighbours, squared, concatenate):
+    """In float64, one distance after another; maps are not smoothed."""
+    with torch.no_grad():
+        (*bank, bank_last), (*query, query_last) = ([m.double() for m in module.backbone(x)] for x in (train, test))
+    metric = "sqeuclidean" if squared else "euclidean"
+    between = cdist(query_last.mean((2, 3)), bank_last.mean((2, 3)), metric)
+    order = between.argsort(1)
+    scores = np.take_along_axis(between, order, 1)[:, :k_image].mean(1)
+    if concatenate:
+        grid = bank[0].shape[2:]
+        bank, query = ([torch.cat([F.interpolate(m, grid, mode="bilinear") for m in x], 1)] for x in (bank, query))
+    maps, finest = [], []
+    for b, q in zip(bank, query, strict=True):
+        height, width = b.shape[2:]
+        pixels = b.permute(0, 2, 3, 1).flatten(1, 2).numpy()  # [n, P, C]
+        grids = []
+        for k, few in enumerate(order[:, :k_pixel]):
+            distances = cdist(q[k].flatten(1).T.numpy(), pixels[few].reshape(-1, pixels.shape[2]), metric)
+            grids.append(np.sort(distances, 1)[:, :neighbours].mean(1).reshape(height, width))
+            if len(maps) == 0:
+                found = distances.argmin(1)
+                finest.append((few[found // (height * width)], found % (height * width) // width, found % width))
+        grids = torch.from_numpy(np.stack(grids))
+        maps.append(F.interpolate(grids[:, None], SIZE, mode="bilinear")[:, 0])
+    return scores, torch.stack(maps).mean(0).numpy(), finest
+
+
+@pytest.mark.parametrize("pyramid", ["average", "concatenate"])
+@pytest.mark.parametrize(("distance", "neighbours"), [("plain", 1), ("squared", 3)])
+def test_scores_maps_and_neighbours_are_those_of_a_brute_force(pyramid, distance, neighbours, monkeypatch):
+    monkeypatch.setattr(spade, "BLOCK_BYTES", 1)  # one gallery image at a time
+    options = {"k_image": 3, "k_pixel": 2, "neighbours": neighbours}
+    module = fit(model(pyramid=pyramid, distance=distance, **options))
+    expected = brute_force(
+        module, TRAIN, TEST, squared=distance == "squared", concatenate=pyramid == "concatenate", **options
+    )
+    prediction = score(module)
+    np.testing.assert_allclose(prediction.score, expected[0], rtol=1e-4)
+    np.testing.assert_allclose(prediction.map, expected[1], rtol=1e-4)
+    for k, (image, row, column) in enumerate(expected[2]):
+        y, x = np.unravel_index(expected[1][k].argmax(), SIZE)
+        cell = y // 4 * (SIZE[1] // 4) + x // 4  # the finest level has stride 4
+        assert prediction.nearest[k].tolist() == [image[cell], row[cell], column[cell]]
+    smooth = model(pyramid=pyramid, distance=distance, sigma=4.0, **options)
+    smooth.load_state_dict(module.state_dict())
+    filtered = np.stack([gaussian_filter(m, 4.0) for m in expected[1]])
+    np.testing.assert_allclose(score(smooth).map, filtered, rtol=1e-4)
+
+
+def test_a_larger_gallery_finds_nearer_pixels():
+    maps = [score(fit(model(k_pixel=k))).map for k in (1, 3, 7)]
+    assert (maps[0] > maps[1] + 1e-4).any()
+    assert (maps[1] > maps[2] + 1e-4).any()
+    assert (maps[0] >= maps[1] - 1e-5).all()
+    assert (maps[1] >= maps[2] - 1e-5).all()
+
+
+def test_more_neighbours_than_images_are_all_of_them(caplog):
+    with caplog.at_level(logging.INFO):
+        many = score(fit(model(k_image=100, k_pixel=50, neighbours=10**6)), TEST[:1])
+    assert "7 training images" in caplog.text
+    all_of_them = score(fit(model(k_image=7, k_pixel=7, neighbours=10**6)), TEST[:1])
+    assert torch.equal(many.score, all_of_them.score)
+    assert torch.equal(many.map, all_of_them.map)
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+def test_a_gallery_in_a_file_gives_the_same_bits(storage, caplog):
+    with caplog.at_level(logging.INFO):
+        held, spilled = (fit(model(storage=storage, memory_gb=gib)) for gib in (1, 1e-6))
+    assert caplog.text.count("temporary file") == 1
+    assert spilled.gallery.rows.dtype == getattr(torch, storage)
+    assert torch.equal(held.gallery.rows, spilled.gallery.rows)
+    assert all(torch.equal(a, b) for a, b in zip(score(held), score(spilled), strict=True))
+    on_a_device = [copy.deepcopy(m).to("meta").gallery.rows.device.type for m in (held, spilled)]
+    assert on_a_device == ["meta", "cpu"]
+
+
+def test_half_precision_is_near():
+    full, half = (score(fit(model(storage=storage))) for storage in ("float32", "float16"))
+    assert not torch.equal(full.map, half.map)
+    torch.testing.assert_close(half.map, full.map, rtol=2e-2, atol=0)
+    assert torch.equal(half.score, full.score)
+
+
+def test_the_gallery_does_not_depend_on_order_or_batches():
+    one, other = fit(model()), fit(model(), order=torch.tensor([5, 2, 6, 0, 3, 1, 4]))
+    assert torch.equal(one.gallery.rows, other.gallery.rows)
+    assert torch.equal(one.features, other.features)
+
+
+@pytest.mark.parametrize("memory_gb", [None, 1e-6])
+def test_a_fit_without_the_last_images_is_one_without_them(memory_gb):
+    """What is left out as suspicious does not come again to a second `begin`."""
+    trimmed, fewer = fit(model(memory_gb=memory_gb), order=torch.arange(5)), fit(model(), TRAIN[:5])
+    assert torch.equal(trimmed.gallery.rows, fewer.gallery.rows)
+    assert torch.equal(trimmed.features, fewer.features)
+    stored = sum(t.untyped_storage().nbytes() for t in (trimmed.gallery.rows, trimmed.features))
+    assert stored == fewer.gallery.rows.nbytes + fewer.features.nbytes
+
+
+@pytest.mark.parametrize("memory_gb", [None, 1e-6])
+def test_growing_equals_a_fit_on_all(memory_gb):
+    whole = fit(model(memory_gb=memory_gb))
+    grown = fit(fit(model(memory_gb=memory_gb), TRAIN[:3]), TRAIN[3:], growing=True)
+    assert torch.equal(grown.gallery.rows, whole.gallery.rows)
+    assert torch.equal(grown.features, whole.features)
+    again = fit(fit(model(memory_gb=memory_gb), TRAIN[:3]), TRAIN[3:5], growing=True)
+    again.images.fill_(3)  # a second `begin` while it grows: suspicious images were found
+    fit(again, TRAIN[3:], growing=True)
+    assert torch.equal(again.gallery.rows, whole.gallery.rows)
+    forgotten = fit(fit(model(), TRAIN[:3]), TRAIN[3:])
+    assert len(forgotten.features) == len(forgotten.gallery.rows) == 4
+
+
+def test_growing_by_another_size_is_refused():
+    with pytest.raises(UsageError, match=r"16x12 pixels.*24x12: set data\.image_size"):
+        fit(fit(model()), F.interpolate(TRAIN, (96, 48)), growing=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"distance": "squared", "k_image": 100}])
+def test_leave_one_out_is_a_fit_without_the_image(options):
+    train = torch.cat([TRAIN, TRAIN[2:3]])  # one twice: each is at distance 0 of the other
+    module = fit(model(**options), train)
+    left_out = module.leave_one_out(train, torch.arange(8))
+    module.images.fill_(5)
+    module.growing = True  # the last three were added
+    assert torch.equal(module.leave_one_out(train[5:], torch.arange(3)), left_out[5:])
+    module.growing = False
+    for k in (0, 2, 7):
+        without = fit(model(**options), train[torch.arange(8) != k])
+        torch.testing.assert_close(left_out[k], score(without, train[k : k + 1]).score[0], rtol=1e-4, atol=1e-6)
+    with pytest.raises(UserError, match="one training image"):
+        fit(model(), TRAIN[:1]).leave_one_out(TRAIN[:1], torch.tensor([0]))
+
+
+@pytest.mark.parametrize("memory_gb", [None, 1e-6])
+def test_the_checkpoint_file_holds_the_gallery(memory_gb, trees, tmp_path):
+    tree = {"layout": "mvtec", "root": str(trees["mvtec"]), "category": "bottle", "image_size": 64}
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    module = model(memory_gb=memory_gb)
+    trainer.fit(module, datamodule=AnomalyDataModule(**tree, batch_size=3, num_workers=0))
+    path = trainer.checkpoint_callback.best_model_path
+    expected = score(module)
+    for mapped in (False, True):
+        fresh = model(memory_gb=memory_gb)
+        fresh.take_over(torch.load(path, weights_only=True, mmap=mapped))
+        assert all(torch.equal(a, b) for a, b in zip(score(fresh), expected, strict=True))
+    with pytest.raises(RuntimeError, match=r"Missing key.*gallery\.rows"):
+        fresh.load_state_dict({k: v for k, v in module.state_dict().items() if k != "gallery.rows"})
+
+
+def process(rank, world, folder):
+    torch.set_num_threads(1)  # a forked child must not wait for the parent's OpenMP threads
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
+    module = fit(model(), TRAIN[:3], order=torch.arange(3)[rank::world])
+    fit(module, TRAIN[3:], order=torch.arange(4)[rank::world], growing=True)
+    torch.save(module.state_dict(), folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.distributed
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_three_processes_have_the_gallery_of_one(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    children = [fork.Process(target=process, args=(rank, 3, tmp_path), daemon=True) for rank in range(3)]
+    for child in children:
+        child.start()
+    try:
+        for child in children:
+            child.join(timeout=60)
+        assert [child.exitcode for child in children] == [0, 0, 0]
+    finally:
+        for child in children:
+            child.kill()
+    expected = fit(model()).state_dict()
+    for rank in range(3):
+        got = torch.load(tmp_path / f"{rank}.pt")
+        assert all(torch.equal(got[k], expected[k]) for k in expected)
+
+
+def test_scoring_before_fit_raises():
+    with pytest.raises(NotFittedError, match="has not been fitted"):
+        model()(TEST)
+
+
+@pytest.mark.parametrize("options", [{"k_image": 0}, {"k_pixel": 0}, {"sigma": -1.0}, {"layers": ["layer1"]}])
+def test_impossible_settings(options):
+    with pytest.raises(UsageError, match=r"model\."):
+        model(**options)
