@@ -61,12 +61,13 @@ def announce(cli: RunCLI) -> None:
     model, data = cli.model, cli.datamodule
     if not (isinstance(model, FitOnlyModule) and cli.trainer.is_global_zero) or cli.resumed:
         return
-    size = data.geometry.output
+    size = data.input_size
     model.to(cli.trainer.strategy.root_device)
     speed = measure(model.describe, *size, cli.trainer.strategy.root_device)
     counts = data.counts()
     images, tested = (-(-counts[split] // cli.trainer.world_size) for split in ("train", "test"))
-    stages = model.stages(images, tested, *size)
+    tiles = 1 if data.tiles is None else len(data.tiles)
+    stages = model.stages(images * tiles, tested * tiles, *size)
     print(forecast_table(stages, speed, data.num_workers))
     wanted, there = held_now() + max(stage.held for stage in stages), available()
     if there is not None and wanted > held_now() + there:

@@ -258,7 +258,7 @@ def test_an_optimizer_of_the_users_own(trees, tmp_path):
         (["--select", "validation_loss"], "needs held-out images: add --data.validation holdout"),
         (["--select", "validation_AUROC", "--data.validation", "holdout"], "add --data.validation_anomalies true"),
         (["--select", "validation_loss", "--trainer.enable_checkpointing", "false"], "needs checkpoints"),
-        (["--data.validation_anomalies", "true"], "set data.validation to holdout or given"),
+        (["--data.validation_anomalies", "true"], "set data.validation, to holdout say"),
     ],
 )
 def test_selections_that_cannot_be_made(wish, message, trees, tmp_path):

@@ -89,7 +89,7 @@ class PaDiM(FitOnlyModule):
         Raises:
             UsageError: where it is to grow by images of another size.
         """
-        shape = self.backbone.shapes(*self.trainer.datamodule.geometry.output)[0]
+        shape = self.backbone.shapes(*self.trainer.datamodule.input_size)[0]
         self._grid = (shape.height, shape.width)
         moments = Moments(shape.height * shape.width, len(self.channels), self.accumulator, self.device)
         if self.growing:

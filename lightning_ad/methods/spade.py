@@ -86,7 +86,7 @@ class SPADE(FitOnlyModule):
         Raises:
             UsageError: where it is to grow by images of another size.
         """
-        *levels, last = self.backbone.shapes(*self.trainer.datamodule.geometry.output)
+        *levels, last = self.backbone.shapes(*self.trainer.datamodule.input_size)
         grids = torch.tensor([(s.height, s.width, s.channels) for s in levels], device=self.device)
         before = self.images_before
         if before and not torch.equal(grids, self.grids):
