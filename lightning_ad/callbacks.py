@@ -20,6 +20,13 @@ class _OnDevice(WeightAveraging):
         if self._average_model is not None and self._device is None:
             self._average_model.to(pl_module.device)
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gives the average what the model made before its first step, whose shape was not known (CFA's bank)."""
+        assert self._average_model is not None
+        average = self._average_model.module
+        made = {name: b for name, b in pl_module.named_buffers() if average.get_buffer(name).shape != b.shape}
+        average.load_state_dict(made, strict=False)
+
 
 class StepsAveraging(_OnDevice, EMAWeightAveraging):
     """The exponential moving average of the weights of all steps: `decay` of the old, the rest of the new.

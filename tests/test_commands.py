@@ -138,7 +138,7 @@ def test_the_run_folder_holds_what_the_design_says(trees, tmp_path, capsys):
     assert_same_weights(again, folder)
 
 
-@pytest.mark.parametrize("method", ["PatchCore", "DRAEM", "PFM"])
+@pytest.mark.parametrize("method", ["PatchCore", "PaDiM", "SPADE", "CFA", "DRAEM", "PFM"])
 def test_evaluation_repeats_the_metrics(method, trees, tmp_path):
     folder = train(flags(method, "mvtec", trees, tmp_path)).path
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
@@ -167,6 +167,7 @@ def test_held_out_images_give_p_values(trees, tmp_path):
 
 
 RESUMED = {
+    "cfa-average": ("CFA", ["--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging"]),
     "draem": ("DRAEM", []),
     "draem-2-workers": ("DRAEM", ["--data.num_workers", "2"]),
     "draem-best": (
@@ -318,3 +319,31 @@ def test_draem_trains_and_evaluates_on_two_processes(trees, tmp_path):
     again = script("evaluate.py", [str(folder), "--trainer.devices", "2", *QUIET])
     assert again.returncode == 0, again.stderr
     assert metrics_of(folder / "evaluations/version_0") == pytest.approx(metrics_of(folder), abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["PatchCore", "PaDiM"])
+def test_a_finished_run_is_extended(method, trees, tmp_path):
+    """Two runs one after the other, of 7 and of 5 images, have 12 in the second one's checkpoint."""
+    first = train(flags(method, "mvtec", trees, tmp_path)).path
+    second = train(["--extend", str(first), "--data.root", str(trees["more"]), "--output", str(tmp_path), *QUIET]).path
+    assert second.name == "version_1"
+    assert int(weights_of(second)["images"]) == 12
+    assert metrics_of(evaluate([str(second), *QUIET]).path) == pytest.approx(metrics_of(second), abs=1e-6)
+    with pytest.raises(UsageError, match="decides the method"):
+        train(["--extend", str(first), "--model.sigma", "1", *QUIET])
+
+
+def test_suspects_are_listed_and_trimmed(trees, tmp_path):
+    folder = train([*flags("PaDiM", "mvtec", trees, tmp_path), "--trim", "0.3"]).path
+    rows = list(csv.DictReader((folder / "suspects.csv").open()))
+    assert [row["trimmed"] for row in rows] == ["true"] * 2 + ["false"] * 5
+    assert [Path(row["path"]).is_file() for row in rows] == [True] * 7
+    with pytest.raises(UsageError, match="is trained, not fitted at once"):
+        train([*flags("DRAEM", "mvtec", trees, tmp_path), "--suspects", "true"])
+
+
+def test_a_forecast_comes_first(trees, tmp_path, capsys):
+    train(flags("SPADE", "mvtec", trees, tmp_path))
+    printed = capsys.readouterr().out
+    assert printed.index("Forecast") < printed.index("image_AUROC")
+    assert "Reading images" in printed

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.features.backbone import Backbone
+from lightning_ad.features.backbone import Backbone, one_thread
 from lightning_ad.features.maps import score_map
 from lightning_ad.forecast import Stage, evaluating
 from lightning_ad.methods.base import Prediction
@@ -106,7 +106,9 @@ class PaDiM(FitOnlyModule):
     def observe(self, image: Tensor, index: Tensor) -> None:
         """Takes a batch into the moments."""
         assert self._moments is not None
-        self._moments.update(self._embed(image).flatten(1, 2))
+        with one_thread():  # rounding must not depend on a process's share of the threads
+            features = self._embed(image).flatten(1, 2)
+        self._moments.update(features)
 
     def complete(self) -> None:
         """Merges the moments of the processes and factorises the covariances.
@@ -138,7 +140,7 @@ class PaDiM(FitOnlyModule):
         factors = (self.storage.itemsize / 2 + 4) * positions * square
         block = self.accumulator.itemsize * BLOCK * positions * dimension
         return [
-            Stage("Reading images", scatters + block, images, 2 * images * positions * square),
+            Stage("Reading images", scatters + block, images, 2 * images * positions * square, alone=True),
             Stage("Factorising", scatters + factors / 2, operations=positions * dimension * square),
             evaluating(tested, height, width, factors, 2 * positions * square),
         ]

@@ -45,7 +45,7 @@ TRAIN, TEST = images(7, seed=1), images(4, seed=2)
 
 def fit(module, train=TRAIN, order=None, growing=False):
     """What a trainer does, without one; `order` are the images that this process sees."""
-    data = SimpleNamespace(geometry=SimpleNamespace(output=train.shape[2:]))
+    data = SimpleNamespace(input_size=train.shape[2:])
     module.trainer = SimpleNamespace(datamodule=data, train_dataloader=SimpleNamespace(dataset=train))
     module.growing = growing
     with torch.no_grad():
