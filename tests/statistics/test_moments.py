@@ -115,6 +115,8 @@ assert_norms(moments, values)
 every = [torch.empty_like(moments.scatter) for _ in range(world)]
 dist.all_gather(every, moments.scatter)
 assert all(torch.equal(every[0], other) for other in every)
+dist.barrier()
+dist.destroy_process_group()
 """
 
 
