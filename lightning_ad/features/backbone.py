@@ -2,34 +2,20 @@
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple, Self
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Self
 
 import torch
 from timm.models import create_feature_extractor, get_graph_node_names
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lightning_ad.errors import UsageError
+from lightning_ad.features.fusion import can_fuse, fused
 from lightning_ad.features.weights import build_network
+from lightning_ad.parallel import each_alone
 
 BLOCK = {"cpu": 1, "cuda": 16}  # images that go through the network together
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in [0, 1]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Runs what is inside on one thread of the CPU: convolutions and matrix products round by the number of threads.
-
-    Each of n processes on a machine has a share of its threads, so what must be the same bits on any number of
-    processes comes through here.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class FeatureShape(NamedTuple):
@@ -82,30 +68,55 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self._fused = _Fused()
+        self.register_load_state_dict_post_hook(_forget_fused)
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode: a frozen network must not update its batch statistics."""
         return super().train(False)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
+    def forward(self, image: Tensor, then: Callable[[list[Tensor]], list[Tensor]] = list) -> list[Tensor]:
         """Maps [B, C_l, h_l, w_l] of each layer, for images [B, 3, H, W] in [0, 1], which it normalises itself.
 
-        Libraries choose their convolutions by the size of the batch, and those round differently. So that the
-        features of an image are the same bits in every batch, images go through in blocks of one fixed size.
+        Or what `then` makes of the maps of some of the images, one of which does not depend on the others.
+
+        Libraries choose their convolutions by the size of the batch, and those round differently, by the number of
+        threads too. So that the features of an image are the same bits in every batch, images go through in blocks of
+        one fixed size, on a CPU each on one thread.
         """
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return self._maps(image)
+            return then(self._maps(image, self.body))
         block = self.blocks.get(image.device.type, len(image))
         missing = -len(image) % block
         filled = torch.cat([image, image.new_zeros(missing, *image.shape[1:])]) if missing else image
-        parts = [self._maps(part) for part in filled.split(block)]
+        network = self._network(image)
+        if image.device.type == "cpu" and block == 1 and network is not self.body:
+            parts = each_alone(lambda part: then(self._maps(part, network)), filled.split(1))
+        else:
+            parts = [then(self._maps(part, network)) for part in filled.split(block)]
         return [torch.cat(maps)[: len(image)] for maps in zip(*parts, strict=True)]
 
-    def _maps(self, image: Tensor) -> list[Tensor]:
+    def _network(self, image: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
+        """The body, or what computes the same faster."""
         if self.body.training:  # a deep copy of a traced network forgets that it was in eval mode
             self.body.eval()
-        maps = self.body((image - self.mean) / self.std)
+        if not can_fuse(image) or self.body._compiled_call_impl is not None:
+            return self.body
+        if self._fused.network is None or self._fused.size != image.shape[2:]:
+            one = image[:1].contiguous(memory_format=torch.channels_last)
+            self._fused.network, self._fused.size = fused(self.body, one), image.shape[2:]
+        return self._fused.network
+
+    def _maps(self, image: Tensor, network: Callable[[Tensor], dict[str, Tensor]]) -> list[Tensor]:
+        normalised = (image - self.mean) / self.std
+        if network is not self.body:
+            normalised = normalised.contiguous(memory_format=torch.channels_last)
+        maps = network(normalised)
         return [maps[k] for k in self.layers]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self._fused.network = None
+        return super()._apply(fn, recurse)
 
     def shapes(self, height: int, width: int) -> list[FeatureShape]:
         """The shape of each layer's map for images of [height, width]; nothing is computed."""
@@ -113,6 +124,23 @@ class Backbone(nn.Module):
         with torch.no_grad():
             maps = body(torch.empty(1, 3, height, width, device="meta"))
         return [FeatureShape(*maps[k].shape[1:]) for k in self.layers]
+
+
+class _Fused:
+    """Holds a network that belongs to no checkpoint, and to no copy of its holder."""
+
+    network: fx.GraphModule | None = None
+    size: torch.Size | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self)()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
+
+
+def _forget_fused(backbone: Backbone, _keys: object) -> None:
+    backbone._fused.network = None
 
 
 def _block_names(network: nn.Module) -> list[str]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.features.backbone import Backbone, one_thread
+from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map
 from lightning_ad.features.weights import build_network
 from lightning_ad.forecast import Stage, evaluating
@@ -93,10 +93,8 @@ class MahalanobisAD(FitOnlyModule):
 
     def observe(self, image: Tensor, index: Tensor) -> None:
         """Takes the spatial means of a batch into the moments; the same means on any number of processes."""
-        with one_thread():
-            vectors = [_average(level) for level in self._maps(image)]
-        for moments, values in zip(self._moments, vectors, strict=True):
-            moments.update(values[:, None])
+        for moments, level in zip(self._moments, self._maps(image), strict=True):
+            moments.update(_average(level)[:, None])
 
     def complete(self) -> None:
         """Merges the moments of the processes.
@@ -174,7 +172,7 @@ class MahalanobisAD(FitOnlyModule):
         return self._combined([g.squared_without(_average(level)).sqrt() for g, level in pairs]).float()
 
     def _maps(self, image: Tensor) -> list[Tensor]:
-        return [level.float() for level in self.backbone(image.contiguous(memory_format=torch.channels_last))]
+        return [level.float() for level in self.backbone(image)]
 
     def _combined(self, levels: list[Tensor]) -> Tensor:
         stacked = torch.stack(levels)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.features.backbone import Backbone, one_thread
+from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map
 from lightning_ad.forecast import Stage, evaluating
 from lightning_ad.methods.base import Prediction
@@ -64,7 +64,7 @@ class PaDiM(FitOnlyModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.backbone = Backbone(backbone, weights, layers, strides=(4, 8, 16)).to(memory_format=torch.channels_last)
+        self.backbone = Backbone(backbone, weights, layers, strides=(4, 8, 16))
         self.widths = [shape.channels for shape in self.backbone.shapes(256, 256)]
         if dimension is not None and not 1 <= dimension <= sum(self.widths):
             raise UsageError(
@@ -106,9 +106,7 @@ class PaDiM(FitOnlyModule):
     def observe(self, image: Tensor, index: Tensor) -> None:
         """Takes a batch into the moments."""
         assert self._moments is not None
-        with one_thread():  # rounding must not depend on a process's share of the threads
-            features = self._embed(image).flatten(1, 2)
-        self._moments.update(features)
+        self._moments.update(self._embed(image).flatten(1, 2))
 
     def complete(self) -> None:
         """Merges the moments of the processes and factorises the covariances.
@@ -183,22 +181,25 @@ class PaDiM(FitOnlyModule):
 
     def _embed(self, image: Tensor) -> Tensor:
         """The chosen channels of all layers on the finest grid, float32 [B, h, w, D]."""
-        maps = self.backbone(image.contiguous(memory_format=torch.channels_last))
+        return self.backbone(image, self._chosen)[0]
+
+    def _chosen(self, maps: list[Tensor]) -> list[Tensor]:
         parts, start = [], 0
         for level, width in zip(maps, self.widths, strict=True):
             chosen = self.channels[(self.channels >= start) & (self.channels < start + width)] - start
             start += width
             if len(chosen):
-                part = level.permute(0, 2, 3, 1)[..., chosen].permute(0, 3, 1, 2)
+                part = level.permute(0, 2, 3, 1).index_select(3, chosen).permute(0, 3, 1, 2)
                 parts.append(part if level is maps[0] else F.interpolate(part, maps[0].shape[2:], mode="nearest"))
-        return torch.cat(parts, 1).permute(0, 2, 3, 1).float()
+        return [torch.cat(parts, 1).permute(0, 2, 3, 1).float()]
 
     def _inverse_factors(self, scale: float) -> Tensor:
         """Inverse Cholesky factors, float32 [h * w, D, D], for `_squared`; the last ones are kept."""
         # Loading a module and moving it give it new buffers.
         if self._inverse is None or self._inverse[0] is not self.factors or self._inverse[1] != scale:
             dimension = len(self.channels)
-            inverse = torch.empty(len(self.factors), dimension, dimension, device=self.factors.device)
+            # Products are twice as fast where the inputs of an output lie apart in memory.
+            inverse = torch.empty(len(self.factors), dimension, dimension, device=self.factors.device).mT
             for rows, part in zip(self._blocks(), inverse.split(POSITIONS), strict=True):
                 factor = self._unpacked(rows) if scale == 1 else self._factor(self._covariance(rows) * scale)
                 part.copy_(whitening(factor))

@@ -7,8 +7,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.features.backbone import Backbone, one_thread
-from lightning_ad.features.maps import gaussian_blur, score_map
+from lightning_ad.features.backbone import Backbone
+from lightning_ad.features.maps import score_map
 from lightning_ad.features.patches import patch_features
 from lightning_ad.forecast import Stage, evaluating
 from lightning_ad.methods.base import Prediction
@@ -106,9 +106,8 @@ class SPADE(FitOnlyModule):
     def observe(self, image: Tensor, index: Tensor) -> None:
         """Keeps the maps of a batch, and their image features; the same bits on any number of processes."""
         rows = index.cpu() + self.images_before
-        with one_thread():
-            *maps, last = self.backbone(image)
-            self._image_features[rows] = _average(last).cpu()
+        *maps, last = self.backbone(image)
+        self._image_features[rows] = _average(last).cpu()
         flat = torch.cat([m.permute(0, 2, 3, 1).flatten(1) for m in maps], 1)
         self.gallery.rows[rows] = flat.to("cpu", self.storage)
         self._observed = torch.cat([self._observed, rows])
@@ -193,10 +192,9 @@ class SPADE(FitOnlyModule):
             for k, query in enumerate(queries):
                 squared, pixels = self._search(query, group, images[k])
                 grid[k], found[k] = self._distances(squared).mean(1).view(height, width), pixels[:, 0]
-            together.append(score_map(grid, *size, sigma=0))
+            together.append(score_map(grid, *size, self.sigma))
             nearest.append(found)
         map = torch.stack(together).mean(0)
-        map = gaussian_blur(map, self.sigma) if self.sigma > 0 else map
         return Prediction(map, score, self._positions(map, nearest[0], maps[0].shape[2:]))
 
     def _search(self, queries: Tensor, group: list[int], images: Tensor) -> tuple[Tensor, Tensor]:

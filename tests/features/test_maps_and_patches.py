@@ -3,14 +3,15 @@ import torch
 import torch.nn.functional as F
 from scipy.ndimage import gaussian_filter
 
-from lightning_ad.features.maps import gaussian_blur, score_map
+from lightning_ad.features.maps import score_map
 from lightning_ad.features.patches import patch_features
 
 
 @pytest.mark.parametrize(("height", "width", "sigma"), [(224, 224, 4.0), (50, 31, 4.0), (9, 12, 4.0), (40, 40, 0.7)])
-def test_blur_is_scipys(height, width, sigma):
-    maps = torch.rand(2, height, width, dtype=torch.float64)
-    for ours, raw in zip(gaussian_blur(maps, sigma), maps, strict=True):
+def test_score_map_is_a_bilinear_resize_and_scipys_blur(height, width, sigma):
+    scores = torch.rand(2, 7, 5, dtype=torch.float64)
+    resized = F.interpolate(scores[None], (height, width), mode="bilinear", align_corners=False)[0]
+    for ours, raw in zip(score_map(scores, height, width, sigma), resized, strict=True):
         expected = torch.from_numpy(gaussian_filter(raw.numpy(), sigma))
         torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0)
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ad.errors import UserError
-from lightning_ad.features.backbone import one_thread
 from lightning_ad.methods.base import register_dynamic_buffer
+from lightning_ad.parallel import one_thread
 from lightning_ad.progress import counting, progress
 from lightning_ad.statistics.coreset import k_center_greedy, random_projection
 from lightning_ad.statistics.distributed import rank, take_rows

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.features.backbone import Backbone, one_thread
-from lightning_ad.features.maps import gaussian_blur, score_map
+from lightning_ad.features.backbone import Backbone
+from lightning_ad.features.maps import score_map
 from lightning_ad.features.patches import patch_features
 from lightning_ad.forecast import Stage, evaluating
 from lightning_ad.methods.base import Prediction
@@ -105,8 +105,7 @@ class PatchCore(FitOnlyModule):
         """Stores the patch features of a batch in main memory; the same bits on any number of processes."""
         self._grids.clear()
         for member, store in enumerate(self._stores):
-            with one_thread():
-                features, grid = self._patches(image, member)
+            features, grid = self._patches(image, member)
             store.put(index, features)
             self._grids.append(grid)
 
@@ -166,12 +165,9 @@ class PatchCore(FitOnlyModule):
                     score = score * self._weight(bank, features[torch.arange(len(worst)), worst], row)
                 nearest = bank.origin[row].long() if nearest is None else nearest
                 unit = bank.scale ** (2 if self.distance == "squared" else 1) if len(self.banks) > 1 else 1
-                maps.append(score_map(found.scores.view(-1, *grid) / unit, *size, sigma=0))
+                maps.append(score_map(found.scores.view(-1, *grid) / unit, *size, self.sigma))
                 scores.append(score / unit)
-        together = torch.stack(maps).mean(0)
-        return Prediction(
-            gaussian_blur(together, self.sigma) if self.sigma else together, torch.stack(scores).mean(0), nearest
-        )
+        return Prediction(torch.stack(maps).mean(0), torch.stack(scores).mean(0), nearest)
 
     def leave_one_out(self, image: Tensor, index: Tensor) -> Tensor:
         """The largest distance of a patch to the rows of other images; the rows stay those selected with the image."""
@@ -191,9 +187,12 @@ class PatchCore(FitOnlyModule):
         return Found(distances.mean(1).view(len(features), -1), rows[:, 0].view(len(features), -1))
 
     def _patches(self, image: Tensor, member: int) -> tuple[Tensor, tuple[int, int]]:
-        maps = self.backbones[member](image)
+        (features,) = self.backbones[member](image, self._features)
+        return features.flatten(1, 2).float(), (features.shape[1], features.shape[2])
+
+    def _features(self, maps: list[Tensor]) -> list[Tensor]:
         features = patch_features(maps, self.patch_size, self.layer_dimension, self.dimension)
-        return features.float(), (maps[0].shape[2], maps[0].shape[3])
+        return [features.unflatten(1, maps[0].shape[2:])]
 
     def _count(self, total: int) -> int:
         count = int(total * self.coreset_ratio)

@@ -1,0 +1,121 @@
+"""A frozen network made fast on a CPU: normalisation, activation and sum become part of the convolution before."""
+
+import copy
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+Activation = tuple[str, list[float]]  # its name in oneDNN, and its arguments
+ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.SiLU: ("swish", []),
+    nn.Hardswish: ("hardswish", []),
+}
+NONE: Activation = ("none", [])
+SUMS: tuple[Callable[..., Any], ...] = (operator.add, operator.iadd, torch.add)
+
+
+def can_fuse(image: Tensor) -> bool:
+    """Whether the fused convolutions are there for these images, and compute what was wished for."""
+    wished = image.device.type == "cpu" and image.dtype == torch.float32 and not image.requires_grad
+    return wished and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
+
+
+def fused(body: fx.GraphModule, image: Tensor) -> fx.GraphModule:
+    """A copy of a traced network in eval mode, with batch normalisation, activations and sums in its convolutions.
+
+    What it computes is the same but for rounding. It wants images [1, 3, H, W] as `image`, of its size: float32 on a
+    CPU (`can_fuse`), best `channels_last`. It has no gradient. Modules that it does not know stay as they are.
+    """
+    body = copy.deepcopy(body)
+    for module in body.modules():
+        module.training = False  # a deep copy of a traced network forgets that it was in eval mode
+    graph = _Tracer().trace(body)
+    network = fx.GraphModule(body, graph)
+    for node in list(graph.nodes):
+        if node.op == "call_module" and type(convolution := network.get_submodule(node.target)) is nn.Conv2d:
+            _fuse(network, node, convolution)
+    graph.lint()
+    network.delete_all_unused_submodules()
+    network.recompile()
+    with torch.inference_mode():
+        network(image)  # convolutions order their weights for their input's size
+    return network
+
+
+class FusedConv2d(nn.Module):
+    """A convolution, and what follows it, in one pass over memory (oneDNN's post-operations), for one size of input."""
+
+    def __init__(self, like: nn.Conv2d, weight: Tensor, bias: Tensor | None, activation: Activation) -> None:
+        super().__init__()
+        self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
+        self.geometry = (like.padding, like.stride, like.dilation, like.groups)
+        self.activation, self.ordered = activation, False
+
+    def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
+        """The activation of the convolution of x and, where there is one, of the sum with `added`."""
+        if not self.ordered:
+            self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, x.shape)
+            self.ordered = True
+        name, numbers = self.activation
+        if added is None:
+            return torch.ops.mkldnn._convolution_pointwise(
+                x, self.weight, self.bias, *self.geometry, name, numbers, ""
+            )  # fmt: skip
+        after = None if name == "none" else name
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, added, self.weight, self.bias, *self.geometry, "add", 1.0, after, numbers, ""
+        )  # fmt: skip
+
+
+class _Tracer(fx.Tracer):
+    """Looks into sequences: torchvision keeps convolution, normalisation and activation in one."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return not isinstance(m, nn.Sequential)
+
+
+def _fuse(network: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d) -> None:
+    weight, bias, last = convolution.weight, convolution.bias, node
+    follower = _only_module(network, node)
+    if follower is not None and type(follower[1]) is nn.BatchNorm2d:
+        last, norm = follower
+        mean, variance = norm.running_mean, norm.running_var
+        weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
+    args, activation = [node.args[0]], NONE
+    place = last
+    user = next(iter(last.users)) if len(last.users) == 1 else None
+    if user is not None and user.op == "call_function" and user.target in SUMS and _is_sum_of_maps(user):
+        other = next((a for a in user.args if a is not last), None)
+        if isinstance(other, fx.Node):
+            args, last, place = [node.args[0], other], user, user
+    follower = _only_module(network, last)
+    found = None if follower is None else ACTIVATIONS.get(type(follower[1]))
+    if found is not None and (len(args) == 1 or found[0] == "relu"):  # after a sum, oneDNN has only this one
+        last, activation = follower[0], found
+    if convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
+        return
+    name = f"fused_{node.name}"
+    network.add_submodule(name, FusedConv2d(convolution, weight, bias, activation))
+    with network.graph.inserting_before(place):
+        new = network.graph.call_module(name, tuple(args))
+    last.replace_all_uses_with(new)
+    network.graph.eliminate_dead_code()
+
+
+def _only_module(network: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, nn.Module] | None:
+    """The module that alone uses what a node gives, with its node."""
+    user = next(iter(node.users)) if len(node.users) == 1 else None
+    if user is None or user.op != "call_module":
+        return None
+    return user, network.get_submodule(user.target)
+
+
+def _is_sum_of_maps(node: fx.Node) -> bool:
+    """Whether two maps are added, not a map and something that is broadcast or scaled."""
+    return len(node.args) == 2 and not node.kwargs and all(isinstance(a, fx.Node) for a in node.args)

@@ -1,0 +1,96 @@
+"""The fused network computes what the plain one does, on any number of threads, and follows its weights."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_ad.features.backbone import Backbone
+from lightning_ad.features.fusion import FusedConv2d, fused
+
+
+def lively(network):
+    """Batch statistics and weights that are not those of a fresh network, for which much would go unnoticed."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for values, low in ((module.weight, 0.5), (module.running_var, 0.5), (module.bias, -0.5)):
+                values.data = torch.rand(values.shape, generator=generator) + low
+            module.running_mean = torch.rand(module.running_mean.shape, generator=generator) - 0.5
+    return network
+
+
+@pytest.mark.parametrize(
+    ("name", "unfused"),
+    [("mobilenet_v2", 0), ("resnet18", 0), ("resnet50", 0), ("squeezenet1_1", 0), ("efficientnet_b0", 0),
+     ("mobilenet_v3_small", 0), ("convnext_tiny", 0), ("timm/resnet18", 0), ("timm/tf_efficientnet_b0", None)],
+)  # fmt: skip
+def test_features_are_those_of_the_plain_network_in_float64(name, unfused):
+    backbone = lively(Backbone(name, None, strides=(4, 8, 16)))
+    reference = copy.deepcopy(backbone.body).double().eval()
+    for module in reference.modules():
+        module.training = False
+    images = torch.rand(3, 3, 64, 96)
+    maps = backbone(images)
+    assert backbone._fused.network is not None
+    left = [m for m in backbone._fused.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert unfused is None or len(left) == unfused
+    expected = reference(((images - backbone.mean) / backbone.std).double())
+    for layer, found in zip(backbone.layers, maps, strict=True):
+        wanted = expected[layer]
+        assert (found - wanted).abs().max() <= 2e-5 * wanted.abs().max()
+
+
+def test_bits_depend_neither_on_threads_nor_on_the_batch():
+    backbone, images, threads = Backbone("mobilenet_v2", None), torch.rand(5, 3, 64, 64), torch.get_num_threads()
+    together = backbone(images)
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            for k, image in enumerate(images):
+                for ours, one in zip(together, backbone(image[None]), strict=True):
+                    assert torch.equal(ours[k], one[0])
+            for ours, again in zip(together, backbone(images), strict=True):
+                assert torch.equal(ours, again)
+            assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_new_weights_another_size_and_another_type_are_noticed():
+    backbone, other = Backbone("resnet18", None), Backbone("resnet18", None)
+    images = torch.rand(2, 3, 64, 64)
+    before = backbone(images)[0]
+    backbone.load_state_dict(other.state_dict())
+    assert not torch.equal(backbone(images)[0], before)
+    assert torch.equal(backbone(images)[0], other(images)[0])
+    larger = torch.rand(1, 3, 96, 64)
+    torch.testing.assert_close(backbone(larger)[0], other(larger)[0], rtol=0, atol=0)
+    doubled = backbone.double()(images.double())[0]
+    torch.testing.assert_close(doubled.float(), other(images)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_no_checkpoint_and_no_copy_has_it():
+    backbone = Backbone("resnet18", None)
+    backbone(torch.rand(1, 3, 64, 64))
+    assert not any("fused" in name for name in backbone.state_dict())
+    assert not any(isinstance(m, FusedConv2d) for m in backbone.modules())
+    assert copy.deepcopy(backbone)._fused.network is None
+
+
+def test_a_sum_of_two_convolutions_and_one_that_is_used_twice():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(3, 4, 3, padding=1) for _ in range(3))
+            self.relu = nn.ReLU()
+
+        def forward(self, x):
+            twice = self.c(x)
+            return self.relu(self.a(x) + self.b(x)) + twice, self.relu(twice)
+
+    network = torch.fx.symbolic_trace(Branches().eval())
+    image = torch.rand(1, 3, 20, 20)
+    for ours, plain in zip(fused(network, image)(image), network(image), strict=True):
+        torch.testing.assert_close(ours, plain)
