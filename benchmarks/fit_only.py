@@ -5,6 +5,7 @@
 FOLDER holds images (*.jpg); 224 x 224 px, MobileNetV2, 200 images for the selection. Needs anomalib 2.7.0 in the same
 environment. `selection` takes the same embeddings for both, anomalib's own projection included; `padim` builds and
 scores; `scoring` scores with banks of 5,973 and 59,740 vectors, and shows backbone and matrix product by themselves.
+Batches are of 32 images, which is what anomalib evaluates with.
 """
 
 import argparse
@@ -40,7 +41,7 @@ def turns(repeats: int, **work: Callable[[], object]) -> dict[str, float]:
 
 def embeddings(images: Tensor, weights: str) -> Tensor:
     backbone = Backbone("mobilenet_v2", weights, LAYERS)
-    return torch.cat([patch_features(backbone(part), 3, None, None).flatten(0, 1) for part in images.split(16)])
+    return torch.cat([patch_features(backbone(part), 3, None, None).flatten(0, 1) for part in images.split(32)])
 
 
 def selection(images: Tensor, weights: str, ratio: float) -> None:
@@ -59,38 +60,40 @@ def selection(images: Tensor, weights: str, ratio: float) -> None:
     print(f"anomalib {theirs / count * 1e3:.1f} (from {few} centres): {theirs / ours:.0f} times as fast")
 
 
-def scoring(images: Tensor, weights: str) -> None:
+def scoring(images: Tensor, weights: str, size: int) -> None:
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
-    batch, rest = normalised(images[:16]), images[16:]
+    tested, rest = images[:size], images[size:]
+    batch = normalised(tested)
     vectors = embeddings(rest, weights)
-    for size in (5973, 59740):
-        bank = vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:size]].clone()
+    for rows in (5973, 59740):
+        bank = vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:rows]].clone()
         model = PatchCore("mobilenet_v2", weights, LAYERS, layer_dimension=None, dimension=None, distance="plain")
-        model.banks[0].bank, model.banks[0].origin = bank, torch.zeros(size, 3, dtype=torch.int32)
+        model.banks[0].bank, model.banks[0].origin = bank, torch.zeros(rows, 3, dtype=torch.int32)
         model.fitted.fill_(True)
         model.eval()
         peer = PatchcoreModel(LAYERS, build_network("mobilenet_v2", weights), False).eval()
         peer.memory_bank = bank
         queries = vectors[:784].clone()
         found = turns(
-            5, ours=lambda m=model: m(images[:16]), anomalib=lambda p=peer: p(batch),
-            backbone=lambda m=model: m.backbones[0](images[:16]),
-            product=lambda q=queries, b=bank: [q @ b.T for _ in range(16)],
+            5, ours=lambda m=model: m(tested), anomalib=lambda p=peer: p(batch),
+            backbone=lambda m=model: m.backbones[0](tested),
+            product=lambda q=queries, b=bank: [q @ b.T for _ in tested],
         )  # fmt: skip
-        show(f"PatchCore, bank of {size}", found, 16)
+        show(f"PatchCore, bank of {rows}", found, size)
         print(f"  ours takes {found['ours'] / (found['backbone'] + found['product']):.2f} of backbone and product")
 
 
-def padim(images: Tensor, weights: str) -> None:
+def padim(images: Tensor, weights: str, size: int) -> None:
     from anomalib.models.image.padim.torch_model import PadimModel
 
-    layers, batch = ["features.3", *LAYERS], normalised(images[:16])
+    layers, tested = ["features.3", *LAYERS], images[:size]
+    batch = normalised(tested)
     model = PaDiM("mobilenet_v2", weights, layers, dimension=100).eval()
     peer = PadimModel(build_network("mobilenet_v2", weights), layers, False, n_features=100)
     begin = time.perf_counter()
     moments = Moments(56 * 56, 100, torch.float64, torch.device("cpu"))
-    for part in images.split(16):
+    for part in images.split(32):
         moments.update(model._embed(part).flatten(1, 2))
     model._grid, model._moments = (56, 56), moments
     model.complete()
@@ -98,7 +101,7 @@ def padim(images: Tensor, weights: str) -> None:
     ours = time.perf_counter() - begin
     peer.train()
     begin = time.perf_counter()
-    for part in images.split(16):
+    for part in images.split(32):
         peer(normalised(part))
     peer.fit()
     theirs = time.perf_counter() - begin
@@ -107,10 +110,10 @@ def padim(images: Tensor, weights: str) -> None:
     show(
         "PaDiM",
         turns(
-            5, ours=lambda: model(images[:16]), anomalib=lambda: peer(batch),
-            backbone=lambda: model.backbone(images[:16]),
+            5, ours=lambda: model(tested), anomalib=lambda: peer(batch),
+            backbone=lambda: model.backbone(tested),
         ),
-        16,
+        size,
     )  # fmt: skip
 
 
@@ -128,6 +131,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--images", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--ratio", type=float, default=0.01)
     parser.add_argument("--part", nargs="+", default=["selection", "padim", "scoring"])
     args = parser.parse_args()
@@ -137,9 +141,9 @@ def main() -> None:
         if "selection" in args.part:
             selection(images, args.weights, args.ratio)
         if "padim" in args.part:
-            padim(images, args.weights)
+            padim(images, args.weights, args.batch)
         if "scoring" in args.part:
-            scoring(images, args.weights)
+            scoring(images, args.weights, args.batch)
 
 
 if __name__ == "__main__":

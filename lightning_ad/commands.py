@@ -63,7 +63,8 @@ def announce(cli: RunCLI) -> None:
         return
     size = data.input_size
     model.to(cli.trainer.strategy.root_device)
-    speed = measure(model.describe, *size, cli.trainer.strategy.root_device)
+    first = data.samples["train"][0].path
+    speed = measure(model.describe, data.training_set().read, first, *size, cli.trainer.strategy.root_device)
     counts = data.counts()
     images, tested = (-(-counts[split] // cli.trainer.world_size) for split in ("train", "test"))
     tiles = 1 if data.tiles is None else len(data.tiles)

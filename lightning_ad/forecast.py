@@ -3,15 +3,20 @@
 import os
 import resource
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-READING = 5e-3  # seconds that it takes to read and resize an image; they are not known before one is read
+BATCH = 8  # images that are measured together
 MARGIN = 1.2  # products in a method are of worse shapes than the one that is measured
+WRITING = 1e-7  # seconds a pixel, for the map on disk and the metrics
 
 
 class Stage(NamedTuple):
@@ -22,52 +27,78 @@ class Stage(NamedTuple):
         held: bytes that are held at its peak, beside what the program takes anyway.
         images: that go through the network.
         operations: additions and multiplications beside the network, most of them in matrix products.
-        alone: the network runs on one thread, for the sake of equal bits.
+        writing: seconds an image for what is written of it.
     """
 
     name: str
     held: float
     images: int = 0
     operations: float = 0.0
-    alone: bool = False
+    writing: float = 0.0
 
 
 class Speed(NamedTuple):
-    """Of this machine: seconds an image takes in the network, on one thread and on all, and operations a second."""
+    """Of this machine: seconds an image takes to be read, and in the network, and operations a second."""
 
-    alone: float
-    together: float
+    reading: float
+    network: float
     operations: float
 
 
 def evaluating(tested: int, height: int, width: int, held: float = 0.0, operations: float = 0.0) -> Stage:
     """The test of images whose scores take so many operations each, while `held` bytes are held."""
-    pixels = tested * height * width  # a score, a truth, and their order
-    return Stage("Testing", held + 14 * pixels, tested, tested * operations)
+    pixels = height * width  # a score, a truth, and their order; a map on disk
+    return Stage("Testing", held + 14 * tested * pixels, tested, tested * operations, WRITING * pixels)
 
 
-def measure(describe: Callable[[Tensor], object], height: int, width: int, device: torch.device) -> Speed:
-    """Measures the network on grey images and the machine on a matrix product; takes about a second."""
-    image = torch.full((1, 3, height, width), 0.5, device=device)
-    threads = torch.get_num_threads()
+def measure(
+    describe: Callable[[Tensor], object],
+    read: Callable[[str], object],
+    file: str,
+    height: int,
+    width: int,
+    device: torch.device,
+) -> Speed:
+    """Measures the machine on made-up images; takes a second or two.
+
+    Args:
+        describe: what is made of [B, 3, height, width] before anything is kept.
+        read: reads an image file, on one core.
+        file: like those that will be read. It is not: only its header, for its size.
+        height: of what `describe` takes.
+        width: of what `describe` takes.
+        device: on which `describe` works.
+    """
+    images = torch.rand(BATCH, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():
-        torch.set_num_threads(1)
-        alone = _seconds(lambda: describe(image), device)
-        torch.set_num_threads(threads)
-        together = _seconds(lambda: describe(image), device)
+        network = _seconds(lambda: describe(images), device) / BATCH
         a, b = torch.rand(1024, 256, device=device), torch.rand(256, 512, device=device)
         product = _seconds(lambda: a @ b, device, repeats=20)
-    return Speed(alone, together, 2 * 1024 * 256 * 512 / product)
+    return Speed(_reading(read, file), network, 2 * 1024 * 256 * 512 / product)
+
+
+def _reading(read: Callable[[str], object], file: str) -> float:
+    """Seconds that a made-up image takes to be read, of the size and the format of a file."""
+    try:
+        with Image.open(file) as image:
+            (width, height), mode = image.size, "L" if image.mode == "L" else "RGB"
+    except OSError:  # what is wrong is told where it is read
+        return 0.0
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "image").with_suffix(Path(file).suffix)
+        coarse.resize((width, height)).convert(mode).save(path)
+        return _seconds(lambda: read(str(path)), torch.device("cpu"))
 
 
 def seconds(stage: Stage, speed: Speed, workers: int) -> float:
     """Predicted duration of a stage; images are read while the network works, where there are cores for it."""
     cores = os.cpu_count() or 1
-    network = speed.alone if stage.alone else speed.together
-    reading = READING / max(1, min(workers, cores))
-    spare = workers and cores > (1 if stage.alone else torch.get_num_threads())
-    image = max(network, reading) if spare else network + reading
-    return stage.images * image + MARGIN * stage.operations / speed.operations
+    reading = speed.reading / max(1, min(workers, cores))
+    spare = workers and cores > torch.get_num_threads()
+    image = max(speed.network, reading) if spare else speed.network + reading
+    return stage.images * (image + stage.writing) + MARGIN * stage.operations / speed.operations
 
 
 def held_now() -> int:

@@ -1,5 +1,6 @@
 """What all tests share: small trees with the real names, the real data where it is there, and no network."""
 
+import multiprocessing
 import os
 import shutil
 import socket
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +42,39 @@ def no_network(monkeypatch):
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def over_processes(tmp_path):
+    """Calls `work(rank)` in each of `world` processes of one gloo group, and returns what each returned.
+
+    They are forked: to import torch again would take longer than most of the tests.
+    """
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("needs fork")
+    fork = multiprocessing.get_context("fork")
+
+    def process(work, rank, world):
+        torch.set_num_threads(1)  # a forked child must not wait for the parent's OpenMP threads
+        dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=rank, world_size=world)
+        torch.save(work(rank), tmp_path / f"{rank}.pt")
+        dist.barrier()  # where one leaves while another still talks to it, that one is aborted
+        dist.destroy_process_group()
+
+    def run(world, work):
+        children = [fork.Process(target=process, args=(work, rank, world), daemon=True) for rank in range(world)]
+        for child in children:
+            child.start()
+        try:
+            for child in children:
+                child.join(timeout=60)
+            assert [child.exitcode for child in children] == [0] * world
+        finally:
+            for child in children:
+                child.kill()
+        return [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
+
+    return run
 
 
 def draw_image(path: Path, rng: np.random.Generator, size=(40, 48), spot=False):

@@ -80,6 +80,10 @@ class AnomalyDataset(Dataset[Batch]):
             recipe=recipe,
         )
 
+    def read(self, path: str) -> Tensor:
+        """An image file in the geometry of the data, [3, H, W]."""
+        return self.geometry.image(read_image(path))
+
     def _whole(self, number: int) -> tuple[Tensor, Tensor]:
         """An image whose tiles are wanted in turn with those of others."""
         if number not in self._kept:

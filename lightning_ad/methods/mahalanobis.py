@@ -118,7 +118,7 @@ class MahalanobisAD(FitOnlyModule):
         """One scatter for each level, and its inverse."""
         squares = float(sum(channels**2 for channels in self.widths))
         return [
-            Stage("Reading images", 8.0 * squares, images, 2 * images * squares, alone=True),
+            Stage("Reading images", 8.0 * squares, images, 2 * images * squares),
             Stage("Shrinking", 8.0 * 4 * squares, operations=4.0 * sum(channels**3 for channels in self.widths)),
             evaluating(tested, height, width, 8.0 * 2 * squares, 2 * squares),
         ]

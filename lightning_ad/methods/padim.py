@@ -138,7 +138,7 @@ class PaDiM(FitOnlyModule):
         factors = (self.storage.itemsize / 2 + 4) * positions * square
         block = self.accumulator.itemsize * BLOCK * positions * dimension
         return [
-            Stage("Reading images", scatters + block, images, 2 * images * positions * square, alone=True),
+            Stage("Reading images", scatters + block, images, 2 * images * positions * square),
             Stage("Factorising", scatters + factors / 2, operations=positions * dimension * square),
             evaluating(tested, height, width, factors, 2 * positions * square),
         ]

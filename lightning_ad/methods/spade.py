@@ -144,7 +144,7 @@ class SPADE(FitOnlyModule):
             [areas[g[0]] ** 2 * sum(levels[i].channels for i in g) for g in self.groups],
         )
         return [
-            Stage("Reading images", held, images, alone=True),
+            Stage("Reading images", held, images),
             evaluating(tested, height, width, held + 2 * BLOCK_BYTES, 2 * near * sum(grouped)),
         ]
 

@@ -1,9 +1,5 @@
 """Two processes give the numbers of one, also when they see unlike shares, or nothing at all."""
 
-import json
-import multiprocessing
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -32,33 +28,16 @@ def values(indices):
     return {**metrics.compute(), "AUROC": auroc.compute().item(), "AUPRO": aupro.compute().item()}
 
 
-def process(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)  # a forked child must not wait for the parent's OpenMP threads
+def shares_of(rank: int) -> dict[str, dict[str, float]]:
     torch.set_default_dtype(torch.float64)  # as Lightning's precision "64-true" does
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    got = {name: values(shares[rank]) for name, shares in SHARES.items()}
-    (folder / f"{rank}.json").write_text(json.dumps(got))
-    torch.distributed.destroy_process_group()
+    return {name: values(shares[rank]) for name, shares in SHARES.items()}
 
 
 @pytest.mark.distributed
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:The ``compute`` method:UserWarning")
-def test_two_processes_equal_one(tmp_path):
-    # Forked: importing torch and torchmetrics twice more would take longer than all tests here together.
-    fork = multiprocessing.get_context("fork")
-    children = [fork.Process(target=process, args=(rank, tmp_path), daemon=True) for rank in range(2)]
-    for child in children:
-        child.start()
-    try:
-        for child in children:
-            child.join(timeout=60)
-        assert [child.exitcode for child in children] == [0, 0]
-    finally:
-        for child in children:
-            child.kill()
+def test_two_processes_equal_one(over_processes):
+    found = over_processes(2, shares_of)
     expected = values(range(len(BATCHES)))
-    for rank in range(2):
-        got = json.loads((tmp_path / f"{rank}.json").read_text())
+    for got in found:
         for name in SHARES:
             assert got[name] == pytest.approx(expected, abs=1e-9), name

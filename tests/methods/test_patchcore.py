@@ -136,3 +136,22 @@ def test_a_coreset_of_nothing_says_what_would_be_something(trees, tmp_path):
 def test_impossible_settings(options):
     with pytest.raises(UsageError, match=r"model\."):
         model(**options)
+
+
+def test_a_tight_budget_merges_coresets(trees, images, tmp_path):
+    whole, bytes_each = model(coreset_ratio=0.1), 4 * (8 + 4)  # its projections, and what a selection keeps of each
+    fit(whole, data(trees), tmp_path)
+    third = 7 * 64 * bytes_each / 3 / 2**30
+    tight = model(coreset_ratio=0.1, memory_gb=third)
+    fit(tight, data(trees), tmp_path)
+    bank, held = tight.banks[0], whole.banks[0]
+    assert bank.bank.shape == held.bank.shape
+    assert not torch.equal(bank.bank, held.bank)
+    training = data(trees)
+    training.setup()
+    for row, (image, y, x) in zip(bank.bank, bank.origin.tolist(), strict=True):
+        features = tight._patches(training.training_set()[image].image, 0)[0].view(8, 8, -1)
+        torch.testing.assert_close(features[y, x], row)
+    assert float(held.radius) < float(bank.radius) < 5 * float(held.radius)
+    with pytest.raises(UserError, match=r"model\.coreset_ratio"):
+        fit(model(coreset_ratio=0.9, memory_gb=third), data(trees), tmp_path)

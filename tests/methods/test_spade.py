@@ -1,6 +1,5 @@
 import copy
 import logging
-import multiprocessing
 from types import SimpleNamespace
 
 import numpy as np
@@ -219,32 +218,15 @@ def test_the_checkpoint_file_holds_the_gallery(memory_gb, trees, tmp_path):
         fresh.load_state_dict({k: v for k, v in module.state_dict().items() if k != "gallery.rows"})
 
 
-def process(rank, world, folder):
-    torch.set_num_threads(1)  # a forked child must not wait for the parent's OpenMP threads
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-    module = fit(model(), TRAIN[:3], order=torch.arange(3)[rank::world])
-    fit(module, TRAIN[3:], order=torch.arange(4)[rank::world], growing=True)
-    torch.save(module.state_dict(), folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+def grown_on_three(rank):
+    module = fit(model(), TRAIN[:3], order=torch.arange(3)[rank::3])
+    return fit(module, TRAIN[3:], order=torch.arange(4)[rank::3], growing=True).state_dict()
 
 
 @pytest.mark.distributed
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-def test_three_processes_have_the_gallery_of_one(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    children = [fork.Process(target=process, args=(rank, 3, tmp_path), daemon=True) for rank in range(3)]
-    for child in children:
-        child.start()
-    try:
-        for child in children:
-            child.join(timeout=60)
-        assert [child.exitcode for child in children] == [0, 0, 0]
-    finally:
-        for child in children:
-            child.kill()
+def test_three_processes_have_the_gallery_of_one(over_processes):
     expected = fit(model()).state_dict()
-    for rank in range(3):
-        got = torch.load(tmp_path / f"{rank}.pt")
+    for got in over_processes(3, grown_on_three):
         assert all(torch.equal(got[k], expected[k]) for k in expected)
 
 

@@ -1,8 +1,5 @@
 """k-means against scikit-learn from the same start, on one process and on two."""
 
-import multiprocessing
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -88,29 +85,14 @@ def cluster(vectors):
     return [start, *kmeans(vectors, start)], [empty, *kmeans(vectors, empty, tolerance=0)]
 
 
-def process(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)  # a forked child must not wait for the parent's OpenMP threads
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    torch.save({name: cluster(blobs()[share[rank]]) for name, share in SHARES.items()}, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+def clustered_by(rank: int) -> dict[str, object]:
+    return {name: cluster(blobs()[share[rank]]) for name, share in SHARES.items()}
 
 
 @pytest.mark.distributed
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-def test_two_processes_find_the_centres_of_one(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    children = [fork.Process(target=process, args=(rank, tmp_path), daemon=True) for rank in range(2)]
-    for child in children:
-        child.start()
-    try:
-        for child in children:
-            child.join(timeout=60)
-        assert [child.exitcode for child in children] == [0, 0]
-    finally:
-        for child in children:
-            child.kill()
+def test_two_processes_find_the_centres_of_one(over_processes):
+    got = over_processes(2, clustered_by)
     expected = cluster(blobs())
-    got = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for name, shares in SHARES.items():
         for k, (start, centres, labels, inertia) in enumerate(expected):
             for rank, share in enumerate(shares):

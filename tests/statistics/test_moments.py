@@ -1,6 +1,3 @@
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,38 +96,17 @@ def test_going_on_from_earlier_moments():
     assert_close(after.finish(), values, 1e-12)
 
 
-PROCESSES = """
-import sys, torch, torch.distributed as dist
-from test_moments import assert_close, assert_norms, vectors
-from lightning_ad.statistics.moments import NormMoments
-rank, world = int(sys.argv[1]), int(sys.argv[2])
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=world)
-values = vectors()
-shares = [values[:60], values[60:60], values[60:]]
-moments = NormMoments(5, 7)
-moments.update(shares[rank])
-moments.finish()
-assert_close(moments, values, 1e-12)
-assert_norms(moments, values)
-every = [torch.empty_like(moments.scatter) for _ in range(world)]
-dist.all_gather(every, moments.scatter)
-assert all(torch.equal(every[0], other) for other in every)
-dist.barrier()
-dist.destroy_process_group()
-"""
+def merged_moments(rank):
+    values = vectors()
+    moments = NormMoments(5, 7)
+    moments.update([values[:60], values[60:60], values[60:]][rank])
+    moments.finish()
+    assert_close(moments, values, 1e-12)
+    assert_norms(moments, values)
+    return moments.scatter
 
 
 @pytest.mark.distributed
-def test_processes_are_merged_even_where_one_has_seen_nothing(tmp_path):
-    paths = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESSES, str(rank), "3", str(tmp_path / "meet")],
-            env=environment, stderr=subprocess.PIPE, text=True,
-        )
-        for rank in range(3)
-    ]  # fmt: skip
-    for process in running:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors[-2000:]
+def test_processes_are_merged_even_where_one_has_seen_nothing(over_processes):
+    first, *others = over_processes(3, merged_moments)
+    assert all(torch.equal(first, other) for other in others)

@@ -1,5 +1,4 @@
 import logging
-import multiprocessing
 
 import pytest
 import torch
@@ -42,33 +41,17 @@ def test_a_full_disk_is_said_before_anything_is_written():
         allocate((2**50,), torch.float32, 1)
 
 
-def process(rank, folder):
-    torch.set_num_threads(1)  # a forked child must not wait for the parent's OpenMP threads
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=3)
+def shared_by(rank):
     module.BLOCK_BYTES = 3 * 2 * 12  # two rows of each process at a time
     rows = [torch.tensor([6, 0, 3, 5, 1]), torch.empty(0, dtype=torch.int64), torch.tensor([2, 4])][rank]
     ours, theirs = torch.full((7, 2), -1.0, dtype=torch.float16), torch.full((7,), -1)
     ours[rows], theirs[rows] = rows[:, None].half(), rows * 10
     share_rows([ours, theirs], rows, torch.device("cpu"))
-    torch.save((ours, theirs), folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return ours, theirs
 
 
 @pytest.mark.distributed
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
-def test_every_process_gets_the_rows_of_the_others(tmp_path):
-    fork = multiprocessing.get_context("fork")
-    children = [fork.Process(target=process, args=(rank, tmp_path), daemon=True) for rank in range(3)]
-    for child in children:
-        child.start()
-    try:
-        for child in children:
-            child.join(timeout=60)
-        assert [child.exitcode for child in children] == [0, 0, 0]
-    finally:
-        for child in children:
-            child.kill()
-    for rank in range(3):
-        ours, theirs = torch.load(tmp_path / f"{rank}.pt")
+def test_every_process_gets_the_rows_of_the_others(over_processes):
+    for ours, theirs in over_processes(3, shared_by):
         assert ours.tolist() == [[float(i)] * 2 for i in range(7)]
         assert theirs.tolist() == [10 * i for i in range(7)]

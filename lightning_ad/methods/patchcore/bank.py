@@ -1,6 +1,7 @@
 """The bank of PatchCore: a coreset of patch features, and where each comes from."""
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_ad.errors import UserError
@@ -8,7 +9,8 @@ from lightning_ad.methods.base import register_dynamic_buffer
 from lightning_ad.parallel import one_thread
 from lightning_ad.progress import counting, progress
 from lightning_ad.statistics.coreset import k_center_greedy, random_projection
-from lightning_ad.statistics.distributed import rank, take_rows
+from lightning_ad.statistics.distributed import gather_rows, rank, sum_over_processes, take_rows
+from lightning_ad.statistics.merging import coresets_of_parts
 from lightning_ad.statistics.neighbours import nearest_neighbours
 
 SAMPLED = 2048  # rows of a bank that measure its scale
@@ -52,8 +54,12 @@ class PatchBank(nn.Module):
         projection: int | None,
         starting_points: int | None,
         seed: int,
+        memory_bytes: int | None = None,
     ) -> None:
         """Selects the bank from what it holds and new vectors, over all processes; the same on all of them.
+
+        Where what is selected from takes more than `memory_bytes` a process, coresets of parts are merged, and
+        `radius` is a bound.
 
         Args:
             vectors: float32 [n, P, D] in main memory, of the images that this process has seen.
@@ -64,27 +70,37 @@ class PatchBank(nn.Module):
             projection: dimension of the random projection in which they are selected; None for none.
             starting_points: of the selection (see `k_center_greedy`).
             seed: of the projection and the start.
+            memory_bytes: that the projections may take, on each process; None for no limit.
 
         Raises:
-            UserError: where there are not as many vectors, or the grid is another one than that of the bank.
+            UserError: where there are not as many vectors, the grid is another one than that of the bank, or the
+                memory holds too few vectors.
         """
         held, patches = len(self.bank), grid[0] * grid[1]
         if held and self.bank.shape[1] != vectors.shape[2]:
             raise UserError(f"the bank's rows have {self.bank.shape[1]} numbers, those to be added {vectors.shape[2]}")
         device, generator = self.bank.device, torch.Generator().manual_seed(seed)
-        numbers = (held + (images - first)[:, None] * patches + torch.arange(patches)).flatten()
+        own = (held + (images - first)[:, None] * patches + torch.arange(patches)).flatten()
         matrix = None if projection is None else random_projection(vectors.shape[2], projection, generator)
-        parts = [_projected(vectors, matrix, device)]
+        bound, numbers = 0.0, own
+        if (size := _part(vectors, projection, memory_bytes, device)) is not None:
+            left, bound = self._left(vectors, matrix, size, count, generator, starting_points)
+            flat = vectors.flatten(0, 1)
+            numbers, parts = own[left], [_projected(flat[some][None], matrix, device) for some in left.split(patches)]
+        else:
+            parts = [_projected(vectors, matrix, device)]
         if held and rank() == 0:  # the first process brings the old bank
             parts.insert(0, _projected(self.bank[None].cpu(), matrix, device))
             numbers = torch.cat([torch.arange(held), numbers])
         candidates = torch.cat(parts) if len(parts) > 1 else parts[0]
+        all_numbers = gather_rows(numbers.to(device)).sort().values  # some are missing where parts were merged
+        places = torch.searchsorted(all_numbers, numbers.to(device))
         with counting(count, "Selecting the coreset", "patch") as advance:
-            chosen = k_center_greedy(candidates, count, generator, starting_points, numbers, advance)
+            chosen = k_center_greedy(candidates, count, generator, starting_points, places, advance)
         del candidates, parts
-        rows, old = chosen.rows.cpu(), chosen.rows.cpu() < held
-        offset = held if rank() == 0 and held else 0
-        found = take_rows(vectors.flatten(0, 1), numbers[offset:], rows[~old], device).cpu()
+        rows = all_numbers[chosen.rows].cpu()
+        old = rows < held
+        found = take_rows(vectors.flatten(0, 1), own, rows[~old], device).cpu()
         bank = found.new_empty(len(rows), found.shape[1])
         bank[~old] = found
         image, place = (rows - held).div(patches, rounding_mode="floor"), (rows - held) % patches
@@ -92,7 +108,33 @@ class PatchBank(nn.Module):
         if held:
             bank[old], origin[old] = self.bank.cpu()[rows[old]], self.origin.cpu()[rows[old]]
         self.bank, self.origin = bank.to(device), origin.to(device)
-        self.radius.fill_(chosen.radius)
+        self.radius.fill_(chosen.radius + bound)
+
+    def _left(
+        self,
+        vectors: Tensor,
+        matrix: Tensor | None,
+        size: int,
+        count: int,
+        generator: torch.Generator,
+        starting_points: int | None,
+    ) -> tuple[Tensor, float]:
+        """Rows of vectors [n, P, D] that coresets of parts leave, and the largest radius of a part."""
+        patches, device = vectors.shape[1], self.bank.device
+        images = max(1, size // patches)
+        rank_zero_info(
+            f"Patch features, even projected, are more than model.memory_gb allows: coresets of {images} images each "
+            "are merged. Patches are then up to about twice as far from the bank as without; scores change a little."
+        )
+
+        def read(start: int, stop: int) -> Tensor:
+            part = vectors[start // patches : stop // patches]
+            return _projected(part, matrix, device)
+
+        with counting(None, "Selecting from parts", "patch") as advance:
+            return coresets_of_parts(
+                read, len(vectors) * patches, images * patches, count, generator, starting_points, advance
+            )
 
     def search(self, queries: Tensor, count: int = 1, without: int | None = None) -> tuple[Tensor, Tensor]:
         """Squared distances [M, count] to the nearest rows, and the rows; `without` leaves out those of an image."""
@@ -107,6 +149,15 @@ class PatchBank(nn.Module):
         """Sets `scale`."""
         sampled = torch.linspace(0, len(self.bank) - 1, min(SAMPLED, len(self.bank)), device=self.bank.device).long()
         self.scale.copy_(self.search(self.bank[sampled], 2)[0][:, -1].sqrt().median().clamp(min=1e-12))
+
+
+def _part(vectors: Tensor, projection: int | None, memory_bytes: int | None, device: torch.device) -> int | None:
+    """How many vectors [n, P, D] may be held projected, with what a selection keeps of each; None for all of them."""
+    if memory_bytes is None:
+        return None
+    each = 4 * ((projection or vectors.shape[2]) + 4)
+    too_many = int(len(vectors) * vectors.shape[1] * each > memory_bytes)
+    return memory_bytes // each if sum_over_processes(too_many, device) else None
 
 
 def _projected(vectors: Tensor, matrix: Tensor | None, device: torch.device) -> Tensor:

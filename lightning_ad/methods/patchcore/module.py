@@ -51,7 +51,7 @@ class PatchCore(FitOnlyModule):
         reweight: the b of the paper's image score (section 3.3, equation 7); 0 for the plain maximum, as released.
         sigma: of the Gaussian that smooths the map, in pixels; 0 for none.
         memory_gb: features of the training images of more GiB a process go to a temporary file, and only their
-            projections stay in memory; null for no limit.
+            projections stay in memory; where those are more, coresets of parts are merged. null for no limit.
         seed: of the projection and the starting points; the command line sets it from seed_everything.
     """
 
@@ -117,7 +117,10 @@ class PatchCore(FitOnlyModule):
             images = self.images_before + store.index
             total = self.images_before + sum_over_processes(len(images), self.device)
             count = self._count(total * grid[0] * grid[1])
-            bank.select(store.vectors, images, self.images_before, grid, count, self.projection, starts, self.seed)
+            bank.select(
+                store.vectors, images, self.images_before, grid, count, self.projection, starts, self.seed,
+                self.memory_bytes,
+            )  # fmt: skip
             if len(self.banks) > 1:
                 bank.measure_scale()
 
@@ -135,12 +138,13 @@ class PatchCore(FitOnlyModule):
             count, shorter = images * patches, self.projection or length
             vectors = 4.0 * count * length
             held += vectors if self.memory_bytes is None or vectors <= self.memory_bytes else 0
-            projections = max(projections, 4.0 * count * (shorter * (self.projection is not None) + 4))
+            selected = 4.0 * count * (shorter * (self.projection is not None) + 4)
+            projections = max(projections, min(selected, self.memory_bytes or selected))
             chosen = count * self.coreset_ratio
             selecting += 2 * count * (length * (self.projection is not None) + chosen * shorter)
             bank, search = bank + 4 * chosen * length, search + 2 * patches * chosen * length
         return [
-            Stage("Reading images", held, images, alone=True),
+            Stage("Reading images", held, images),
             Stage("Selecting the coreset", held + projections + 2 * bank, operations=selecting),
             evaluating(tested, height, width, bank, search),
         ]
