@@ -18,6 +18,7 @@ METHODS = {
     "padim": [],
     "spade": [],
     "mahalanobis": [],
+    "cfa": ["--model.features", "post_relu", "--trainer.max_epochs", "2"],
 }
 SHOWN = {
     "image_AUROC": "image AUROC", "image_AP": "image AP", "image_F1Max": "image F1", "pixel_AUROC": "pixel AUROC",
