@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lightning_ad.errors import UserError
+
 BATCH = 8  # images that are measured together
 MARGIN = 1.2  # products in a method are of worse shapes than the one that is measured
 WRITING = 1e-7  # seconds a pixel, for the map on disk and the metrics
@@ -79,17 +81,17 @@ def measure(
 
 def _reading(read: Callable[[str], object], file: str) -> float:
     """Seconds that a made-up image takes to be read, of the size and the format of a file."""
+    rng = np.random.default_rng(0)
     try:
         with Image.open(file) as image:
-            (width, height), mode = image.size, "L" if image.mode == "L" else "RGB"
-    except OSError:  # what is wrong is told where it is read
-        return 0.0
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "image").with_suffix(Path(file).suffix)
-        coarse.resize((width, height)).convert(mode).save(path)
-        return _seconds(lambda: read(str(path)), torch.device("cpu"))
+            (width, height), mode, kind = image.size, "L" if image.mode == "L" else "RGB", image.format
+        coarse = Image.fromarray(rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "image").with_suffix(Path(file).suffix)
+            coarse.resize((width, height)).convert(mode).save(path, format=kind)
+            return _seconds(lambda: read(str(path)), torch.device("cpu"))
+    except (OSError, ValueError, SyntaxError, KeyError, Image.DecompressionBombError, UserError):
+        return 0.0  # what is wrong is told where the images are read
 
 
 def seconds(stage: Stage, speed: Speed, workers: int) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from threading import Barrier
 from typing import TypeVar
 
 import torch
@@ -31,7 +32,7 @@ def one_thread() -> Iterator[None]:
 def each_alone(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """What `work` makes of each item, each on one thread, as many at a time as there are threads.
 
-    Gradients are recorded where they are outside, and inference mode holds inside too; autocasting does not.
+    Gradients, inference mode and autocasting on the CPU are inside what they are outside.
     """
     threads = torch.get_num_threads()
     if threads == 1:
@@ -40,9 +41,11 @@ def each_alone(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Re
         with one_thread():
             return [work(items[0])]
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    casting, dtype = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
     def alone(item: Item) -> Result:
-        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+        casts = torch.autocast("cpu", dtype, casting)
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradients), casts:
             return work(item)
 
     return list(_workers(threads).map(alone, items))
@@ -51,11 +54,16 @@ def each_alone(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Re
 @cache
 def _workers(threads: int) -> ThreadPoolExecutor:
     """Threads that stay, each of which runs what it is given on itself alone."""
-    workers = ThreadPoolExecutor(threads, "image", torch.set_num_threads, (1,))
-    # A thread starts with its first work, and the number it sets is also the one that later threads begin with.
+    workers = ThreadPoolExecutor(threads, "image", _begin, (Barrier(threads),))
     list(workers.map(lambda _: None, range(threads)))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads)  # for later threads, which begin with the number that was set last
     return workers
+
+
+def _begin(all_there: Barrier) -> None:
+    torch.get_num_threads()  # otherwise the first parallel operation sets the common number again
+    torch.set_num_threads(1)
+    all_there.wait()  # a worker that were idle by now would be given the next one's first work
 
 
 if hasattr(os, "register_at_fork"):  # threads do not come along

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from lightning_ad.errors import UsageError
 from lightning_ad.features.fusion import can_fuse, fused
 from lightning_ad.features.weights import build_network
-from lightning_ad.parallel import each_alone
+from lightning_ad.parallel import each_alone, one_thread
 
 BLOCK = {"cpu": 1, "cuda": 16}  # images that go through the network together
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in [0, 1]
@@ -82,7 +82,7 @@ class Backbone(nn.Module):
 
         Libraries choose their convolutions by the size of the batch, and those round differently, by the number of
         threads too. So that the features of an image are the same bits in every batch, images go through in blocks of
-        one fixed size, on a CPU each on one thread.
+        one fixed size, on a CPU each on one thread (but for a compiled network).
         """
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return then(self._maps(image, self.body))
@@ -90,7 +90,7 @@ class Backbone(nn.Module):
         missing = -len(image) % block
         filled = torch.cat([image, image.new_zeros(missing, *image.shape[1:])]) if missing else image
         network = self._network(image)
-        if image.device.type == "cpu" and block == 1 and network is not self.body:
+        if image.device.type == "cpu" and block == 1 and self.body._compiled_call_impl is None:
             parts = each_alone(lambda part: then(self._maps(part, network)), filled.split(1))
         else:
             parts = [then(self._maps(part, network)) for part in filled.split(block)]
@@ -102,10 +102,12 @@ class Backbone(nn.Module):
             self.body.eval()
         if not can_fuse(image) or self.body._compiled_call_impl is not None:
             return self.body
-        if self._fused.network is None or self._fused.size != image.shape[2:]:
-            one = image[:1].contiguous(memory_format=torch.channels_last)
-            self._fused.network, self._fused.size = fused(self.body, one), image.shape[2:]
-        return self._fused.network
+        made = self._fused.made
+        if made is None or made[1] is not self.body or made[2] != image.shape[2:]:
+            with one_thread():  # convolutions order their weights for the number of threads, too
+                one = image[:1].detach().contiguous(memory_format=torch.channels_last)
+                self._fused.made = made = (fused(self.body, one), self.body, image.shape[2:])
+        return made[0]
 
     def _maps(self, image: Tensor, network: Callable[[Tensor], dict[str, Tensor]]) -> list[Tensor]:
         normalised = (image - self.mean) / self.std
@@ -115,7 +117,7 @@ class Backbone(nn.Module):
         return [maps[k] for k in self.layers]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._fused.network = None
+        self._fused.made = None
         return super()._apply(fn, recurse)
 
     def shapes(self, height: int, width: int) -> list[FeatureShape]:
@@ -127,10 +129,12 @@ class Backbone(nn.Module):
 
 
 class _Fused:
-    """Holds a network that belongs to no checkpoint, and to no copy of its holder."""
+    """Holds a network that belongs to no checkpoint, and to no copy of its holder; of which body, for which size.
 
-    network: fx.GraphModule | None = None
-    size: torch.Size | None = None
+    It knows of weights that are loaded or moved; not of weights that are changed in place, as nobody does here.
+    """
+
+    made: tuple[fx.GraphModule, nn.Module, torch.Size] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)()
@@ -140,7 +144,7 @@ class _Fused:
 
 
 def _forget_fused(backbone: Backbone, _keys: object) -> None:
-    backbone._fused.network = None
+    backbone._fused.made = None
 
 
 def _block_names(network: nn.Module) -> list[str]:

@@ -17,6 +17,7 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.Hardswish: ("hardswish", []),
 }
 NONE: Activation = ("none", [])
+IN_PLACE = {"iadd", "isub", "imul", "itruediv"}
 SUMS: tuple[Callable[..., Any], ...] = (operator.add, operator.iadd, torch.add)
 
 
@@ -35,8 +36,12 @@ def fused(body: fx.GraphModule, image: Tensor) -> fx.GraphModule:
     body = copy.deepcopy(body)
     for module in body.modules():
         module.training = False  # a deep copy of a traced network forgets that it was in eval mode
+        if hasattr(module, "inplace"):
+            module.inplace = False  # what is moved down in the graph must find its input as it was
     graph = _Tracer().trace(body)
     network = fx.GraphModule(body, graph)
+    with torch.inference_mode():
+        _Shapes(network).run(image)
     for node in list(graph.nodes):
         if node.op == "call_module" and type(convolution := network.get_submodule(node.target)) is nn.Conv2d:
             _fuse(network, node, convolution)
@@ -80,6 +85,15 @@ class _Tracer(fx.Tracer):
         return not isinstance(m, nn.Sequential)
 
 
+class _Shapes(fx.Interpreter):
+    """Notes the shape of what each node gives."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        n.meta["shape"] = result.shape if isinstance(result, Tensor) else None
+        return result
+
+
 def _fuse(network: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d) -> None:
     weight, bias, last = convolution.weight, convolution.bias, node
     follower = _only_module(network, node)
@@ -90,10 +104,9 @@ def _fuse(network: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d) -> Non
     args, activation = [node.args[0]], NONE
     place = last
     user = next(iter(last.users)) if len(last.users) == 1 else None
-    if user is not None and user.op == "call_function" and user.target in SUMS and _is_sum_of_maps(user):
-        other = next((a for a in user.args if a is not last), None)
-        if isinstance(other, fx.Node):
-            args, last, place = [node.args[0], other], user, user
+    if user is not None and user.op == "call_function" and user.target in SUMS and _can_take(node, last, user):
+        other = next(a for a in user.args if a is not last)
+        args, last, place = [node.args[0], other], user, user
     follower = _only_module(network, last)
     found = None if follower is None else ACTIVATIONS.get(type(follower[1]))
     if found is not None and (len(args) == 1 or found[0] == "relu"):  # after a sum, oneDNN has only this one
@@ -116,6 +129,18 @@ def _only_module(network: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, nn.Mo
     return user, network.get_submodule(user.target)
 
 
-def _is_sum_of_maps(node: fx.Node) -> bool:
-    """Whether two maps are added, not a map and something that is broadcast or scaled."""
-    return len(node.args) == 2 and not node.kwargs and all(isinstance(a, fx.Node) for a in node.args)
+def _can_take(convolution: fx.Node, last: fx.Node, total: fx.Node) -> bool:
+    """Whether a sum is one of two different maps of one shape, before which nothing changes the convolution's input."""
+    if len(total.args) != 2 or total.kwargs or not all(isinstance(a, fx.Node) for a in total.args):
+        return False
+    other = next((a for a in total.args if a is not last), None)
+    if other is None or other.meta.get("shape") is None or other.meta["shape"] != last.meta["shape"]:
+        return False
+    node = convolution.next
+    while node is not total:
+        name = node.target if isinstance(node.target, str) else node.target.__name__
+        changes = (node.op == "call_function" and name in IN_PLACE) or (node.op == "call_method" and name[-1] == "_")
+        if changes and node.args[0] is convolution.args[0]:
+            return False
+        node = node.next
+    return True

@@ -1,4 +1,4 @@
-"""From a grid of scores to an anomaly map at the size of the input."""
+"""From maps of features to their means, and from a grid of scores to an anomaly map at the size of the input."""
 
 from functools import lru_cache
 
@@ -15,13 +15,22 @@ def score_map(scores: Tensor, height: int, width: int, sigma: float) -> Tensor:
     Both are linear, and separable into rows and columns: together they are a product from each side, which costs
     less than a resize.
     """
+    scores = scores if scores.dtype == torch.float64 else scores.float()
     if sigma <= 0:
         return F.interpolate(scores[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
     rows = _axis(scores.shape[1], height, sigma).to(scores)
     columns = _axis(scores.shape[2], width, sigma).T.to(scores)
-    if scores.device.type != "cpu":
-        return rows @ scores @ columns
-    return torch.stack(each_alone(lambda grid: rows @ grid @ columns, scores.unbind()))
+    with torch.autocast(scores.device.type, enabled=False):
+        if scores.device.type != "cpu":
+            return rows @ scores @ columns
+        return torch.stack(each_alone(lambda grid: rows @ grid @ columns, scores.unbind()))
+
+
+def spatial_mean(maps: Tensor) -> Tensor:
+    """Means over the positions of maps [B, C, h, w]: float32 [B, C], the same bits in any batch."""
+    if maps.device.type != "cpu":
+        return maps.float().mean((2, 3))
+    return torch.stack(each_alone(lambda one: one.float().mean((1, 2)), maps.unbind()))
 
 
 @lru_cache(maxsize=32)

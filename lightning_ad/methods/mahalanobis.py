@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
-from lightning_ad.features.maps import score_map
+from lightning_ad.features.maps import score_map, spatial_mean
 from lightning_ad.features.weights import build_network
 from lightning_ad.forecast import Stage, evaluating
 from lightning_ad.methods.base import Prediction
@@ -94,7 +94,7 @@ class MahalanobisAD(FitOnlyModule):
     def observe(self, image: Tensor, index: Tensor) -> None:
         """Takes the spatial means of a batch into the moments; the same means on any number of processes."""
         for moments, level in zip(self._moments, self._maps(image), strict=True):
-            moments.update(_average(level)[:, None])
+            moments.update(spatial_mean(level).double()[:, None])
 
     def complete(self) -> None:
         """Merges the moments of the processes.
@@ -133,7 +133,9 @@ class MahalanobisAD(FitOnlyModule):
         self.require_fitted()
         levels = self._maps(image)
         gaussians, size = self._gaussians(), (image.shape[2], image.shape[3])
-        score = self._combined([g.squared(_average(m)).sqrt() for g, m in zip(gaussians, levels, strict=True)]).float()
+        score = self._combined(
+            [g.squared(spatial_mean(m).double()).sqrt() for g, m in zip(gaussians, levels, strict=True)]
+        ).float()
         if not self.map:
             return Prediction(score[:, None, None].expand(-1, *size), score)
         with torch.autocast(image.device.type, enabled=False):
@@ -144,7 +146,7 @@ class MahalanobisAD(FitOnlyModule):
         """The Mahalanobis distances [B] of images at each level, float64."""
         self.require_fitted()
         named = zip(self.backbone.layers, self._gaussians(), self._maps(image), strict=True)
-        return {name: gaussian.squared(_average(level)).sqrt() for name, gaussian, level in named}
+        return {name: gaussian.squared(spatial_mean(level).double()).sqrt() for name, gaussian, level in named}
 
     def thresholds(self, probability: float = 0.9973) -> dict[str, float]:
         """The distance at each level that a good image exceeds with a probability of 1 - `probability` (section III).
@@ -169,7 +171,7 @@ class MahalanobisAD(FitOnlyModule):
         if self.count < 4:
             raise UserError(f"to leave an image out takes at least 4 training images; there are {int(self.count)}")
         pairs = zip(self._gaussians(), self._maps(image), strict=True)
-        return self._combined([g.squared_without(_average(level)).sqrt() for g, level in pairs]).float()
+        return self._combined([g.squared_without(spatial_mean(level).double()).sqrt() for g, level in pairs]).float()
 
     def _maps(self, image: Tensor) -> list[Tensor]:
         return [level.float() for level in self.backbone(image)]
@@ -206,11 +208,6 @@ class MahalanobisAD(FitOnlyModule):
                 f"a level's covariance of {moments[0].count} images has no inverse: take more images (3 different ones "
                 "at least), or set model.shrinkage to ledoit-wolf"
             ) from error
-
-
-def _average(level: Tensor) -> Tensor:
-    """Spatial means, float64 [B, C], of maps [B, C, h, w]."""
-    return level.mean((2, 3)).double()
 
 
 def _local(gaussian: ShrunkGaussian, level: Tensor) -> Tensor:

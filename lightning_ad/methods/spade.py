@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
-from lightning_ad.features.maps import score_map
+from lightning_ad.features.maps import score_map, spatial_mean
 from lightning_ad.features.patches import patch_features
 from lightning_ad.forecast import Stage, evaluating
 from lightning_ad.methods.base import Prediction
@@ -107,7 +107,7 @@ class SPADE(FitOnlyModule):
         """Keeps the maps of a batch, and their image features; the same bits on any number of processes."""
         rows = index.cpu() + self.images_before
         *maps, last = self.backbone(image)
-        self._image_features[rows] = _average(last).cpu()
+        self._image_features[rows] = spatial_mean(last).cpu()
         flat = torch.cat([m.permute(0, 2, 3, 1).flatten(1) for m in maps], 1)
         self.gallery.rows[rows] = flat.to("cpu", self.storage)
         self._observed = torch.cat([self._observed, rows])
@@ -162,7 +162,7 @@ class SPADE(FitOnlyModule):
         *maps, last = self.backbone(image)
         with torch.autocast(image.device.type, enabled=False):  # distances and maps in float32
             wanted = min(max(self.k_image, self.k_pixel), len(self.features))
-            squared, images = nearest_neighbours(_average(last), self.features, wanted)
+            squared, images = nearest_neighbours(spatial_mean(last), self.features, wanted)
             score = self._distances(squared[:, : self.k_image]).mean(1)
             return self._score([m.float() for m in maps], images[:, : self.k_pixel], score, image.shape[2:])
 
@@ -232,7 +232,3 @@ class SPADE(FitOnlyModule):
 
     def _distances(self, squared: Tensor) -> Tensor:
         return squared.sqrt() if self.distance == "plain" else squared
-
-
-def _average(maps: Tensor) -> Tensor:
-    return maps.float().mean((2, 3))

@@ -27,7 +27,7 @@ def coresets_of_parts(
     Args:
         read: the vectors [m, D] of this process from a row to another, the same D on all processes.
         total: of this process's vectors.
-        size: of a part; as many vectors can be held, on each process.
+        size: of a part; as many vectors can be held on each process (in the mean over processes, of what is left).
         count: of vectors that will be selected in the end, over all processes.
         generator: on the CPU, the same on all processes.
         starting_points: as of `k_center_greedy`.
@@ -45,17 +45,28 @@ def coresets_of_parts(
             "or lower model.coreset_ratio"
         )
     device = read(0, min(1, total)).device
-    parts = -(-int(gather_rows(torch.tensor([total], device=device)).max()) // size)
-    share = min(count, size * world_size() // parts)
+    totals = gather_rows(torch.tensor([total], device=device)).cpu()
     left, radius = [torch.empty(0, dtype=torch.int64)], 0.0
-    for start in range(0, parts * size, size):
+    for start, wanted in zip(range(0, int(totals.max()), size), _shares(totals, size, count), strict=True):
+        lengths = (totals - start).clamp(0, size)
+        first, length = int(lengths[: rank()].sum()), int(lengths[rank()])
+        numbers = torch.arange(first, first + length, device=device)
         vectors = read(min(start, total), min(start + size, total))
-        lengths = gather_rows(torch.tensor([len(vectors)], device=device))
-        first = int(lengths[: rank()].sum())
-        numbers = torch.arange(first, first + len(vectors), device=device)
-        wanted = min(share, int(lengths.sum()))
         chosen = k_center_greedy(vectors, wanted, generator, starting_points, numbers, advance)
-        own = chosen.rows[(chosen.rows >= first) & (chosen.rows < first + len(vectors))]
+        del vectors  # before the next ones are read
+        own = chosen.rows[(chosen.rows >= first) & (chosen.rows < first + length)]
         left.append((own - first + start).sort().values.cpu())
         radius = max(radius, chosen.radius)
     return torch.cat(left), radius
+
+
+def _shares(totals: Tensor, size: int, count: int) -> list[int]:
+    """How many vectors are left of each part: together at least `count`, and no more than can be held."""
+    parts = [int((totals - start).clamp(0, size).sum()) for start in range(0, int(totals.max()), size)]
+    shares = [min(count, size * len(totals) // len(parts), length) for length in parts]
+    missing = count - sum(shares)
+    for part, length in enumerate(parts):  # what rounding and short parts have left open
+        more = max(0, min(length - shares[part], missing))
+        shares[part] += more
+        missing -= more
+    return shares

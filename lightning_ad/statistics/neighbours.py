@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lightning_ad.parallel import each_alone
 
-QUERIES = 1024  # rows of a block of distances
-ROWS = {"cpu": 512, "cuda": 65536}  # columns: 2 MiB stay in a core's cache; a GPU wants to be busy
+QUERIES = {"cpu": 256, "cuda": 1024}  # rows of a block of distances, however many threads there are
+ROWS = {"cpu": 512, "cuda": 65536}  # columns: half a MiB stays in a core's cache; a GPU wants to be busy
 SPARE = 4  # neighbours more than asked for that are compared exactly, because products are rounded
 
 
@@ -33,11 +33,8 @@ def nearest_neighbours(
     """
     norms = bank.square().sum(1) if norms is None else norms
     search = partial(_nearest if count == 1 else _several, bank=bank, norms=norms, count=count)
-    if bank.device.type == "cpu":
-        share = -(-len(queries) // torch.get_num_threads())
-        parts = each_alone(search, queries.split(max(1, min(QUERIES, share))))
-    else:
-        parts = [search(part) for part in queries.split(QUERIES)]
+    blocks = queries.split(QUERIES[bank.device.type])
+    parts = each_alone(search, blocks) if bank.device.type == "cpu" else [search(block) for block in blocks]
     found = torch.cat(parts) if parts else torch.empty(0, count, dtype=torch.int64, device=bank.device)
     exact = torch.stack([(queries - bank[column]).square_().sum(1) for column in found.T], 1)
     if found.shape[1] == 1:

@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.fusion import FusedConv2d, fused
+from lightning_ad.parallel import each_alone
 
 
 def lively(network):
@@ -33,8 +34,8 @@ def test_features_are_those_of_the_plain_network_in_float64(name, unfused):
         module.training = False
     images = torch.rand(3, 3, 64, 96)
     maps = backbone(images)
-    assert backbone._fused.network is not None
-    left = [m for m in backbone._fused.network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert backbone._fused.made is not None
+    left = [m for m in backbone._fused.made[0].modules() if isinstance(m, nn.BatchNorm2d)]
     assert unfused is None or len(left) == unfused
     expected = reference(((images - backbone.mean) / backbone.std).double())
     for layer, found in zip(backbone.layers, maps, strict=True):
@@ -48,12 +49,31 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch():
     try:
         for number in (1, 2, 3):
             torch.set_num_threads(number)
+            fresh = copy.deepcopy(backbone)
             for k, image in enumerate(images):
-                for ours, one in zip(together, backbone(image[None]), strict=True):
+                for ours, one in zip(together, fresh(image[None]), strict=True):
                     assert torch.equal(ours[k], one[0])
             for ours, again in zip(together, backbone(images), strict=True):
                 assert torch.equal(ours, again)
             assert torch.get_num_threads() == number
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_each_worker_has_one_thread_and_they_nest():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        work = torch.rand(10**6)
+        seen = each_alone(lambda _: (work + 1, torch.get_num_threads())[1], range(12))
+        assert seen == [1] * 12
+        assert each_alone(lambda _: sum(each_alone(lambda k: k, range(3))), range(8)) == [3] * 8
+        assert torch.get_num_threads() == 4
+        with torch.autocast("cpu"), torch.inference_mode():
+            states = each_alone(lambda _: (torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()), [0, 1])
+        assert states == [(True, True)] * 2
+        with pytest.raises(ZeroDivisionError):
+            each_alone(lambda k: 1 / k, [1, 0, 2])
     finally:
         torch.set_num_threads(threads)
 
@@ -76,7 +96,7 @@ def test_no_checkpoint_and_no_copy_has_it():
     backbone(torch.rand(1, 3, 64, 64))
     assert not any("fused" in name for name in backbone.state_dict())
     assert not any(isinstance(m, FusedConv2d) for m in backbone.modules())
-    assert copy.deepcopy(backbone)._fused.network is None
+    assert copy.deepcopy(backbone)._fused.made is None
 
 
 def test_a_sum_of_two_convolutions_and_one_that_is_used_twice():
@@ -90,7 +110,44 @@ def test_a_sum_of_two_convolutions_and_one_that_is_used_twice():
             twice = self.c(x)
             return self.relu(self.a(x) + self.b(x)) + twice, self.relu(twice)
 
-    network = torch.fx.symbolic_trace(Branches().eval())
-    image = torch.rand(1, 3, 20, 20)
-    for ours, plain in zip(fused(network, image)(image), network(image), strict=True):
-        torch.testing.assert_close(ours, plain)
+    assert_same(Branches())
+
+
+def assert_same(network):
+    network = torch.fx.symbolic_trace(network.eval())
+    image = torch.randn(1, 3, 20, 20)
+    plain = network(image.clone())
+    ours = fused(network, image)(image)
+    torch.testing.assert_close(ours, plain)
+
+
+def test_a_sum_that_spreads_one_of_its_maps():
+    class Context(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.pool = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.AdaptiveAvgPool2d(1)
+
+        def forward(self, x):
+            x = self.a(x)
+            return x + self.b(self.pool(x))
+
+    assert_same(Context())
+
+
+@pytest.mark.parametrize("kind", ["module", "function"])
+def test_a_shortcut_before_its_input_is_changed_in_place(kind):
+    class Shortcut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.conv, self.relu = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True)
+
+        def forward(self, x):
+            x = x * 2
+            short = self.down(x)
+            if kind == "module":
+                x = self.relu(x)
+            else:
+                x += 1
+            return short + self.conv(x).flip(2)
+
+    assert_same(Shortcut())

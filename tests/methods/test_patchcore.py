@@ -155,3 +155,18 @@ def test_a_tight_budget_merges_coresets(trees, images, tmp_path):
     assert float(held.radius) < float(bank.radius) < 5 * float(held.radius)
     with pytest.raises(UserError, match=r"model\.coreset_ratio"):
         fit(model(coreset_ratio=0.9, memory_gb=third), data(trees), tmp_path)
+
+
+def test_growing_within_a_tight_budget(trees, tmp_path):
+    first = model(coreset_ratio=0.1)
+    trainer = fit(first, data(trees), tmp_path)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    grown = model(coreset_ratio=0.1, memory_gb=4 * (8 + 4) * (3 * 64 + len(first.banks[0].bank)) / 2**30)
+    grown.grow_from(torch.load(tmp_path / "a.ckpt", weights_only=True))
+    fit(grown, data(trees, root=str(trees["more"])), tmp_path)
+    bank = grown.banks[0]
+    assert len(bank.bank) == int(12 * 64 * 0.1)
+    rows = {tuple(row) for row in bank.origin.tolist()}
+    assert len(rows) == len(bank.bank)
+    assert {image for image, _, _ in rows} & set(range(7))
+    assert {image for image, _, _ in rows} & set(range(7, 12))

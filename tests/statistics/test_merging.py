@@ -46,7 +46,11 @@ def test_what_parts_leave_covers_all_and_selecting_from_it_stays_in_the_bound():
 
 def test_no_more_is_left_than_can_be_held():
     left, _ = merged(vectors(), 100)  # fifteen parts
-    assert len(left) <= 100
+    assert COUNT <= len(left) <= 100
+    for total, size, count in ((1500, 100, 95), (1401, 100, 90), (1500, 40, 40), (50, 30, 30)):
+        own = vectors()[:total]
+        left, _ = coresets_of_parts(lambda a, b, v=own: v[a:b], total, size, count, torch.Generator(), None)
+        assert count <= len(left.unique()) == len(left) <= size
     with pytest.raises(UserError, match=r"40 vectors .* room for 39; raise it, or lower model\.coreset_ratio"):
         merged(vectors(), 39)
 

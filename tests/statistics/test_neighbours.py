@@ -9,7 +9,7 @@ from lightning_ad.statistics.neighbours import nearest_neighbours
 @pytest.mark.parametrize("count", [1, 3, 9])
 @pytest.mark.parametrize("offset", [0.0, 5.0])  # away from the origin, |a|^2 - 2ab + |b|^2 cancels
 def test_neighbours_are_scikit_learns(count, offset, monkeypatch):
-    monkeypatch.setattr(neighbours, "QUERIES", 7)  # several blocks, the last ones short
+    monkeypatch.setitem(neighbours.QUERIES, "cpu", 7)  # several blocks, the last ones short
     monkeypatch.setitem(neighbours.ROWS, "cpu", 60)
     generator = torch.Generator().manual_seed(0)
     bank = torch.randn(500, 16, generator=generator, dtype=torch.float64) + offset

@@ -82,23 +82,21 @@ class PatchBank(nn.Module):
         device, generator = self.bank.device, torch.Generator().manual_seed(seed)
         own = (held + (images - first)[:, None] * patches + torch.arange(patches)).flatten()
         matrix = None if projection is None else random_projection(vectors.shape[2], projection, generator)
-        bound, numbers = 0.0, own
-        if (size := _part(vectors, projection, memory_bytes, device)) is not None:
+        bound, numbers, left = 0.0, own, None
+        if (size := _part(vectors, projection, memory_bytes, held, device)) is not None:
             left, bound = self._left(vectors, matrix, size, count, generator, starting_points)
-            flat = vectors.flatten(0, 1)
-            numbers, parts = own[left], [_projected(flat[some][None], matrix, device) for some in left.split(patches)]
-        else:
-            parts = [_projected(vectors, matrix, device)]
-        if held and rank() == 0:  # the first process brings the old bank
-            parts.insert(0, _projected(self.bank[None].cpu(), matrix, device))
-            numbers = torch.cat([torch.arange(held), numbers])
-        candidates = torch.cat(parts) if len(parts) > 1 else parts[0]
-        all_numbers = gather_rows(numbers.to(device)).sort().values  # some are missing where parts were merged
-        places = torch.searchsorted(all_numbers, numbers.to(device))
+            numbers = own[left]
+        brought = self.bank[:0] if rank() else self.bank
+        numbers = torch.cat([torch.arange(len(brought)), numbers])
+        candidates = _candidates(brought, vectors, left, matrix, device)
+        places, all_numbers = numbers, None
+        if size is not None:  # a selection wants them without gaps
+            all_numbers = gather_rows(numbers.to(device)).sort().values
+            places = torch.searchsorted(all_numbers, numbers.to(device))
         with counting(count, "Selecting the coreset", "patch") as advance:
             chosen = k_center_greedy(candidates, count, generator, starting_points, places, advance)
-        del candidates, parts
-        rows = all_numbers[chosen.rows].cpu()
+        del candidates
+        rows = (chosen.rows if all_numbers is None else all_numbers[chosen.rows]).cpu()
         old = rows < held
         found = take_rows(vectors.flatten(0, 1), own, rows[~old], device).cpu()
         bank = found.new_empty(len(rows), found.shape[1])
@@ -151,13 +149,35 @@ class PatchBank(nn.Module):
         self.scale.copy_(self.search(self.bank[sampled], 2)[0][:, -1].sqrt().median().clamp(min=1e-12))
 
 
-def _part(vectors: Tensor, projection: int | None, memory_bytes: int | None, device: torch.device) -> int | None:
-    """How many vectors [n, P, D] may be held projected, with what a selection keeps of each; None for all of them."""
+def _part(
+    vectors: Tensor, projection: int | None, memory_bytes: int | None, held: int, device: torch.device
+) -> int | None:
+    """How many of vectors [n, P, D] may be held projected beside `held` rows, with what a selection keeps of each; None
+    for all of them."""
     if memory_bytes is None:
         return None
-    each = 4 * ((projection or vectors.shape[2]) + 4)
-    too_many = int(len(vectors) * vectors.shape[1] * each > memory_bytes)
-    return memory_bytes // each if sum_over_processes(too_many, device) else None
+    room = max(1, memory_bytes // (4 * ((projection or vectors.shape[2]) + 4)) - held)
+    return room if sum_over_processes(int(len(vectors) * vectors.shape[1] > room), device) else None
+
+
+def _candidates(
+    old: Tensor, vectors: Tensor, left: Tensor | None, matrix: Tensor | None, device: torch.device
+) -> Tensor:
+    """Projections on the device: of an old bank [M, D], then of vectors [n, P, D], or of those of their rows `left`."""
+    flat = vectors.flatten(0, 1)
+    if left is None and not len(old):
+        return _projected(vectors, matrix, device)
+    parts = [
+        *([old.cpu()] if len(old) else []),
+        *([flat] if left is None else (flat[some] for some in left.split(vectors.shape[1]))),
+    ]
+    width = flat.shape[1] if matrix is None else matrix.shape[1]
+    out, start = torch.empty(len(old) + len(flat if left is None else left), width, device=device), 0
+    for part in parts:
+        images = part.view(-1, vectors.shape[1], flat.shape[1]) if part is flat else part[None]
+        out[start : start + len(part)] = _projected(images, matrix, device)
+        start += len(part)
+    return out
 
 
 def _projected(vectors: Tensor, matrix: Tensor | None, device: torch.device) -> Tensor:
