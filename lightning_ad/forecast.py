@@ -49,8 +49,8 @@ class Speed(NamedTuple):
 
 def evaluating(tested: int, height: int, width: int, held: float = 0.0, operations: float = 0.0) -> Stage:
     """The test of images whose scores take so many operations each, while `held` bytes are held."""
-    pixels = height * width  # a score, a truth, and their order; a map on disk
-    return Stage("Testing", held + 14 * tested * pixels, tested, tested * operations, WRITING * pixels)
+    pixels = height * width  # a score, a truth, and their order, sorted; a map on disk
+    return Stage("Testing", held + 28 * tested * pixels, tested, tested * operations, WRITING * pixels)
 
 
 def measure(

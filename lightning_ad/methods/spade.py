@@ -18,6 +18,7 @@ from lightning_ad.statistics.neighbours import nearest_neighbours
 from lightning_ad.statistics.store import RowStore, fits, share_rows
 
 BLOCK_BYTES = 64 * 2**20  # of gallery features that are read at a time
+COMPARED = 64  # to find the least of distances takes as long as so many channels of them
 
 
 class SPADE(FitOnlyModule):
@@ -138,14 +139,11 @@ class SPADE(FitOnlyModule):
         world = self.trainer.world_size if self._trainer else 1
         size = self.storage.itemsize * world * images * sum(s.channels * s.height * s.width for s in levels)
         held = float(size if fits(size, self.gallery.memory_bytes) else 0)
-        areas = [s.height * s.width for s in levels]
-        near, grouped = (
-            min(self.k_pixel, world * images),
-            [areas[g[0]] ** 2 * sum(levels[i].channels for i in g) for g in self.groups],
-        )
+        near, areas = min(self.k_pixel, world * images), [s.height * s.width for s in levels]
+        work = sum(areas[g[0]] ** 2 * (sum(levels[i].channels for i in g) + COMPARED) for g in self.groups)
         return [
             Stage("Reading images", held, images),
-            evaluating(tested, height, width, held + 2 * BLOCK_BYTES, 2 * near * sum(grouped)),
+            evaluating(tested, height, width, 3 * held + 2 * BLOCK_BYTES, 2 * near * work),  # it is loaded again
         ]
 
     @property
