@@ -117,6 +117,7 @@ def _fuse(network: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d) -> Non
     network.add_submodule(name, FusedConv2d(convolution, weight, bias, activation))
     with network.graph.inserting_before(place):
         new = network.graph.call_module(name, tuple(args))
+    new.meta["shape"] = last.meta["shape"]
     last.replace_all_uses_with(new)
     network.graph.eliminate_dead_code()
 

@@ -43,6 +43,13 @@ def test_features_are_those_of_the_plain_network_in_float64(name, unfused):
         assert (found - wanted).abs().max() <= 2e-5 * wanted.abs().max()
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", "resnet50"])
+def test_every_sum_of_a_residual_block_is_fused(name):
+    backbone = Backbone(name, None)
+    backbone(torch.rand(1, 3, 64, 64))
+    assert [n.name for n in backbone._fused.made[0].graph.nodes if n.op == "call_function"] == []
+
+
 def test_bits_depend_neither_on_threads_nor_on_the_batch():
     backbone, images, threads = Backbone("mobilenet_v2", None), torch.rand(5, 3, 64, 64), torch.get_num_threads()
     together = backbone(images)
