@@ -44,6 +44,7 @@ def attempt(trees, tmp_path, capfd):
 
 def message_of(text):
     assert "Traceback" not in text
+    assert "usage:" not in text
     errors = [line for line in text.splitlines() if "error:" in line]
     assert len(errors) == 1, text
     return text[text.index("error:") :]
@@ -55,9 +56,13 @@ def message_of(text):
         (["--data.root", "/no/such/place"], "no data set at /no/such/place", 1),
         (["--data.category", "bottel"], "no category 'bottel'", 2),
         (["--data.layout", "mvtek"], "unknown layout 'mvtek'", 2),
-        (["--data.imagesize", "64"], "imagesize", 2),
-        (["--model.coreset_ration", "0.1"], "coreset_ration", 2),
-        (["--model.coreset_ratio", "much"], "coreset_ratio", 2),
+        (["--data.imagesize", "64"], "no flag '--data.imagesize', did you mean '--data.image_size'", 2),
+        (["--bogus"], "no flag '--bogus'; --help lists all", 2),
+        (["--model.coreset_ration", "0.1"], "PatchCore has no setting 'coreset_ration', did you mean 'coreset_ratio'", 2),
+        (["--model.coreset_ratio", "much"], "model.coreset_ratio: expected float; 'much' came", 2),
+        (["--model", "Patchcor"], "no class 'Patchcor', did you mean 'PatchCore'", 2),
+        (["--data.tile", "big"], "data.tile: expected int, null; 'big' came", 2),
+        (["--select", "first"], "select: expected 'last', 'validation_loss', 'validation_AUROC'; 'first' came", 2),
         (["--model.backbone", "resnet19"], "unknown backbone 'resnet19'", 2),
         (["--model.layers", "[layer9]"], "no layer 'layer9'", 2),
         (["--model.weights", "/no/weights.pth"], "no file /no/weights.pth", 1),
@@ -76,6 +81,27 @@ def test_wishes_that_cannot_be_met(attempt, tmp_path, flags, expected, code):
     assert expected in message_of(text)
     assert came == code
     assert not (tmp_path / "runs").exists() or "trainer" in flags[0]
+
+
+YAML = {
+    "key": ("data:\n  imagesize: 64\n", "no key 'data.imagesize', did you mean 'data.image_size'"),
+    "part": ("modle: 1\n", "no key 'modle', did you mean 'model'"),
+    "setting": (
+        "model:\n  class_path: PatchCore\n  init_args:\n    coreset_ration: 0.1\n",
+        "PatchCore has no setting 'coreset_ration', did you mean 'coreset_ratio'; --model.help PatchCore lists all",
+    ),
+    "syntax": ("data: [\n", "wrong.yaml is not YAML"),
+}
+
+
+@pytest.mark.parametrize("name", YAML)
+def test_a_wrong_config(attempt, tmp_path, name):
+    text, expected = YAML[name]
+    (tmp_path / "wrong.yaml").write_text(text)
+    code, came = attempt("--config", str(tmp_path / "wrong.yaml"))
+    assert expected in message_of(came)
+    assert code == 2
+    assert not (tmp_path / "runs").exists()
 
 
 def test_missing_textures(attempt):

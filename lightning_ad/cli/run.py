@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 import lightning_ad.methods  # noqa: F401  (so that --model takes short names)
 from lightning_ad.callbacks import ThroughputMonitor
+from lightning_ad.cli.parser import Parser
 from lightning_ad.cli.resume import check_same, listed
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
@@ -52,6 +53,7 @@ class RunCLI(LightningCLI):
             seed_everything_default=0,
             trainer_defaults=TRAINER_DEFAULTS,
             subclass_mode_model=True,
+            parser_class=Parser,
             auto_configure_optimizers=False,
             parser_kwargs={"allow_abbrev": False},
             run=False,

@@ -92,8 +92,9 @@ class AnomalyDataModule(LightningDataModule):
 
     @property
     def title(self) -> str:
-        """`<data set>-<category>`, or the data set alone where it has no categories."""
-        return "-".join(part for part in (self.layout, self.category) if part)
+        """`<data set>-<category>`, or the data set alone where it has no categories; a plain folder by its name."""
+        data_set = Path(self.root).resolve().name if self.layout == "folder" else self.layout
+        return "-".join(part for part in (data_set, self.category) if part)
 
     @property
     def input_size(self) -> tuple[int, int]:

@@ -96,3 +96,15 @@ def test_rows_that_fill_up_are_left_out(trees):
 def test_impossible_wishes(options):
     with pytest.raises(UsageError, match=r"data\."):
         AnomalyDataModule(**options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "title"),
+    [
+        ({"layout": "mvtec", "root": "data/mvtec", "category": "bottle"}, "mvtec-bottle"),
+        ({"layout": "mtd", "root": "data/mtd"}, "mtd"),
+        ({"layout": "folder", "root": "plant/my_parts/"}, "my_parts"),
+    ],
+)
+def test_a_run_is_named_after_its_data(settings, title):
+    assert AnomalyDataModule(**settings, image_size=32, center_crop=None).title == title

@@ -69,6 +69,13 @@ def test_mvtec_missing_mask_names_image_and_mask(mvtec):
         find("mvtec", mvtec, "bottle")
 
 
+def test_all_missing_masks_are_named(mvtec):
+    for name in ("000", "002"):
+        (mvtec / f"bottle/ground_truth/broken/{name}_mask.png").unlink()
+    with pytest.raises(DataError, match=r"broken/000\.png has no mask.*so have 1 more: 002\.png"):
+        find("mvtec", mvtec, "bottle")
+
+
 def test_missing_root_draws_the_tree(tmp_path):
     with pytest.raises(DataError, match=r"(?s)no data set at .*nowhere.*train/good/000\.png.*data\.root"):
         find("mvtec", tmp_path / "nowhere", "bottle")

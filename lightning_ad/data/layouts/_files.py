@@ -49,20 +49,23 @@ def partners(images: list[Path], folder: Path, suffixes: tuple[str, ...] = ("",)
     """The mask of each image: the file in `folder` with the image's stem and one of `suffixes`, in that order.
 
     Raises:
-        DataError: naming the first image that has none.
+        DataError: naming the images that have none.
     """
     masks = {p.stem: p for p in images_or_none(folder)}
-    found = []
-    for image in images:
-        mask = next((masks[image.stem + s] for s in suffixes if image.stem + s in masks), None)
-        if mask is None:
-            wanted = " or ".join(f"{image.stem}{s}.png" for s in suffixes)
-            raise DataError(
-                f"the anomalous image {image} has no mask: expected {wanted} in {folder}. "
-                "Add the mask, or take the image out of the test folder"
-            )
-        found.append(mask)
-    return found
+    found = [next((masks[i.stem + s] for s in suffixes if i.stem + s in masks), None) for i in images]
+    if missing := [image for image, mask in zip(images, found, strict=True) if mask is None]:
+        wanted = " or ".join(f"{missing[0].stem}{s}.png" for s in suffixes)
+        more = f"; so have {len(missing) - 1} more: {_listed(missing[1:])}" if missing[1:] else ""
+        raise DataError(
+            f"the anomalous image {missing[0]} has no mask: expected {wanted} in {folder}{more}. "
+            "Add the masks, or take the images out of the test folder"
+        )
+    return [mask for mask in found if mask is not None]
+
+
+def _listed(paths: list[Path], most: int = 10) -> str:
+    names = [p.name for p in paths]
+    return ", ".join(names[:most] + ["..."] * (len(names) > most))
 
 
 def images_or_none(folder: Path) -> list[Path]:
