@@ -58,7 +58,7 @@ def message_of(text):
         (["--data.layout", "mvtek"], "unknown layout 'mvtek'", 2),
         (["--data.imagesize", "64"], "no flag '--data.imagesize', did you mean '--data.image_size'", 2),
         (["--bogus"], "no flag '--bogus'; --help lists all", 2),
-        (["--model.coreset_ration", "0.1"], "PatchCore has no setting 'coreset_ration', did you mean 'coreset_ratio'", 2),
+        (["--model.coreset_ration", "0.1"], "no setting 'coreset_ration', did you mean 'coreset_ratio'", 2),
         (["--model.coreset_ratio", "much"], "model.coreset_ratio: expected float; 'much' came", 2),
         (["--model", "Patchcor"], "no class 'Patchcor', did you mean 'PatchCore'", 2),
         (["--data.tile", "big"], "data.tile: expected int, null; 'big' came", 2),
