@@ -15,7 +15,7 @@ from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.statistics.distributed import sum_over_processes
 from lightning_ad.statistics.neighbours import nearest_neighbours
-from lightning_ad.statistics.store import RowStore, fits, share_rows
+from lightning_ad.statistics.store import RowStore, fits, release, share_rows
 
 BLOCK_BYTES = 64 * 2**20  # of gallery features that are read at a time
 COMPARED = 64  # to find the least of distances takes as long as so many channels of them
@@ -111,6 +111,7 @@ class SPADE(FitOnlyModule):
         self._image_features[rows] = spatial_mean(last).cpu()
         flat = torch.cat([m.permute(0, 2, 3, 1).flatten(1) for m in maps], 1)
         self.gallery.rows[rows] = flat.to("cpu", self.storage)
+        release(self.gallery.rows)
         self._observed = torch.cat([self._observed, rows])
 
     def complete(self) -> None:
@@ -218,6 +219,7 @@ class SPADE(FitOnlyModule):
         begin = int(self.grids[:level].prod(1).sum())
         part = self.gallery.rows[:, begin : begin + height * width * channels]
         part = part.index_select(0, images.to(part.device)).to(images.device).float()
+        release(self.gallery.rows)
         return part.view(-1, height, width, channels).permute(0, 3, 1, 2)
 
     def _positions(self, map: Tensor, found: Tensor, grid: torch.Size) -> Tensor:

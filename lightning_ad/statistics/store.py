@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -15,6 +16,7 @@ from lightning_ad.errors import UserError
 from lightning_ad.statistics.distributed import gather_rows, world_size
 
 BLOCK_BYTES = 64 * 2**20  # of rows that travel between processes at a time
+_MAPPINGS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()  # by the address of their tensors
 
 
 def fits(size: int, memory_bytes: int | None) -> bool:
@@ -26,7 +28,7 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, memory_bytes: int | None 
     """An empty tensor in main memory or, where it takes more than `memory_bytes`, mapped from a temporary file.
 
     The file lies in the folder for temporary files (`TMPDIR`), has no name there, and is gone with the last view of
-    the tensor, or with the process. Pages of it that the system holds in free memory, it takes back when it needs them.
+    the tensor, or with the process. Pages of it that are in memory count as the process's own until `release`.
 
     Raises:
         UserError: where the disk has no room for it.
@@ -51,7 +53,20 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, memory_bytes: int | None 
         f"The features of the training images take {gib:.3g} GiB, above the memory_gb of {memory_bytes / 2**30:.3g}: "
         f"they go to a temporary file in {folder} (TMPDIR). Results stay the same; reading them takes longer."
     )
-    return torch.frombuffer(mapping, dtype=dtype).view(*shape)
+    tensor = torch.frombuffer(mapping, dtype=dtype).view(*shape)
+    _MAPPINGS[tensor.data_ptr()] = mapping
+    return tensor
+
+
+def release(tensor: Tensor) -> None:
+    """Takes the pages of a tensor that `allocate` has mapped from a file out of the process; nothing is lost.
+
+    The system writes them to the file when it will, and they come back when they are read. A tensor in main memory
+    is left alone.
+    """
+    mapping = _MAPPINGS.get(tensor.untyped_storage().data_ptr())
+    if mapping is not None and hasattr(mapping, "madvise"):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 class VectorStore:
@@ -82,6 +97,7 @@ class VectorStore:
         if self._room is None:
             self._room = allocate((self._capacity, *vectors.shape[1:]), vectors.dtype, self._memory_bytes)
         self._room[len(self.index) : len(self.index) + len(index)] = vectors.cpu()
+        release(self._room)
         self.index = torch.cat([self.index, index.cpu()])
 
 
@@ -141,3 +157,4 @@ def share_rows(tensors: Sequence[Tensor], rows: Tensor, device: torch.device) ->
         everyones = gather_rows(own.to(device)).cpu()
         for tensor in tensors:
             tensor[everyones] = gather_rows(tensor[own].to(device)).cpu()
+            release(tensor)

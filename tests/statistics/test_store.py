@@ -1,11 +1,13 @@
 import logging
+import resource
+from pathlib import Path
 
 import pytest
 import torch
 
 from lightning_ad.errors import UserError
 from lightning_ad.statistics import store as module
-from lightning_ad.statistics.store import VectorStore, allocate, share_rows
+from lightning_ad.statistics.store import VectorStore, allocate, release, share_rows
 
 
 @pytest.mark.parametrize("memory_bytes", [None, 11 * 8 * 4, 11 * 8 * 4 - 1])
@@ -34,6 +36,31 @@ def test_what_does_not_fit_goes_to_a_file_that_is_gone_with_it(tmp_path, monkeyp
     del room, spilled
     assert torch.equal(view, held[1])
     assert list(tmp_path.iterdir()) == []
+
+
+def mapped_bytes():
+    """Of this process, as Linux counts them: pages of files that are in its memory."""
+    return int(Path("/proc/self/statm").read_text().split()[2]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux tells what is in memory")
+def test_pages_of_the_file_do_not_stay_in_memory():
+    before, size = mapped_bytes(), 64 * 2**20
+    store = VectorStore(size // 2**20, 1)
+    for i in range(size // 2**20):
+        store.put(torch.tensor([i]), torch.full((1, 256, 1024), float(i)))
+    assert mapped_bytes() - before < 4 * 2**20
+    total = store.vectors.double().mean(dim=(1, 2))
+    assert total.tolist() == store.index.tolist()
+    assert mapped_bytes() - before > size // 2
+    release(store.vectors)
+    assert mapped_bytes() - before < 4 * 2**20
+
+
+def test_main_memory_is_not_released():
+    held = torch.arange(2**18)
+    release(held)
+    assert torch.equal(held, torch.arange(2**18))
 
 
 def test_a_full_disk_is_said_before_anything_is_written():

@@ -12,6 +12,7 @@ from lightning_ad.statistics.coreset import k_center_greedy, random_projection
 from lightning_ad.statistics.distributed import gather_rows, rank, sum_over_processes, take_rows
 from lightning_ad.statistics.merging import coresets_of_parts
 from lightning_ad.statistics.neighbours import nearest_neighbours
+from lightning_ad.statistics.store import release
 
 SAMPLED = 2048  # rows of a bank that measure its scale
 
@@ -189,4 +190,5 @@ def _projected(vectors: Tensor, matrix: Tensor | None, device: torch.device) -> 
     with one_thread():
         for image, target in zip(progress(vectors, "Projecting", unit="image"), out, strict=True):
             torch.mm(image.to(device), matrix, out=target)
+            release(vectors)
     return out.flatten(0, 1)
