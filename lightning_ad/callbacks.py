@@ -1,10 +1,11 @@
 """What a run of a learned method can be given by `--trainer.callbacks`, and the speedometer that it always has."""
 
 import time
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -28,11 +29,21 @@ class _OnDevice(WeightAveraging):
         average.load_state_dict(made, strict=False)
 
 
-class StepsAveraging(_OnDevice, EMAWeightAveraging):
+class StepsAveraging(_OnDevice):
     """The exponential moving average of the weights of all steps: `decay` of the old, the rest of the new.
 
-    Validation, the test and the checkpoints see the average. The statistics of batch norm are averaged too.
+    Validation, the test and the checkpoints see the average. The statistics of batch norm are averaged too; weights
+    that do not move keep their bits.
     """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__(avg_fn=partial(_moving_mean, decay))
+        if not 0 <= decay < 1:
+            raise UsageError(f"StepsAveraging.decay must be at least 0 and below 1, {decay} came")
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """After each step."""
+        return step_idx is not None
 
 
 class LastEpochsAveraging(_OnDevice):
@@ -101,6 +112,10 @@ class LastEpochsAveraging(_OnDevice):
             average.n_averaged.fill_(0)  # the next update copies
         average.update_parameters(pl_module)
         self._averaged_epoch = epoch
+
+
+def _moving_mean(decay: float, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+    return average + (current - average) * (1 - decay) if current.is_floating_point() else current
 
 
 def _running_mean(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:

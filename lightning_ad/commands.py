@@ -10,10 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import yaml
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_ad.cli import EvaluateCLI, PreviewCLI, RunCLI
+from lightning_ad.cli.parser import split_flags
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.features.weights import read_state
 from lightning_ad.forecast import available, held_now, measure
@@ -35,7 +37,7 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
         UserError: for whatever the user can put right.
     """
     args = list(sys.argv[1:] if args is None else args)
-    extended = next((b for a, b in pairwise(args) if a == "--extend"), None)
+    extended = next((b for a, b in pairwise(split_flags(args)) if a == "--extend"), None)
     with _own_config(Path(extended)) if extended else nullcontext([]) as own:
         if extended and (unwanted := [a for a in args if a.startswith("--model")]):
             raise UsageError(f"{unwanted[0]} has no place here: the run that is extended decides the method")
@@ -47,13 +49,28 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     with watch.stage("test"), _interruptible(cli):
         if cli.config_init.trainer.enable_checkpointing is not False:
-            learned = read_state(Path(cli.trainer.strategy.broadcast(str(cli.tested_checkpoint()))))
+            learned = read_state(_of_the_first(cli.trainer, cli.tested_checkpoint))
             if cli.config_init.select != "last":
                 rank_zero_info(f"--select {cli.config_init.select}: epoch {learned['epoch']} is tested")
             cli.model.take_over(learned)
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     summarise(cli, watch)
     return cli.folder
+
+
+def _of_the_first(trainer: Trainer, found: Callable[[], Path]) -> Path:
+    """What `found` gives on the first process, on all of them; its error too."""
+    result: Path | UserError | None = None
+    if trainer.is_global_zero:
+        try:
+            result = found()
+        except UserError as error:
+            result = error
+    result = trainer.strategy.broadcast(result)
+    if isinstance(result, UserError):
+        raise result
+    assert result is not None
+    return result
 
 
 def announce(cli: RunCLI) -> None:
@@ -210,7 +227,8 @@ def run(command: Callable[[], object]) -> int:
     except UserError as error:
         # A loader's worker wraps the message into the text of its own trace.
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
-        print(f"error: {message}", file=sys.stderr)
+        if not (error.everywhere and rank_zero_only.rank):
+            print(f"error: {message}", file=sys.stderr)
         return error.exit_code
     except MisconfigurationException as error:
         print(f"error: {error}", file=sys.stderr)

@@ -8,6 +8,7 @@ class UserError(Exception):
     """
 
     exit_code = 1
+    everywhere = False  # whether all processes raise it, so that the first one's word is enough
 
 
 class UsageError(UserError):

@@ -15,6 +15,7 @@ from lightning_ad.commands import evaluate, run, train
 from lightning_ad.errors import WeightsError
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods import DRAEM, PatchCore
+from lightning_ad.reporting.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,7 +72,12 @@ def message_of(text):
         (["--trainer.accelerator", "gpu", "--trainer.devices", "4096"], "gpu", 2),
         (["--trainer.default_root_dir", "x"], "choose its place with --output", 2),
         (["--trainer.limit_train_batches", "2", "--data.batch_size", "2"], "after 4 of 7 training images", 1),
+        (["--trainer.strategy", "foo"], "invalid strategy name", 2),
+        (["--trainer.devices", "-3"], "the trainer cannot be made: `devices`", 2),
+        (["--seed_everything", "-1"], "seed_everything must be at least 0", 2),
         (["--config", "/no/config.yaml"], "/no/config.yaml", 2),
+        (["--config=/no/config.yaml"], "there is no file /no/config.yaml", 2),
+        (["--extend=/no/run"], "there is no run in /no/run", 2),
         (["--resume"], "no unfinished run", 2),
     ],
     ids=lambda v: v[0].strip("-") if isinstance(v, list) else None,
@@ -80,7 +86,8 @@ def test_wishes_that_cannot_be_met(attempt, tmp_path, flags, expected, code):
     came, text = attempt(*flags)
     assert expected in message_of(text)
     assert came == code
-    assert not (tmp_path / "runs").exists() or "trainer" in flags[0]
+    begun = flags[0] in ("--trainer.max_epochs", "--trainer.limit_train_batches")
+    assert len(list(tmp_path.glob("runs/*"))) == begun
 
 
 YAML = {
@@ -91,6 +98,7 @@ YAML = {
         "PatchCore has no setting 'coreset_ration', did you mean 'coreset_ratio'; --model.help PatchCore lists all",
     ),
     "syntax": ("data: [\n", "wrong.yaml is not YAML"),
+    "list": ("- 1\n", "wrong.yaml holds no settings"),
 }
 
 
@@ -102,6 +110,26 @@ def test_a_wrong_config(attempt, tmp_path, name):
     assert expected in message_of(came)
     assert code == 2
     assert not (tmp_path / "runs").exists()
+
+
+LEARNED = {
+    "--model.lr_scheduler StepLR": "model.lr_scheduler: StepLR needs step_size (--model.lr_scheduler.step_size)",
+    "--model.optimizer AdamW --model.optimizer.lrr 1": "AdamW has no setting 'lrr', did you mean 'lr'",
+    "--model.optimizer AdamW --model.optimizer.lr x": "model.optimizer.lr: expected float, Tensor; 'x' came",
+    "--trainer.callbacks+ lightning_ad.callbacks.StepsAveraging --trainer.callbacks.decai 1": (
+        "StepsAveraging has no setting 'decai', did you mean 'decay'"
+    ),
+    "--trainer.callbacks+ lightning_ad.callbacks.LastEpochsAveraging --trainer.callbacks.epochs x": (
+        "trainer.callbacks.epochs: expected int; 'x' came"
+    ),
+}
+
+
+@pytest.mark.parametrize("flags", LEARNED)
+def test_wrong_settings_of_parts(attempt, flags):
+    code, text = attempt(*flags.split(), method="draem")
+    assert LEARNED[flags] in message_of(text)
+    assert code == 2
 
 
 def test_missing_textures(attempt):
@@ -169,6 +197,15 @@ def test_resuming_a_run_of_other_settings(attempt, tmp_path):
     code, text = attempt("--name", "mine", "--resume")
     assert "was begun with model.class_path lightning_ad.methods.DRAEM" in message_of(text)
     assert code == 2
+
+
+def test_resuming_goes_on_with_the_version_that_has_a_checkpoint(tmp_path):
+    for version in ("version_0/checkpoints", "version_1/checkpoints", "version_2"):
+        (tmp_path / "mine" / version).mkdir(parents=True)
+    (tmp_path / "mine/version_1/checkpoints/last.ckpt").touch()
+    assert RunFolder.unfinished(tmp_path, "mine").path.name == "version_1"
+    (tmp_path / "mine/version_1/metrics.json").touch()
+    assert RunFolder.unfinished(tmp_path, "mine").path.name == "version_2"
 
 
 def complain(capfd, args):

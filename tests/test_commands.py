@@ -313,9 +313,11 @@ def test_two_processes_with_half_the_batch_have_the_loss_curve_of_one(method, tr
 
 @pytest.mark.distributed
 def test_draem_trains_and_evaluates_on_two_processes(trees, tmp_path):
-    result = script("train.py", [*flags("DRAEM", "mvtec", trees, tmp_path), "--trainer.devices", "2"])
+    held_out = ["--select", "validation_loss", "--data.validation", "holdout", "--data.validation_share", "0.3"]
+    result = script("train.py", [*flags("DRAEM", "mvtec", trees, tmp_path), *held_out, "--trainer.devices", "2"])
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "draem-mvtec-bottle/version_0"
+    assert (folder / "checkpoints/best.ckpt").is_file()
     again = script("evaluate.py", [str(folder), "--trainer.devices", "2", *QUIET])
     assert again.returncode == 0, again.stderr
     assert metrics_of(folder / "evaluations/version_0") == pytest.approx(metrics_of(folder), abs=1e-6)

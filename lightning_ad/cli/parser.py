@@ -28,7 +28,7 @@ class Parser(LightningArgumentParser):
         Raises:
             UsageError: saying what was expected, what came, and what to do.
         """
-        for flag, value in pairwise(args or []):
+        for flag, value in pairwise(split_flags(args or [])):
             if flag in ("-c", "--config"):
                 _check_yaml(Path(value))
         return super().parse_args(args, *rest, **options)
@@ -51,34 +51,53 @@ def explain(message: str, flags: Iterable[str] = ()) -> str:
     Returns:
         The sentence; the message itself where it is of no known form.
     """
-    inner = message[message.rindex("Parser key") :] if "Parser key" in message else message
-    key = ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))
     keys = [flag.removeprefix("--") for flag in flags]
-    if name := _first(r"unrecognized arguments: (\S+)", message):
-        return _unknown("flag", name.partition("=")[0], flags)
+    if found := re.search(r"unrecognized arguments: (\S+)", message):
+        return _unknown("flag", found[1].partition("=")[0], flags)
     if found := re.search(r"Group '([\w.]+)' does not accept option '(\w+)'", message):
         return _unknown("key", f"{found[1]}.{found[2]}", keys)
-    if name := _first(r"Option '([^']+)' is not accepted", message):
-        owners = re.findall(r"class_path '([\w.]+)'", message)
-        return _unknown_setting(name, owners[-1]) if owners else _unknown("key", name, keys)
-    if name := _first(r"Expected a dot import path string: (\S+)", message):
-        known = METHODS if key == "model" else []
+    if found := re.search(rf"arguments are required: (.+)\n(?:.*\n)*?.*Given value: {_OBJECT}", message):
+        return f"{_key(message, found)}: {_name(found[2])} needs {found[1]} (--{_key(message, found)}.{found[1]})"
+    # Of the alternatives that were tried, the first is the one that was meant.
+    found = re.search(rf"Option '([^']+)' is not accepted(?:\. Got value: {_OBJECT})?|{_TYPED}", message)
+    if found and found[1]:
+        owners = re.findall(r"class_path '([\w.]+)'", message[: found.start()])
+        owner = found[2] or next(iter(owners[::-1]), None)
+        return _unknown_setting(found[1], owner) if owner else _unknown("key", found[1], keys)
+    if found:
+        return f"{_key(message, found)}: expected {_plain(found[3])}; {found[4]!r} came"
+    inner = message[message.rindex("Parser key") :] if "Parser key" in message else message
+    found = re.search(r"Subtypes: \[([^\n]+)\]\n.*?Given value: ([^\n]*)", inner, re.DOTALL)
+    wanted = re.search(r"Expected a dot import path string: (\S+)", inner)
+    if wanted and not (found and re.search(r"'(float|int|str|bool)'", found[1])):
+        key = _key(message, wanted) or message.partition(":")[0]
+        known = METHODS if key.startswith(("model", "--model")) else []
         listed = f"; there is {', '.join(known)}" if known else ""
-        return f"{key}: there is no class '{name}'{_nearest(name, known)}{listed}"
-    if found := re.search(r"Expected an? (.+)\. Got value: (.*)", inner):
-        return f"{key}: expected {_plain(found[1])}; {found[2]!r} came"
-    if found := re.search(r"Subtypes: \[([^\n]+)\]\n.*Given value: ([^\n]*)", inner, re.DOTALL):
-        return f"{key}: expected {_plain(found[1])}; {found[2]!r} came"
+        return f"{key}: there is no class '{wanted[1]}'{_nearest(wanted[1], known)}{listed}"
+    if found:
+        value = re.sub(r"\. Got value: .*", "", found[2])
+        return f"{_key(message)}: expected {_plain(found[1])}; {value!r} came"
     return message
+
+
+_OBJECT = r"Namespace\(class_path='([\w.]+)'"
+_TYPED = r"Expected an? (.+)\. Got value: (.*)"
+
+
+def split_flags(args: Iterable[str]) -> list[str]:
+    """`--flag=value` as two."""
+    return [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
 
 
 def _check_yaml(path: Path) -> None:
     if not path.is_file():
         raise UsageError(f"there is no file {path} (--config)")
     try:
-        yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds no settings: expected keys such as model, data and trainer")
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
@@ -86,20 +105,25 @@ def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def _unknown_setting(name: str, owner: str) -> str:
-    module, _, kind = owner.rpartition(".")
-    known = signature(getattr(import_module(module), kind)).parameters
+    module, kind = owner.rpartition(".")[0], _name(owner)
+    known = [*signature(getattr(import_module(module), kind)).parameters, "init_args"]
     where = f"--model.help {kind}" if kind in METHODS else "its documentation"
-    return f"{kind} has no setting '{name}'{_nearest(name, known)}; {where} lists all"
+    return f"{kind} has no setting '{name}'{_nearest(name.partition('.')[0], known)}; {where} lists all"
+
+
+def _key(message: str, found: re.Match[str] | None = None) -> str:
+    """Where in the configuration `found` is."""
+    before = message[: found.start()] if found else message
+    return ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', before)))
+
+
+def _name(path: str) -> str:
+    return path.rpartition(".")[2]
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
     near = get_close_matches(name, list(known), n=1)
     return f", did you mean '{near[0]}'" if near else ""
-
-
-def _first(pattern: str, text: str) -> str | None:
-    found = re.search(pattern, text)
-    return found[1] if found else None
 
 
 def _plain(types: str) -> str:

@@ -9,7 +9,8 @@ from lightning_ad.reporting.run_folder import RunFolder
 
 FIXED = (
     *("model", "data", "seed_everything", "select", "extend", "trim", "averaging"),
-    *("trainer.max_epochs", "trainer.precision", "trainer.accumulate_grad_batches", "trainer.gradient_clip"),
+    *("trainer.max_epochs", "trainer.max_steps", "trainer.precision", "trainer.accumulate_grad_batches"),
+    *("trainer.gradient_clip", "trainer.limit_train_batches", "trainer.sync_batchnorm"),
 )
 FREE = ("data.num_workers", "data.root")
 

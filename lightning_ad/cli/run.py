@@ -6,11 +6,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lightning_ad.methods  # noqa: F401  (so that --model takes short names)
 from lightning_ad.callbacks import ThroughputMonitor
@@ -59,6 +61,12 @@ class RunCLI(LightningCLI):
             run=False,
             args=list(args),
         )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Raises UsageError for a seed that is none."""
+        super().parse_arguments(parser, args)
+        if not 0 <= (seed := _seed(self.config.seed_everything)) < 2**32:
+            raise UsageError(f"seed_everything must be at least 0 and below 2**32, {seed} came")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What is ours beside model, data and trainer."""
@@ -114,12 +122,10 @@ class RunCLI(LightningCLI):
             with known:
                 super().instantiate_classes()
         except ValueError as error:
-            cause: BaseException | None = error
-            while cause is not None and not isinstance(cause, UserError):
-                cause = cause.__cause__ or cause.__context__
-            raise cause or error from None
+            raise _users(error) or error from None
         self.set_fit_only()
         if self.config_init.compile:
+            torch._dynamo.config.recompile_limit = 64  # levels share code: three in training, validation and test
             for network in self.model.compiled:
                 network.compile()
 
@@ -152,16 +158,21 @@ class RunCLI(LightningCLI):
         self.folder = self.open_folder()
         self.recorder = TestRecorder(self.folder)
         wanted = self.config_init.trainer
-        trainer = super().instantiate_trainer(
-            callbacks=[self.recorder, *self.callbacks(listed(wanted.callbacks), wanted)],
-            logger=self.loggers(wanted.logger),
-            default_root_dir=str(self.folder.path),
-            **kwargs,
-        )
-        if str(wanted.precision).startswith("16") and not trainer.precision.startswith("16"):
-            raise UsageError(
-                f"trainer.precision {wanted.precision} cannot be had on this device; ask for {trainer.precision}"
+        try:
+            trainer = super().instantiate_trainer(
+                callbacks=[self.recorder, *self.callbacks(listed(wanted.callbacks), wanted)],
+                logger=self.loggers(wanted.logger),
+                default_root_dir=str(self.folder.path),
+                **kwargs,
             )
+            if str(wanted.precision).startswith("16") and not trainer.precision.startswith("16"):
+                raise UsageError(
+                    f"trainer.precision {wanted.precision} cannot be had on this device; ask for {trainer.precision}"
+                )
+        except (UserError, ValueError, TypeError, MisconfigurationException) as error:
+            if not (self.config.resume or rank_zero_only.rank):
+                self.folder.discard()
+            raise _users(error) or UsageError(f"the trainer cannot be made: {error}") from error
         return trainer
 
     def tested_checkpoint(self) -> Path:
@@ -198,7 +209,8 @@ class RunCLI(LightningCLI):
             raise UsageError(f"--select {metric}: {type(self.model).__name__} reads the images once, and has no epochs")
         if data.validation == "none":
             raise UsageError(f"--select {metric} needs held-out images: add --data.validation holdout")
-        anomalous = any(s.label for s in self.datamodule.samples["validation"]) or rank_zero_only.rank > 0
+        # Only the first process has looked for the data yet.
+        anomalous = rank_zero_only.rank > 0 or any(s.label for s in self.datamodule.samples["validation"])
         if metric == "validation_AUROC" and not data.validation_anomalies and not anomalous:
             raise UsageError("--select validation_AUROC needs anomalies: add --data.validation_anomalies true")
         best = ModelCheckpoint(
@@ -211,7 +223,7 @@ class RunCLI(LightningCLI):
         if rank_zero_only.rank == 0:  # the others may come before the demo is drawn
             self.datamodule.prepare_data()
             self.datamodule.setup(self.stage)
-        self.model.check_image_size(*self.datamodule.geometry.output)
+        self.model.check_image_size(*self.datamodule.input_size)
 
     def open_folder(self) -> RunFolder:
         """A new version, or with --resume the newest unfinished one; processes but the first only read."""
@@ -241,6 +253,14 @@ class RunCLI(LightningCLI):
 def _seed(value: int | bool) -> int:
     """The seed as a number: `true` is 0, as Lightning takes it."""
     return 0 if isinstance(value, bool) else value
+
+
+def _users(error: BaseException) -> UserError | None:
+    """What the user can put right among an error's causes."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def progress_bar(theirs: list[Callback], wanted: Any) -> list[Callback]:

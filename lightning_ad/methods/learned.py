@@ -1,21 +1,33 @@
 """Base of the methods with a loss and an optimizer."""
 
 import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_ad.data.sample import Batch
-from lightning_ad.errors import UserError
+from lightning_ad.errors import UsageError, UserError
 from lightning_ad.methods.base import AnomalyModule
-from lightning_ad.statistics.distributed import gather_rows, world_size
+from lightning_ad.statistics.distributed import gather_rows, rank, world_size
+
+SKIPPED = 20  # steps in a row that a gradient scaler may leave out: it then starts from 2**16 and is below 1
+
+
+class DivergedError(UserError):
+    """Training has left finite numbers; all processes say the same."""
+
+    everywhere = True
 
 
 class LearnedModule(AnomalyModule):
@@ -34,7 +46,8 @@ class LearnedModule(AnomalyModule):
         super().__init__()
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
         self._validation_losses: list[Tensor] = []
-        self._paths: list[str] = []
+        self._paths: list[str] = []  # of the gradients that are being accumulated
+        self._skipped = 0
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The parts of the loss, scalars by name; their sum is minimised."""
@@ -71,21 +84,40 @@ class LearnedModule(AnomalyModule):
             chosen["monitor"] = scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": chosen}
 
+    def on_train_epoch_start(self) -> None:
+        """Seeds what a network draws (dropout) by the epoch, so that a resumed run draws the same.
+
+        The calibration of the epoch before is dropped: the weights will not be those that it was made with.
+        """
+        seed = [int(os.environ.get("PL_GLOBAL_SEED", 0)), self.current_epoch, rank()]
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        self.calibration = torch.empty(0, device=self.device)
+        self._paths = []
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the parts, each logged.
 
         Raises:
             UserError: where it is not finite, on all processes.
+            UsageError: for a single image, where the network normalises over a batch.
         """
-        self._paths = batch.path
-        parts = self.losses(batch)
+        self._paths = [*self._paths, *batch.path]
+        try:
+            parts = self.losses(batch)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UsageError(
+                f"the network normalises over a batch, and this one is of {len(batch)} image: choose a data.batch_size "
+                "that leaves more of them for the last batch"
+            ) from error
         loss = torch.stack([*parts.values()]).sum()
         finite = loss.detach().isfinite()
         if world_size() > 1:
             finite = finite.int()
             dist.all_reduce(finite, dist.ReduceOp.MIN)
         if not bool(finite):
-            self._stop("loss", loss)
+            self._stop("loss", loss.detach(), batch.path)
         shown = {**{name: value.detach() for name, value in parts.items()}, "loss": loss.detach()}
         self.log_dict(shown, prog_bar=True, batch_size=len(batch), sync_dist=world_size() > 1)
         return loss
@@ -94,12 +126,33 @@ class LearnedModule(AnomalyModule):
         """Logs the L2 norm of all gradients, before they are clipped.
 
         Raises:
-            UserError: where it is not finite; but for 16-mixed, whose scaler leaves such steps out.
+            UserError: where it is not finite; under 16-mixed, whose scaler leaves such steps out, where it has been
+                so for `SKIPPED` steps in a row.
         """
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
-        if not self.trainer.precision.startswith("16") and not bool(norm.isfinite()):
-            self._stop("gradient norm", norm)
+        self._skipped = 0 if bool(norm.isfinite()) else self._skipped + 1
+        if self._skipped >= (SKIPPED if self.trainer.precision.startswith("16") else 1):
+            self._stop("gradient norm", norm, self._paths)
+        self._paths = []
         self.log("gradient_norm", norm)
+
+    def on_train_epoch_end(self) -> None:
+        """Looks at the weights before they are saved.
+
+        Raises:
+            UserError: where one of them is not finite.
+        """
+        norm = torch.nn.utils.get_total_norm([p.detach() for p in self.parameters() if p.requires_grad])
+        if not bool(norm.isfinite()):
+            self._stop("norm of the weights", norm, ["the last step of the epoch"])
+
+    def on_train_end(self) -> None:
+        """Says where a validation set has calibrated nothing."""
+        if self.trainer.val_dataloaders and not len(self.calibration) and not self.trainer.fast_dev_run:
+            rank_zero_warn(
+                "the last epoch was not validated, so there are no p-values; set trainer.check_val_every_n_epoch to a "
+                "divisor of trainer.max_epochs"
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores held-out images as every method does, and takes the loss of the good ones."""
@@ -121,17 +174,18 @@ class LearnedModule(AnomalyModule):
             total, count = rows.sum(0)
             self.log("validation_loss", total / count, prog_bar=True, rank_zero_only=True)
 
-    def _stop(self, what: str, value: Tensor) -> NoReturn:
-        found = [(float(value), self._paths)]
+    def _stop(self, what: str, value: Tensor, paths: Sequence[str]) -> NoReturn:
+        found = [(float(value), [*paths])]
         if world_size() > 1:
             gathered: list[Any] = [None] * world_size()
             dist.all_gather_object(gathered, found[0])
             found = gathered
         bad = "; ".join(f"{value} on {', '.join(paths)}" for value, paths in found if not math.isfinite(value))
         files = [c.best_model_path for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        good = next((file for file in files if file), None)
-        raise UserError(
+        good = max((f for f in files if f and Path(f).is_file()), key=os.path.getmtime, default=None)
+        raise DivergedError(
             f"the {what} is {bad} (epoch {self.current_epoch}, step {self.global_step}); "
             + (f"the last good checkpoint is {good}. " if good else "no checkpoint has been written yet. ")
-            + "Lower the learning rate, clip gradients (trainer.gradient_clip_val), or leave 16-mixed"
+            + "Begin a new run with a lower learning rate, with clipped gradients (trainer.gradient_clip_val), or "
+            "without 16-mixed"
         )

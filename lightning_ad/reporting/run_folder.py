@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any, Self
 
@@ -45,7 +46,7 @@ class RunFolder:
 
     @classmethod
     def unfinished(cls, output: Path, name: str) -> Self:
-        """The newest unfinished version of `name`.
+        """The newest unfinished version of `name` that has a checkpoint; where none has, the newest.
 
         Raises:
             UsageError: where there is none.
@@ -55,7 +56,7 @@ class RunFolder:
         if not open_ones:
             there = f"all {len(versions)} are finished" if versions else "there is none at all"
             raise UsageError(f"no unfinished run in {output / name} to go on with: {there}. Leave out --resume")
-        return open_ones[-1]
+        return next((v for v in reversed(open_ones) if v.last_checkpoint.is_file()), open_ones[-1])
 
     @classmethod
     def find(cls, path: Path) -> Self:
@@ -77,6 +78,12 @@ class RunFolder:
         raise UsageError(
             f"there is {what} in {path}; expected a run folder such as runs/patchcore-mtd, or a .ckpt file"
         )
+
+    def discard(self) -> None:
+        """Removes a folder in which nothing has run."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
+            self.path.parent.rmdir()
 
     @property
     def finished(self) -> bool:

@@ -79,10 +79,42 @@ def test_augmenters_drawn_are_distinct():
         assert len(set(draw_augmenters(rng(i), 3)[0].tolist())) == 3
 
 
-def test_noise_mask_is_like_the_released_one():
-    areas = [noise_mask(draw_noise(rng(i)), 64, 64).float().mean().item() for i in range(200)]
-    assert 0.005 < np.mean(areas) < 0.15
+def test_a_noise_mask_is_perlin_numpys_noise_above_a_half_after_its_rotation():
+    drawn, gradients = draw_noise(rng(3)), rng(1).random((5, 9))
+    drawn["cells"], drawn["noise_angle"] = np.array([4, 8]), np.float32(0)
+    drawn["gradients"][:5, :9] = 2 * np.pi * gradients
+    expected = generate_perlin_noise_2d((64, 64), (4, 8), rng=rng(1)) > 0.5
+    assert 0.02 < expected.mean() < 0.3
+    upright = noise_mask(drawn, 64, 64).numpy()
+    assert (upright != expected).mean() < 1e-3  # gradients are kept in single precision
+    drawn["noise_angle"] = np.float32(90)
+    turned = noise_mask(drawn, 64, 64).numpy()
+    assert (turned != np.rot90(upright)).mean() < 1e-2
     assert noise_mask(draw_noise(rng(0)), 50, 70).shape == (50, 70)
+
+
+def test_what_is_drawn_has_the_released_shares_and_ranges():
+    draws = [Synthesis(noise="device").draw(rng(9, i), 32, 32, lambda *_: torch.zeros(3, 32, 32)) for i in range(2000)]
+    table = {name: torch.stack([d[name] for d in draws]).float() for name in draws[0]}
+    assert table["laid"].mean().item() == pytest.approx(0.5, abs=0.04)
+    turned = table["angle"] != 0
+    assert turned.float().mean().item() == pytest.approx(0.3, abs=0.04)
+    for values, low, high in (
+        (table["angle"][turned], -90, 90),
+        (table["opacity"], 0.2, 1),
+        (table["noise_angle"], -90, 90),
+        (table["gradients"], 0, 2 * np.pi),
+    ):
+        margin = 0.02 * (high - low)
+        assert low <= values.min() < low + margin
+        assert high - margin < values.max() <= high + 1e-6
+        assert values.mean().item() == pytest.approx((low + high) / 2, abs=2 * margin)
+    for axis in (0, 1):
+        counts = torch.bincount(table["cells"][:, axis].log2().long(), minlength=6)
+        assert counts.numpy() == pytest.approx(2000 / 6, rel=0.2)
+    assert (table["cells"][:, 0] == table["cells"][:, 1]).float().mean() < 0.25
+    assert table["kinds"].shape == (2000, 3)
+    assert torch.bincount(table["kinds"].long().flatten()).numpy() == pytest.approx(600, rel=0.2)
 
 
 def test_noise_of_a_batch_equals_perlin_numpy_given_the_same_gradients():

@@ -6,6 +6,9 @@ from kornia.losses import focal_loss as kornia_focal_loss
 from scipy.ndimage import convolve
 from torch import nn
 
+from lightning_ad.data.sample import Batch
+from lightning_ad.data.synthesis import Synthesis
+from lightning_ad.data.textures import NoiseTextures
 from lightning_ad.errors import UsageError, WeightsError
 from lightning_ad.methods import DRAEM
 from lightning_ad.methods.draem.losses import focal_loss, ssim_loss
@@ -41,21 +44,26 @@ def test_image_score_is_the_maximum_of_a_21x21_mean_with_zeros_outside():
     assert prediction.score.item() == pytest.approx(smooth.max(), rel=1e-5)
 
 
-def test_ssim_is_the_hand_computed_one():
-    """11x11 Gaussian window of sigma 1.5, zeros outside, C1 = 0.01^2, C2 = 0.03^2, by direct summation."""
-    rng = np.random.default_rng(0)
-    x, y = rng.random((2, 1, 3, 9, 12))
+def similarity(x, y, span=1.0):
+    """Mean SSIM of [B, 3, H, W]: 11x11 Gaussian window of sigma 1.5, zeros outside, (0.01 L)^2 and (0.03 L)^2."""
     axis = np.exp(-((np.arange(11) - 5) ** 2) / (2 * 1.5**2))
     window = np.outer(axis, axis) / axis.sum() ** 2
 
     def mean(a):
-        return np.stack([convolve(channel, window, mode="constant") for channel in a[0]])
+        return np.stack([[convolve(channel, window, mode="constant") for channel in image] for image in a])
 
-    mx, my = mean(x), mean(y)
+    mx, my, c1, c2 = mean(x), mean(y), (0.01 * span) ** 2, (0.03 * span) ** 2
     vx, vy, cxy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
-    similarity = (2 * mx * my + 1e-4) * (2 * cxy + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
-    ours = ssim_loss(torch.from_numpy(x), torch.from_numpy(y))
-    assert ours.item() == pytest.approx(1 - similarity.mean(), rel=1e-6)
+    return ((2 * mx * my + c1) * (2 * cxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean()
+
+
+def test_ssim_is_the_hand_computed_one():
+    """Its range is 2 where the reconstruction, the first argument, falls below -0.5."""
+    x, y = np.random.default_rng(0).random((2, 1, 3, 9, 12))
+    for first, span in ((x, 1.0), (2 * x - 1, 2.0)):
+        ours = ssim_loss(torch.from_numpy(first), torch.from_numpy(y))
+        assert ours.item() == pytest.approx(1 - similarity(first, y, span), rel=1e-6)
+    assert ssim_loss(torch.from_numpy(x), torch.from_numpy(2 * x - 1)).item() != pytest.approx(ours.item(), rel=1e-3)
     assert ssim_loss(torch.from_numpy(x), torch.from_numpy(x)).item() == pytest.approx(0, abs=1e-9)
 
 
@@ -77,13 +85,52 @@ def test_focal_loss_is_kornias_where_probabilities_are_moderate():
     assert focal_loss(logits, mask).item() == pytest.approx(reference.item(), rel=1e-3)
 
 
-def test_the_focal_loss_reaches_the_reconstructive_network():
-    module = DRAEM(8, 8)
-    image = torch.rand(2, 3, 32, 32)
-    both = torch.cat((module.reconstructive(image), image), 1)
-    focal_loss(module.discriminative(both), image[:, 0] > 0.5).backward()
-    assert all(p.grad is not None for p in module.reconstructive.parameters())
-    assert module.reconstructive.encoder[0][0].weight.grad.abs().sum() > 0
+class Tapped:
+    """What goes into a network and comes out of it."""
+
+    def __init__(self, network):
+        network.register_forward_hook(self.keep)
+
+    def keep(self, network, inputs, output):
+        self.input, self.output = inputs[0], output
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_the_training_step_is_the_released_one(joint):
+    """The anomalous image goes in, the rotated good one is to come out; the discriminator sees both, in that order."""
+    torch.manual_seed(0)
+    module = DRAEM(8, 8, joint_gradient=joint, anomaly_probability=1.0, rotate_probability=1.0)
+    draws = [module.synthesis.draw(np.random.default_rng(i), 64, 64, NoiseTextures()) for i in range(4)]
+    recipe = {name: torch.stack([d[name] for d in draws]) for name in draws[0]}
+    good = torch.rand(4, 3, 64, 64)
+    target, anomalous, mask = module.synthesis.apply(good, recipe)
+    assert mask.any()
+    assert not torch.equal(target, good)
+    outer, inner = Tapped(module.reconstructive), Tapped(module.discriminative)
+    none = torch.zeros(4, dtype=torch.long)
+    losses = module.losses(Batch(good, none, mask, none, [""] * 4, [""] * 4, recipe))
+    assert torch.equal(outer.input, anomalous)
+    assert torch.equal(inner.input, torch.cat((outer.output, anomalous), 1))
+    made, wanted = outer.output.detach().double().numpy(), target.double().numpy()
+    span = 2.0 if made.min() < -0.5 else 1.0
+    assert losses["loss_l2"].item() == pytest.approx(((made - wanted) ** 2).mean(), rel=1e-5)
+    assert losses["loss_ssim"].item() == pytest.approx(1 - similarity(made, wanted, span), rel=1e-4)
+    assert losses["loss_focal"].item() == pytest.approx(focal_loss(inner.output, mask).item(), rel=1e-6)
+    losses["loss_focal"].backward()
+    reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in module.reconstructive.parameters()]
+    assert reached[0] == joint
+    assert any(reached) == joint
+
+
+def test_scoring_shows_the_discriminator_the_reconstruction_first():
+    module, image = DRAEM(8, 8).eval(), torch.rand(1, 3, 32, 32)
+    outer, inner = Tapped(module.reconstructive), Tapped(module.discriminative)
+    module(image)
+    assert torch.equal(inner.input, torch.cat((outer.output, image), 1))
+
+
+def test_defaults_of_the_synthesis_are_the_released_ones():
+    assert DRAEM(8, 8).synthesis == Synthesis(0.5, 0.3, 90.0, (0.2, 1.0), 3, "loader")
 
 
 def test_an_image_size_that_does_not_fit_names_one_that_does():

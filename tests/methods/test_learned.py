@@ -228,6 +228,77 @@ def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(build, trees):
     assert all(p.isfinite().all() for p in trained(module))
 
 
+def test_the_images_of_accumulated_gradients_are_named(trees):
+    class Spoil(Callback):
+        def on_after_backward(self, trainer, module):
+            next(p.grad for p in module.parameters() if p.grad is not None).fill_(np.inf)
+
+    with pytest.raises(UserError) as raised:
+        fit(draem(), data(trees, batch_size=2), callbacks=[Spoil()], accumulate_grad_batches=2)
+    assert str(raised.value).count(".png") == 4
+
+
+def test_a_scaler_that_leaves_out_every_step_stops_the_run(trees):
+    class Spoil(Callback):
+        def on_after_backward(self, trainer, module):
+            next(p.grad for p in module.parameters() if p.grad is not None).fill_(np.nan)
+
+    mixed = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    with pytest.raises(UserError, match=r"the gradient norm is nan on .*png"):
+        fit(draem(norm="group"), data(trees), epochs=30, callbacks=[Spoil()], plugins=[mixed])
+
+
+@METHODS
+def test_weights_that_are_not_finite_are_not_saved(build, trees, tmp_path):
+    """The second epoch's last step spoils them; the first epoch's checkpoint stays, and is named."""
+    last = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
+    with pytest.raises(UserError, match=r"the norm of the weights is nan.*last good checkpoint is .*last\.ckpt"):
+        fit(build(), data(trees), enable_checkpointing=True, callbacks=[Poison(4), last])
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["epoch"] == 0
+    assert all(v.isfinite().all() for v in kept["state_dict"].values())
+
+
+def test_a_calibration_is_that_of_the_weights(trees):
+    """Validated after every second epoch of three: the last epoch's weights have none."""
+    module, held_out = draem(), data(trees, validation="holdout", validation_share=0.25)
+    with pytest.warns(UserWarning, match="the last epoch was not validated"):
+        fit(module, held_out, epochs=3, check_val_every_n_epoch=2)
+    assert len(module.calibration) == 0
+    fit(module, held_out, epochs=2, check_val_every_n_epoch=2)
+    assert len(module.calibration) == 2
+
+
+def test_the_average_leaves_alone_what_does_not_move(trees):
+    module = pfm()
+    before = {name: p.clone() for name, p in module.named_parameters() if not p.requires_grad}
+    fit(module, data(trees), callbacks=[StepsAveraging(decay=0.9)])
+    assert before
+    assert all(torch.equal(p, before[name]) for name, p in module.named_parameters() if name in before)
+
+
+def test_one_image_and_batch_norm_over_a_pooled_map_is_said(trees):
+    module = DRAEM(8, discriminator="deeplabv3", discriminator_encoder="resnet18")
+    with pytest.raises(UsageError, match=r"this one is of 1 image: choose a data\.batch_size"):
+        fit(module, data(trees, batch_size=7))
+
+
+def test_what_a_network_draws_is_that_of_the_epoch(trees):
+    """Dropout in a resumed run is that of one that never stopped."""
+    draws = {}
+    for epochs in (1, 2):
+        torch.manual_seed(epochs)  # another state at the start
+
+        class Draw(Callback):
+            def on_train_batch_start(self, trainer, module, batch, batch_idx):
+                draws.setdefault(trainer.current_epoch, []).append(torch.rand(1).item())
+
+        fit(draem(norm="group"), data(trees), epochs=epochs, callbacks=[Draw()])
+    first, second = draws[0][:2], draws[1]
+    assert draws[0] == first * 2
+    assert first != second
+
+
 def test_held_out_images_keep_their_synthetic_anomalies(trees):
     """Weights that do not move have the same validation in each epoch."""
     module = draem(optimizer=lambda p: torch.optim.SGD(p, lr=0.0), norm="group")

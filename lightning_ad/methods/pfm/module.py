@@ -105,6 +105,11 @@ class PFM(LearnedModule):
         super().on_train_start()
         self._cache = FeatureCache(self.cache_gb) if self.cache_gb > 0 else None
 
+    def on_train_end(self) -> None:
+        """The test does not need the cache's memory."""
+        super().on_train_end()
+        self._cache = None
+
     def forward(self, image: Tensor) -> Prediction:
         """The map is the squared error of unit vectors, at least 0; the score is its maximum."""
         height, width = image.shape[2:]
