@@ -16,16 +16,16 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lightning_ad.methods  # noqa: F401  (so that --model takes short names)
 from lightning_ad.callbacks import ThroughputMonitor
+from lightning_ad.cli.fit_only import set_fit_only
 from lightning_ad.cli.parser import Parser
 from lightning_ad.cli.resume import check_same, listed
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.features.weights import read_state, skip_weights
+from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods.base import AnomalyModule
-from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.learned import LearnedModule
 from lightning_ad.reporting.recorder import ConfigInCheckpoint, TestRecorder
-from lightning_ad.reporting.run_folder import RunFolder, finished_checkpoint
+from lightning_ad.reporting.run_folder import RunFolder
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "devices": 1,
@@ -92,7 +92,10 @@ class RunCLI(LightningCLI):
             "--suspects", type=bool, default=False, help="list the suspicious training images (fit-only methods)"
         )
         parser.add_argument(
-            "--trim", type=float, default=0.0, help="the share of them that is left out, the most suspicious first"
+            "--trim",
+            type=float,
+            default=0.0,
+            help="leave out this share of the training images, the most suspicious first, and fit anew without them",
         )
         for target in ("data.seed", "model.init_args.seed"):
             parser.link_arguments("seed_everything", target, compute_fn=_seed)
@@ -123,32 +126,11 @@ class RunCLI(LightningCLI):
                 super().instantiate_classes()
         except ValueError as error:
             raise _users(error) or error from None
-        self.set_fit_only()
+        set_fit_only(self.model, self.config_init)
         if self.config_init.compile:
             torch._dynamo.config.recompile_limit = 64  # levels share code: three in training, validation and test
             for network in self.model.compiled:
                 network.compile()
-
-    def set_fit_only(self) -> None:
-        """Hands on what only the methods know that read each image once.
-
-        Raises:
-            UsageError: where another method is asked for it.
-        """
-        wanted = {name: self.config_init[name] for name in ("extend", "suspects", "trim") if self.config_init[name]}
-        if not isinstance(self.model, FitOnlyModule):
-            if wanted:
-                raise UsageError(f"--{next(iter(wanted))}: {type(self.model).__name__} is trained, not fitted at once")
-            return
-        if not 0 <= self.config_init.trim < 1:
-            raise UsageError(
-                f"--trim is a share of the training images, from 0 to below 1; {self.config_init.trim} came"
-            )
-        if self.config_init.extend and self.config_init.trim:
-            raise UsageError("--trim goes with a fit from the start: leave out --extend, or --trim")
-        if self.config_init.extend:
-            self.model.grow_from(read_state(finished_checkpoint(Path(self.config_init.extend))))
-        self.model.list_suspects, self.model.trim = self.config_init.suspects, self.config_init.trim
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run folder's loggers and callbacks before its own."""
