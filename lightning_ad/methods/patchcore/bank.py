@@ -177,6 +177,7 @@ def _candidates(
     for part in parts:
         images = part.view(-1, vectors.shape[1], flat.shape[1]) if part is flat else part[None]
         out[start : start + len(part)] = _projected(images, matrix, device)
+        release(vectors)
         start += len(part)
     return out
 
