@@ -143,6 +143,12 @@ def evaluate(args: Sequence[str] | None = None) -> RunFolder:
     elsewhere = any(f.startswith("--output") for f in flags)
     with _own_config(target) as own:
         cli = EvaluateCLI([*own, *flags], finished_checkpoint(target), None if elsewhere else run)
+    left = cli.datamodule.counts()["train"]
+    if cli.datamodule.layout == "folder" and left and any(f.startswith("--data.root") for f in flags):
+        rank_zero_info(
+            f"{left} good images of {cli.datamodule.root} count as training images and are not tested; if the method "
+            "has not learned from them, add --data.layout_options.test_share 1"
+        )
     watch = Stopwatch()
     with watch.stage("test"):
         cli.trainer.test(
@@ -233,6 +239,11 @@ def run(command: Callable[[], object]) -> int:
     except MisconfigurationException as error:
         print(f"error: {error}", file=sys.stderr)
         return UsageError.exit_code
+    except Exception as error:
+        if not type(error).__module__.startswith("wandb"):
+            raise
+        print(f"error: Weights & Biases: {error}. Log in by `wandb login`, or set WANDB_MODE=offline", file=sys.stderr)
+        return UserError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

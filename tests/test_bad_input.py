@@ -97,6 +97,10 @@ YAML = {
         "model:\n  class_path: PatchCore\n  init_args:\n    coreset_ration: 0.1\n",
         "PatchCore has no setting 'coreset_ration', did you mean 'coreset_ratio'; --model.help PatchCore lists all",
     ),
+    "method": (
+        "model:\n  class_path: lightning_ad.methods.PatchCor\n",
+        "no class 'PatchCor', did you mean 'PatchCore'",
+    ),
     "syntax": ("data: [\n", "wrong.yaml is not YAML"),
     "list": ("- 1\n", "wrong.yaml holds no settings"),
 }

@@ -155,8 +155,10 @@ def test_evaluation_repeats_the_metrics(method, trees, tmp_path):
 def test_evaluation_on_other_data(trees, tmp_path):
     folder = train(flags("PatchCore", "mvtec", trees, tmp_path)).path
     other = ["--data.layout", "folder", "--data.root", str(trees["folder"]), "--data.category", "null"]
-    result = evaluate([str(folder), *other, *QUIET]).path
-    assert json.loads((result / "metrics.json").read_text())["counts"]["test"] == 3
+    result = evaluate([str(folder), *other, "--data.layout_options.test_share", "1", *QUIET]).path
+    counts = json.loads((result / "metrics.json").read_text())["counts"]
+    good = len(list((trees["folder"] / "good").iterdir()))
+    assert (counts["test_good"], counts["train"]) == (good, 7)  # it has learned from those of the run
 
 
 def test_held_out_images_give_p_values(trees, tmp_path):
@@ -330,6 +332,7 @@ def test_a_finished_run_is_extended(method, trees, tmp_path):
     second = train(["--extend", str(first), "--data.root", str(trees["more"]), "--output", str(tmp_path), *QUIET]).path
     assert second.name == "version_1"
     assert int(weights_of(second)["images"]) == 12
+    assert json.loads((second / "metrics.json").read_text())["counts"]["train"] == 12
     assert metrics_of(evaluate([str(second), *QUIET]).path) == pytest.approx(metrics_of(second), abs=1e-6)
     with pytest.raises(UsageError, match="decides the method"):
         train(["--extend", str(first), "--model.sigma", "1", *QUIET])

@@ -68,12 +68,13 @@ def explain(message: str, flags: Iterable[str] = ()) -> str:
         return f"{_key(message, found)}: expected {_plain(found[3])}; {found[4]!r} came"
     inner = message[message.rindex("Parser key") :] if "Parser key" in message else message
     found = re.search(r"Subtypes: \[([^\n]+)\]\n.*?Given value: ([^\n]*)", inner, re.DOTALL)
-    wanted = re.search(r"Expected a dot import path string: (\S+)", inner)
+    wanted = re.search(r"Expected a dot import path string: (\S+)|module '[\w.]+' has no attribute '(\w+)'", inner)
     if wanted and not (found and re.search(r"'(float|int|str|bool)'", found[1])):
         key = _key(message, wanted) or message.partition(":")[0]
         known = METHODS if key.startswith(("model", "--model")) else []
         listed = f"; there is {', '.join(known)}" if known else ""
-        return f"{key}: there is no class '{wanted[1]}'{_nearest(wanted[1], known)}{listed}"
+        name = wanted[1] or wanted[2]
+        return f"{key}: there is no class '{name}'{_nearest(name, known)}{listed}"
     if found:
         value = re.sub(r"\. Got value: .*", "", found[2])
         return f"{_key(message)}: expected {_plain(found[1])}; {value!r} came"

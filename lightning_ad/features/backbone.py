@@ -121,10 +121,19 @@ class Backbone(nn.Module):
         return super()._apply(fn, recurse)
 
     def shapes(self, height: int, width: int) -> list[FeatureShape]:
-        """The shape of each layer's map for images of [height, width]; nothing is computed."""
-        body = copy.deepcopy(self.body).to("meta")
-        with torch.no_grad():
-            maps = body(torch.empty(1, 3, height, width, device="meta"))
+        """The shape of each layer's map for images of [height, width]; nothing is computed.
+
+        Raises:
+            UsageError: where nothing would be left of images as small.
+        """
+        body = copy.deepcopy(self.body).to("meta").eval()
+        try:
+            with torch.no_grad():
+                maps = body(torch.empty(1, 3, height, width, device="meta"))
+        except RuntimeError as error:
+            raise UsageError(
+                f"images of {height}x{width} px are too small for the backbone: raise data.image_size ({error})"
+            ) from error
         return [FeatureShape(*maps[k].shape[1:]) for k in self.layers]
 
 

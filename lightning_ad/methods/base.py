@@ -58,6 +58,7 @@ class AnomalyModule(LightningModule):
         training_paths: the files of the images that `Prediction.nearest` counts.
         suspects: all training images, the most suspicious first; None where they were not scored.
         tiles: by which images are scored, as the data say (`data.tile`); None where they go through whole.
+        trained_images: how many images what was learned is of.
         calibration: scores of held-out good images, sorted, float32 [M]; empty where there is no validation set.
     """
 
@@ -68,6 +69,7 @@ class AnomalyModule(LightningModule):
     training_paths: Sequence[str] = ()
     suspects: Sequence[Suspect] | None = None
     tiles: Tiles | None = None
+    trained_images: int = 0
     calibration: Tensor
 
     def __init__(self) -> None:
@@ -111,6 +113,7 @@ class AnomalyModule(LightningModule):
         """Says whose checkpoint it is, and keeps the calibration with it."""
         checkpoint["method"] = type(self).__name__
         checkpoint["calibration"] = self.calibration.cpu()
+        checkpoint["trained_images"] = self.trained_images
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises WeightsError for a checkpoint of another method."""
@@ -118,6 +121,7 @@ class AnomalyModule(LightningModule):
         if own != other:
             raise WeightsError(f"this is a checkpoint of {other}, not of {own}; load it with {other}")
         self.calibration = checkpoint["calibration"].to(self.device)
+        self.trained_images = checkpoint.get("trained_images", 0)
 
     def take_over(self, checkpoint: dict[str, Any]) -> None:
         """Takes what was learned from a checkpoint of this method.

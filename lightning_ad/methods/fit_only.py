@@ -176,6 +176,7 @@ class FitOnlyModule(AnomalyModule):
         before = self.images_before
         self.training_paths = [*self.training_paths[:before], *(data.names[row] for row in rows)]
         self.images.fill_(before + len(rows))
+        self.trained_images = int(self.images) // self.rows_per_image
         self.growing = False
         self.fitted.fill_(True)
 

@@ -84,6 +84,11 @@ class LearnedModule(AnomalyModule):
             chosen["monitor"] = scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": chosen}
 
+    def on_train_start(self) -> None:
+        """Counts the training images."""
+        super().on_train_start()
+        self.trained_images = len(self.trainer.train_dataloader.dataset) // self.rows_per_image
+
     def on_train_epoch_start(self) -> None:
         """Seeds what a network draws (dropout) by the epoch, so that a resumed run draws the same.
 

@@ -189,7 +189,7 @@ def _verdict(rows: Sequence[ImageResult]) -> str:
     if any(counts.values()):
         text += (
             f"With the limit of this run, {counts['found']} anomalous images are found and"
-            f" {counts['missed']} missed; {counts['false alarm']} good images are false alarms."
+            f" {counts['missed']} missed; false alarms: {counts['false alarm']} good images."
         )
     return text
 

@@ -79,7 +79,7 @@ def summarise(run: Run, watch: Stopwatch) -> None:
         folder.metrics,
         {
             "metrics": metrics,
-            "counts": run.datamodule.counts(),
+            "counts": _counts(run),
             "seconds": watch.seconds,
             "peak_memory_gib": peak_memory_gib(),
             "device": _device(run.trainer),
@@ -88,7 +88,7 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             "checkpoint": str(run.checkpoint),
         },
     )
-    counts, size = run.datamodule.counts(), run.datamodule.geometry.output
+    counts, size = _counts(run), run.datamodule.geometry.output
     trained = f"{counts['train']} training images, " if counts["train"] else ""
     tested = f"{counts['test_good']} good and {counts['test_anomalous']} anomalous test images"
     print(f"{results.title}: {trained}{tested}, {size[0]} x {size[1]} px")
@@ -147,7 +147,7 @@ def _picture(data: AnomalyDataModule):  # noqa: ANN202
 
 
 def _facts(run: Run, watch: Stopwatch) -> dict[str, str]:
-    counts = run.datamodule.counts()
+    counts = _counts(run)
     seconds: dict[str, Any] = {f"seconds of {name}": f"{value:.1f}" for name, value in watch.seconds.items()}
     return {
         "method": type(run.model).__name__,
@@ -160,6 +160,11 @@ def _facts(run: Run, watch: Stopwatch) -> dict[str, str]:
         "device": _device(run.trainer),
         "versions": ", ".join(f"{name} {value}" for name, value in _versions().items()),
     }
+
+
+def _counts(run: Run) -> dict[str, int]:
+    """Of the data; the training images are those that the model has learned from."""
+    return {**run.datamodule.counts(), "train": run.model.trained_images}
 
 
 def _versions() -> dict[str, str]:

@@ -74,10 +74,11 @@ class RunFolder:
         finished = [v for v in cls.versions(path) if v.finished]
         if finished:
             return finished[-1]
-        what = "only unfinished runs" if cls.versions(path) else "no run"
-        raise UsageError(
-            f"there is {what} in {path}; expected a run folder such as runs/patchcore-mtd, or a .ckpt file"
-        )
+        if cls.versions(path):
+            raise UsageError(
+                f"{path} holds only unfinished runs: go on with one by train.py --resume, or give a checkpoint file"
+            )
+        raise UsageError(f"there is no run in {path}; expected a folder such as runs/patchcore-mtd, or a .ckpt file")
 
     def discard(self) -> None:
         """Removes a folder in which nothing has run."""

@@ -69,6 +69,19 @@ def test_mvtec_missing_mask_names_image_and_mask(mvtec):
         find("mvtec", mvtec, "bottle")
 
 
+def test_options_may_come_as_text(trees):
+    whole = find("folder", trees["folder"], test_share=1.0)
+    assert find("folder", trees["folder"], test_share="1") == whole
+    with pytest.raises(UsageError, match=r"data\.layout_options\.test_share: expected float; 'all' came"):
+        find("folder", trees["folder"], test_share="all")
+
+
+def test_a_missing_folder_shows_the_tree(trees, tmp_path):
+    bare = shutil.copytree(trees["folder"], tmp_path / "bare", ignore=shutil.ignore_patterns("bad"))
+    with pytest.raises(DataError, match=r"no folder .*bad, where images were expected\. Layout 'folder' expects"):
+        find("folder", bare)
+
+
 def test_all_missing_masks_are_named(mvtec):
     for name in ("000", "002"):
         (mvtec / f"bottle/ground_truth/broken/{name}_mask.png").unlink()

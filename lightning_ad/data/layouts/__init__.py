@@ -14,6 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import yaml
+
+from lightning_ad.data.layouts._files import MissingFolderError
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError, UsageError
 
@@ -49,9 +52,16 @@ def find_samples(layout: str, root: Path, category: str | None, options: dict[st
             f"layout '{layout}' has no option {', '.join(map(repr, unknown))}; "
             f"it has {', '.join(known) if known else 'none'} (data.layout_options)"
         )
+    kinds = inspect.signature(find).parameters
+    for name, value in options.items():  # a flag such as --data.layout_options.test_share brings a text
+        if isinstance(value, str) and kinds[name].annotation in (int, float, bool):
+            options = {**options, name: _number(name, value, kinds[name].annotation)}
     if not root.is_dir():
         raise DataError(f"no data set at {root}: there is no such folder. {expected_tree(module)}")
-    samples = find(root, category, **options)
+    try:
+        samples = find(root, category, **options)
+    except MissingFolderError as error:
+        raise DataError(f"{error}. {expected_tree(module)}") from error
     return sorted(samples, key=lambda s: (s.split, s.path))
 
 
@@ -59,6 +69,13 @@ def expected_tree(module: ModuleType) -> str:
     """What a layout expects on disk, for an error message."""
     tree = inspect.getdoc(module) or ""
     return f"Layout '{module.__name__.rpartition('.')[2]}' expects\n\n{tree}\n\nGive the folder with data.root."
+
+
+def _number(name: str, value: str, kind: type) -> Any:
+    read = yaml.safe_load(value)
+    if isinstance(read, bool) != (kind is bool) or not isinstance(read, int | float):
+        raise UsageError(f"data.layout_options.{name}: expected {kind.__name__}; '{value}' came")
+    return kind(read)
 
 
 def _module(layout: str) -> ModuleType:

@@ -9,14 +9,18 @@ from lightning_ad.errors import DataError, UsageError
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 
 
+class MissingFolderError(DataError):
+    """A folder that the layout wants is not there."""
+
+
 def images(folder: Path, *, recursive: bool = False) -> list[Path]:
     """The image files of a folder, sorted by name; hidden files are passed over.
 
     Raises:
-        DataError: where the folder is missing.
+        MissingFolderError: where it is not there.
     """
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder}, where images were expected")
+        raise MissingFolderError(f"there is no folder {folder}, where images were expected")
     found = folder.rglob("*") if recursive else folder.iterdir()
     return sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
 

@@ -1,5 +1,5 @@
 """ROOT/<good>/*.png              good parts, split into training and test unless good_test is given
-ROOT/<bad>/[<defect>/]*.png     anomalous parts
+ROOT/<bad>/[<defect>/]*.png     anomalous parts (none yet: --data.layout_options.bad null)
 ROOT/<masks>/[<defect>/]*.png   their masks, by stem (optional)
 """
 
