@@ -143,11 +143,10 @@ def evaluate(args: Sequence[str] | None = None) -> RunFolder:
     elsewhere = any(f.startswith("--output") for f in flags)
     with _own_config(target) as own:
         cli = EvaluateCLI([*own, *flags], finished_checkpoint(target), None if elsewhere else run)
-    left = cli.datamodule.counts()["train"]
-    if cli.datamodule.layout == "folder" and left and any(f.startswith("--data.root") for f in flags):
+    if cli.datamodule.layout == "folder" and any(f.startswith("--data.root") for f in flags):
         rank_zero_info(
-            f"{left} good images of {cli.datamodule.root} count as training images and are not tested; if the method "
-            "has not learned from them, add --data.layout_options.test_share 1"
+            "Good images of the folder that count as training images are not tested; if the method has not learned "
+            "from them, add --data.layout_options.test_share 1"
         )
     watch = Stopwatch()
     with watch.stage("test"):

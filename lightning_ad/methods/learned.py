@@ -84,11 +84,6 @@ class LearnedModule(AnomalyModule):
             chosen["monitor"] = scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": chosen}
 
-    def on_train_start(self) -> None:
-        """Counts the training images."""
-        super().on_train_start()
-        self.trained_images = len(self.trainer.train_dataloader.dataset) // self.rows_per_image
-
     def on_train_epoch_start(self) -> None:
         """Seeds what a network draws (dropout) by the epoch, so that a resumed run draws the same.
 
@@ -98,6 +93,7 @@ class LearnedModule(AnomalyModule):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         self.calibration = torch.empty(0, device=self.device)
         self._paths = []
+        self.trained_images = len(self.trainer.train_dataloader.dataset) // self.rows_per_image
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the parts, each logged.
