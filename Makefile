@@ -1,5 +1,6 @@
-# make demo: train, test and report on the embedded demo.   make test: the test suite.
+# make demo: train, test and report on the embedded demo.   make test: the test suite, JOBS tests at a time.
 PYTHON ?= python3
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -9,7 +10,7 @@ demo: $(VENV)/demo.stamp
 	$(BIN)/python train.py
 
 test: $(VENV)/test.stamp
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
