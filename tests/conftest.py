@@ -6,11 +6,10 @@ import shutil
 import socket
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from PIL import Image
+from trees import TREES, folder_tree, mtd_tree, mvtec_tree
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LIGHTNING_AD_SHARED", ROOT.parent / "shared"))
@@ -77,62 +76,6 @@ def over_processes(tmp_path):
     return run
 
 
-def draw_image(path: Path, rng: np.random.Generator, size=(40, 48), spot=False):
-    """A textured grey-green image; with a spot, a bright square, and its mask is returned."""
-    height, width = size
-    image = rng.integers(60, 120, (height, width, 3), dtype=np.uint8)
-    image[:, ::8, 1] += 60
-    mask = np.zeros((height, width), np.uint8)
-    if spot:
-        top, left = rng.integers(0, height - 12), rng.integers(0, width - 12)
-        mask[top : top + 10, left : left + 10] = 255
-        image[mask > 0] = (250, 240, 40)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
-    return Image.fromarray(mask)
-
-
-def mvtec_tree(root: Path, category="bottle", train=7, good=3, anomalous=4) -> Path:
-    """An MVTec tree; the numbers are odd, so that two processes get unequal shares."""
-    rng = np.random.default_rng(1)
-    base = root / category
-    for i in range(train):
-        draw_image(base / f"train/good/{i:03d}.png", rng)
-    for i in range(good):
-        draw_image(base / f"test/good/{i:03d}.png", rng)
-    for i in range(anomalous):
-        mask = draw_image(base / f"test/broken/{i:03d}.png", rng, spot=True)
-        (base / "ground_truth/broken").mkdir(parents=True, exist_ok=True)
-        mask.save(base / f"ground_truth/broken/{i:03d}_mask.png")
-    return root
-
-
-def mtd_tree(root: Path) -> Path:
-    """An MTD tree: grey JPEGs of several sizes, masks of the same stem, one mask of MT_Uneven empty."""
-    rng = np.random.default_rng(2)
-    for i in range(6):
-        draw_image(root / f"MT_Free/Imgs/exp1_num_{i}.jpg", rng, (40 + i, 50))
-        Image.new("L", (50, 40 + i)).save(root / f"MT_Free/Imgs/exp1_num_{i}.png")
-    for kind in ("Blowhole", "Break", "Crack", "Fray", "Uneven"):
-        mask = draw_image(root / f"MT_{kind}/Imgs/exp2_num_{kind}.jpg", rng, spot=True)
-        mask.save(root / f"MT_{kind}/Imgs/exp2_num_{kind}.png")
-    draw_image(root / "MT_Uneven/Imgs/exp3_num_45042.jpg", rng)
-    Image.new("L", (48, 40)).save(root / "MT_Uneven/Imgs/exp3_num_45042.png")
-    return root
-
-
-def folder_tree(root: Path) -> Path:
-    """Folders of good and bad images, with masks."""
-    rng = np.random.default_rng(3)
-    for i in range(6):
-        draw_image(root / f"good/part{i}.png", rng)
-    for i in range(2):
-        mask = draw_image(root / f"bad/dent/part{i}.png", rng, spot=True)
-        (root / "masks/dent").mkdir(parents=True, exist_ok=True)
-        mask.save(root / f"masks/dent/part{i}.png")
-    return root
-
-
 @pytest.fixture(scope="session")
 def trees(tmp_path_factory):
     """Small trees of each layout by name (the demo draws its own)."""
@@ -148,4 +91,5 @@ def trees(tmp_path_factory):
         "even": mvtec_tree(base / "even", train=8),
         "mtd": mtd_tree(base / "mtd"),
         "folder": folder_tree(base / "folder"),
+        **{name: draw(base / name) for name, draw in TREES.items()},
     }

@@ -1,5 +1,7 @@
 """Reads an image or a mask from disk as a tensor."""
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -25,10 +27,17 @@ def read_image(path: str) -> Tensor:
 def read_mask(path: str, size: tuple[int, int], threshold: int = 127) -> Tensor:
     """A mask file as bool [h, w], true above `threshold` of 255; an RGB mask is true where any channel is.
 
+    Of a folder, the union of the masks in it.
+
     Raises:
         DataError: naming the file, where it is unreadable, its size is not `size` (h, w) of its image, or it
-            has values, but none above the threshold.
+            has values, but none above the threshold; or a folder without masks.
     """
+    if Path(path).is_dir():
+        parts = [read_mask(str(part), size, threshold) for part in sorted(Path(path).glob("*.png"))]
+        if not parts:
+            raise DataError(f"there is no mask (*.png) in {path}")
+        return torch.stack(parts).any(0)
     array = _open(path, "mask")
     value = _unit(array, path) * np.float32(255)
     value = value if value.ndim == 2 else value.max(axis=2)
@@ -44,6 +53,28 @@ def read_mask(path: str, size: tuple[int, int], threshold: int = 127) -> Tensor:
             "expected 0 and 255 (in the layout 'folder', data.layout_options.mask_threshold 0 takes any value)"
         )
     return torch.from_numpy(mask)
+
+
+def verify(path: str) -> None:
+    """Compares checksums, where the format has them: a file can be read, and its pixels be wrong.
+
+    Raises:
+        DataError: naming the file.
+    """
+    try:
+        with Image.open(path) as file:
+            file.verify()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read the image {path}: {error}. Replace the file or take it out") from error
+
+
+def is_blank(path: str) -> bool:
+    """Whether a mask file is 0 everywhere.
+
+    Raises:
+        DataError: naming the file, where it is unreadable.
+    """
+    return not _open(path, "mask").any()
 
 
 def _open(path: str, kind: str) -> np.ndarray:

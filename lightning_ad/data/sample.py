@@ -18,7 +18,8 @@ class Sample:
         path: the image file.
         split: what the layout wants the image for.
         defect: the kind of defect as the data set names it, `good` for a good part.
-        mask_path: the file of the true outline; None for a good part, or where the data set has none.
+        mask_path: the file of the true outline, or a folder of files that make it up; None for a good part, or where
+            the data set has none.
         mask_threshold: a pixel is defective where the mask, scaled to 0..255, is above it.
     """
 

@@ -1,3 +1,4 @@
+import faiss
 import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
@@ -26,3 +27,17 @@ def test_a_vector_of_the_bank_is_at_distance_zero():
     squared, found = nearest_neighbours(bank[7:9], bank)
     assert squared.flatten().tolist() == [0, 0]
     assert found.flatten().tolist() == [7, 8]
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_neighbours_are_those_of_faiss(count):
+    generator = torch.Generator().manual_seed(1)
+    bank = torch.rand(3000, 160, generator=generator) * 6
+    queries = torch.cat([torch.rand(300, 160, generator=generator) * 6, bank[:20]])
+    index = faiss.IndexFlatL2(160)
+    index.add(bank.numpy())
+    distances, rows = index.search(queries.numpy(), count)
+    squared, found = nearest_neighbours(queries, bank, count)
+    torch.testing.assert_close(squared, torch.from_numpy(distances), rtol=1e-4, atol=1e-2)
+    same = [set(a) == set(b) for a, b in zip(found.tolist(), rows.tolist(), strict=True)]
+    assert all(same)

@@ -2,8 +2,9 @@
 
     find(root: Path, category: str | None, *, <options>) -> list[Sample]
 
-that finds samples and reads no pixel, a docstring whose first paragraph draws the tree, and, where the program
-itself makes the data, `prepare(root: Path) -> None`. Adding the module is all that it takes.
+that finds samples and reads no image (KolektorSDD's masks tell which images are defective: those it reads), a docstring
+that draws the tree, and SOURCE and LICENCE. Where the data set has categories, `categories(root: Path) -> list[str]`;
+where the program itself makes the data, `prepare(root: Path) -> None`. Adding the module is all that it takes.
 """
 
 import inspect
@@ -32,19 +33,31 @@ def prepare_layout(layout: str, root: Path) -> None:
     Raises:
         UsageError: for an unknown layout.
     """
-    prepare = getattr(_module(layout), "prepare", None)
+    prepare = getattr(layout_module(layout), "prepare", None)
     if prepare is not None:
         prepare(root)
+
+
+def categories(layout: str, root: Path) -> list[str]:
+    """The categories of a data set; none where the layout has none, or `root` is one.
+
+    Raises:
+        UsageError: for an unknown layout.
+    """
+    names = getattr(layout_module(layout), "categories", None)
+    return names(root) if names is not None and root.is_dir() else []
 
 
 def find_samples(layout: str, root: Path, category: str | None, options: dict[str, Any]) -> list[Sample]:
     """All samples of a data set, in an order that depends on the file names alone.
 
+    Whether their files are there is not asked.
+
     Raises:
         UsageError: for an unknown layout, category or option.
         DataError: where the tree is not as the layout says.
     """
-    module = _module(layout)
+    module = layout_module(layout)
     find: Callable[..., list[Sample]] = module.find
     known = [p.name for p in inspect.signature(find).parameters.values() if p.kind is p.KEYWORD_ONLY]
     if unknown := sorted(set(options) - set(known)):
@@ -78,7 +91,12 @@ def _number(name: str, value: str, kind: type) -> Any:
     return kind(read)
 
 
-def _module(layout: str) -> ModuleType:
+def layout_module(layout: str) -> ModuleType:
+    """The module of a layout.
+
+    Raises:
+        UsageError: for an unknown one.
+    """
     if layout not in layout_names():
         raise UsageError(f"unknown layout '{layout}'; data.layout is one of {', '.join(layout_names())}")
     return import_module(f"{__name__}.{layout}")

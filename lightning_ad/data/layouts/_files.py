@@ -30,13 +30,18 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
+def category_names(root: Path, marker: str) -> list[str]:
+    """The folders in `root` that hold `marker`."""
+    return [p.name for p in subfolders(root) if (p / marker).is_dir()]
+
+
 def category_folder(root: Path, category: str | None, marker: str) -> Path:
     """The folder of a category: `root` itself holds `marker` where the data set has a single one.
 
     Raises:
         UsageError: where the category is missing, unknown, or not wanted.
     """
-    there = [p.name for p in subfolders(root) if (p / marker).is_dir()]
+    there = category_names(root, marker)
     if category is None:
         if (root / marker).is_dir():
             return root
@@ -52,24 +57,11 @@ def category_folder(root: Path, category: str | None, marker: str) -> Path:
 def partners(images: list[Path], folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
     """The mask of each image: the file in `folder` with the image's stem and one of `suffixes`, in that order.
 
-    Raises:
-        DataError: naming the images that have none.
+    Where there is none, the path of a file that is not there: that it is missing is told for all layouts in one place.
     """
     masks = {p.stem: p for p in images_or_none(folder)}
     found = [next((masks[i.stem + s] for s in suffixes if i.stem + s in masks), None) for i in images]
-    if missing := [image for image, mask in zip(images, found, strict=True) if mask is None]:
-        wanted = " or ".join(f"{missing[0].stem}{s}.png" for s in suffixes)
-        more = f"; so have {len(missing) - 1} more: {_listed(missing[1:])}" if missing[1:] else ""
-        raise DataError(
-            f"the anomalous image {missing[0]} has no mask: expected {wanted} in {folder}{more}. "
-            "Add the masks, or take the images out of the test folder"
-        )
-    return [mask for mask in found if mask is not None]
-
-
-def _listed(paths: list[Path], most: int = 10) -> str:
-    names = [p.name for p in paths]
-    return ", ".join(names[:most] + ["..."] * (len(names) > most))
+    return [m or folder / f"{i.stem}{suffixes[0]}.png" for i, m in zip(images, found, strict=True)]
 
 
 def images_or_none(folder: Path) -> list[Path]:

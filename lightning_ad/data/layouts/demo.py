@@ -11,6 +11,9 @@ from lightning_ad.data.layouts import mvtec
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError
 
+SOURCE = "nothing to get: the program draws it"
+LICENCE = "of this project"
+
 
 def prepare(root: Path) -> None:
     """Draws the data set where it is not there, or was drawn by another version of the program.

@@ -9,6 +9,9 @@ from lightning_ad.data.layouts._files import images, partners, seeded_split, sub
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError, UsageError
 
+SOURCE = "your own images"
+LICENCE = "yours"
+
 
 def find(
     root: Path,
@@ -31,7 +34,7 @@ def find(
 
     Raises:
         UsageError: where a category is asked for.
-        DataError: for a missing folder, or an anomalous image without a mask where masks are given.
+        DataError: for a missing folder.
     """
     if category is not None:
         raise UsageError(f"the layout 'folder' has no categories; put '{category}' into data.root")

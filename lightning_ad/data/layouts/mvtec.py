@@ -6,9 +6,17 @@ ROOT/<category>/ground_truth/<defect>/000_mask.png   (0 and 255)
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import category_folder, images, partners, subfolders
+from lightning_ad.data.layouts._files import category_folder, category_names, images, partners, subfolders
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError
+
+SOURCE = 'mvtec.com, "MVTec Anomaly Detection Dataset"'
+LICENCE = "CC BY-NC-SA 4.0"
+
+
+def categories(root: Path) -> list[str]:
+    """The categories in `root`."""
+    return category_names(root, "train")
 
 
 def find(root: Path, category: str | None) -> list[Sample]:
@@ -19,7 +27,7 @@ def find(root: Path, category: str | None) -> list[Sample]:
 
     Raises:
         UsageError: for an unknown category.
-        DataError: for a missing folder, or an anomalous image without a mask.
+        DataError: for a missing folder.
     """
     base = category_folder(root, category, "train")
     samples = [Sample(str(p), "train") for p in images(base / "train" / GOOD)]

@@ -1,0 +1,34 @@
+"""ROOT/{01,02,03}/train/ok/0000.bmp                   (ROOT: BTech_Dataset_transformed)
+ROOT/{01,02,03}/test/{ok,ko}/0000.bmp
+ROOT/{01,02,03}/ground_truth/ko/0000.png            (images and masks .png or .bmp, whatever the other is)
+"""
+
+from pathlib import Path
+
+from lightning_ad.data.layouts._files import category_folder, category_names, images, partners
+from lightning_ad.data.sample import Sample
+
+SOURCE = "avires.dimi.uniud.it/papers/btad"
+LICENCE = "CC BY-NC-SA 4.0"
+
+
+def categories(root: Path) -> list[str]:
+    """The categories in `root`."""
+    return category_names(root, "train")
+
+
+def find(root: Path, category: str | None) -> list[Sample]:
+    """beanTech anomaly detection (Mishra et al., ISIE 2021): three products, 1,799 training and 741 test images.
+
+    Masks are paired by stem: of product 03 they are .bmp, of 01 .png for .bmp images.
+
+    Raises:
+        UsageError: for an unknown category.
+        DataError: for a missing folder.
+    """
+    base = category_folder(root, category, "train")
+    samples = [Sample(str(p), "train") for p in images(base / "train" / "ok")]
+    samples += [Sample(str(p), "test") for p in images(base / "test" / "ok")]
+    bad = images(base / "test" / "ko")
+    pairs = zip(bad, partners(bad, base / "ground_truth" / "ko"), strict=True)
+    return samples + [Sample(str(p), "test", "ko", str(m), 0) for p, m in pairs]

@@ -1,0 +1,37 @@
+"""ROOT/<category>/{train,validation}/good/rgb/000.png
+ROOT/<category>/test/<good or defect>/rgb/000.png
+ROOT/<category>/test/<defect>/gt/000.png
+"""
+
+from pathlib import Path
+
+from lightning_ad.data.layouts._files import category_folder, category_names, images, partners, subfolders
+from lightning_ad.data.sample import GOOD, Sample
+
+SOURCE = 'mvtec.com, "MVTec 3D-AD"'
+LICENCE = "CC BY-NC-SA 4.0"
+
+
+def categories(root: Path) -> list[str]:
+    """The categories in `root`."""
+    return category_names(root, "train")
+
+
+def find(root: Path, category: str | None) -> list[Sample]:
+    """The colour images of MVTec 3D-AD (Bergmann et al., VISAPP 2022): 2,656 training, 294 validation, 1,197 test.
+
+    The point clouds (`xyz`) are not read; the masks of good images, which are empty, neither.
+
+    Raises:
+        UsageError: for an unknown category.
+        DataError: for a missing folder.
+    """
+    base = category_folder(root, category, "train")
+    samples = [Sample(str(p), "train") for p in images(base / "train" / GOOD / "rgb")]
+    samples += [Sample(str(p), "validation") for p in images(base / "validation" / GOOD / "rgb")]
+    samples += [Sample(str(p), "test") for p in images(base / "test" / GOOD / "rgb")]
+    for folder in subfolders(base / "test"):
+        found = [] if folder.name == GOOD else images(folder / "rgb")
+        pairs = zip(found, partners(found, folder / "gt"), strict=True)
+        samples += [Sample(str(p), "test", folder.name, str(m), 0) for p, m in pairs]
+    return samples

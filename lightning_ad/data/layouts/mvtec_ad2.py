@@ -1,0 +1,36 @@
+"""ROOT/<category>/{train,validation}/good/000_regular.png
+ROOT/<category>/test_public/{good,bad}/000_regular.png, 000_overexposed.png, 000_shift_1.png, ...
+ROOT/<category>/test_public/ground_truth/bad/000_regular_mask.png, ...
+"""
+
+from pathlib import Path
+
+from lightning_ad.data.layouts._files import category_folder, category_names, images, partners
+from lightning_ad.data.sample import GOOD, Sample
+
+SOURCE = 'mvtec.com, "MVTec AD 2"'
+LICENCE = "CC BY-NC-SA 4.0"
+
+
+def categories(root: Path) -> list[str]:
+    """The categories in `root`."""
+    return category_names(root, "test_public")
+
+
+def find(root: Path, category: str | None) -> list[Sample]:
+    """MVTec AD 2 (Heckler-Kram et al. 2025), as far as it is public: tests on `test_public`.
+
+    The images of `test_private` and `test_private_mixed` have no labels and are passed over.
+
+    Raises:
+        UsageError: for an unknown category.
+        DataError: for a missing folder.
+    """
+    base = category_folder(root, category, "test_public")
+    samples = [Sample(str(p), "train") for p in images(base / "train" / GOOD)]
+    samples += [Sample(str(p), "validation") for p in images(base / "validation" / GOOD)]
+    public = base / "test_public"
+    samples += [Sample(str(p), "test") for p in images(public / GOOD)]
+    bad = images(public / "bad")
+    pairs = zip(bad, partners(bad, public / "ground_truth" / "bad", ("_mask", "")), strict=True)
+    return samples + [Sample(str(p), "test", "bad", str(m), 0) for p, m in pairs]
