@@ -2,7 +2,7 @@
 
 import sys
 
-from lightning_ad.commands import evaluate, run
+from lightning_ad.main import evaluate_or_compare, run
 
 if __name__ == "__main__":
-    sys.exit(run(evaluate))
+    sys.exit(run(evaluate_or_compare))

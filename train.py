@@ -2,7 +2,7 @@
 
 import sys
 
-from lightning_ad.commands import run, train
+from lightning_ad.main import run, train_one_or_each
 
 if __name__ == "__main__":
-    sys.exit(run(train))
+    sys.exit(run(train_one_or_each))

@@ -1,9 +1,7 @@
-"""`train.py`, `evaluate.py` and `lightning-ad`: what they do, and how they explain errors."""
+"""What the commands do: train, evaluate, preview."""
 
-import logging
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import pairwise
@@ -11,16 +9,13 @@ from pathlib import Path
 
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_ad.cli import EvaluateCLI, PreviewCLI, RunCLI
+from lightning_ad.cli.fit_only import announce
 from lightning_ad.cli.parser import split_flags
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.features.weights import read_state
-from lightning_ad.forecast import available, held_now, measure
-from lightning_ad.forecast import table as forecast_table
-from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.reporting.preview import write_preview
 from lightning_ad.reporting.recorder import ConfigInCheckpoint
 from lightning_ad.reporting.results import Stopwatch, summarise
@@ -28,7 +23,7 @@ from lightning_ad.reporting.run_folder import RunFolder, finished_checkpoint
 
 
 def train(args: Sequence[str] | None = None) -> RunFolder:
-    """`train.py`: fits, tests and writes the run folder.
+    """One run: fits, tests and writes the run folder.
 
     Args:
         args: the flags; None for those of the command line. Without a --config, the demo is run.
@@ -42,7 +37,7 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
         if extended and (unwanted := [a for a in args if a.startswith("--model")]):
             raise UsageError(f"{unwanted[0]} has no place here: the run that is extended decides the method")
         cli = RunCLI([*own, *args] if extended else _with_demo(args))
-    announce(cli)
+    announce(cli.model, cli.datamodule, cli.trainer, resumed=cli.resumed)
     watch = Stopwatch()
     checkpoint = str(cli.folder.last_checkpoint) if cli.resumed else None
     with watch.stage("fit"), _interruptible(cli):
@@ -71,28 +66,6 @@ def _of_the_first(trainer: Trainer, found: Callable[[], Path]) -> Path:
         raise result
     assert result is not None
     return result
-
-
-def announce(cli: RunCLI) -> None:
-    """Prints what a fit-only method's run will take, before the first image is read; on the first process."""
-    model, data = cli.model, cli.datamodule
-    if not (isinstance(model, FitOnlyModule) and cli.trainer.is_global_zero) or cli.resumed:
-        return
-    size = data.input_size
-    model.to(cli.trainer.strategy.root_device)
-    first = data.samples["train"][0].path
-    speed = measure(model.describe, data.training_set().read, first, *size, cli.trainer.strategy.root_device)
-    counts = data.counts()
-    images, tested = (-(-counts[split] // cli.trainer.world_size) for split in ("train", "test"))
-    tiles = 1 if data.tiles is None else len(data.tiles)
-    stages = model.stages(images * tiles, tested * tiles, *size)
-    print(forecast_table(stages, speed, data.num_workers))
-    wanted, there = held_now() + max(stage.held for stage in stages), available()
-    if there is not None and wanted > held_now() + there:
-        rank_zero_warn(
-            f"{wanted / 2**30:.1f} GiB are wanted, and {(held_now() + there) / 2**30:.1f} GiB can be had; "
-            f"set model.memory_gb to {max(there / 2**30 / 2, 0.1):.1f}, or data.image_size to less"
-        )
 
 
 def preview(args: Sequence[str] | None = None) -> Path:
@@ -157,20 +130,11 @@ def evaluate(args: Sequence[str] | None = None) -> RunFolder:
     return cli.folder
 
 
-_NOISE = (
-    "LightningCLI's args parameter",
-    ".*returned `None`, this fit will run with no optimizer",  # fit-only methods
-    ".*module\\(s\\) in eval mode at the start of training",  # frozen backbones
-    ".*Total length of `list` across ranks is zero",  # no validation set
-    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
-    ".*does not have many workers",
-    ".*it is recommended to use `devices=1`",  # rows that fill up a batch are not counted
-    ".*Checkpoint directory .* exists and is not empty",  # resumed in place
-)
-
 _EVALUATE_HELP = """usage: evaluate.py RUN [--data.* ...] [--trainer.* ...] [--output FOLDER]
 
-The metrics of a finished run again, to the last digit, or on other data.
+       evaluate.py --compare RUN_A RUN_B
+
+The metrics of a finished run again, to the last digit, or on other data; or two runs on the same test images.
 
 RUN                a run folder (runs/patchcore-mtd, or one version_<n> in it) or a .ckpt file
 --data.root ROOT   another place of the data; every --data.* flag of train.py is taken
@@ -216,44 +180,3 @@ def _configs() -> Path:
     """The folder of configs: beside the package in a checkout, in it where it is installed."""
     package = Path(__file__).parent
     return next(p for p in (package.parent / "configs", package / "configs") if (p / "demo.yaml").is_file())
-
-
-def run(command: Callable[[], object]) -> int:
-    """Runs a command; an error that a user can cause is one message, without a trace.
-
-    Returns:
-        0 for success, 2 for a usage error, 1 for another.
-    """
-    for said_elsewhere in _NOISE:
-        warnings.filterwarnings("ignore", message=said_elsewhere)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
-    try:
-        command()
-    except UserError as error:
-        # A loader's worker wraps the message into the text of its own trace.
-        message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
-        if not (error.everywhere and rank_zero_only.rank):
-            print(f"error: {message}", file=sys.stderr)
-        return error.exit_code
-    except MisconfigurationException as error:
-        print(f"error: {error}", file=sys.stderr)
-        return UsageError.exit_code
-    except Exception as error:
-        if not type(error).__module__.startswith("wandb"):
-            raise
-        print(f"error: Weights & Biases: {error}. Log in by `wandb login`, or set WANDB_MODE=offline", file=sys.stderr)
-        return UserError.exit_code
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
-
-
-def main() -> int:
-    """`lightning-ad train|evaluate|preview`."""
-    commands: dict[str, Callable[[Sequence[str]], object]] = {"train": train, "evaluate": evaluate, "preview": preview}
-    name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name not in commands:
-        print("usage: lightning-ad {train,evaluate,preview} ...   (--help after the command explains its flags)")
-        return 0 if name in ("-h", "--help") else 2
-    return run(lambda: commands[name](sys.argv[2:]))

@@ -11,9 +11,10 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
-from lightning_ad.commands import evaluate, run, train
+from lightning_ad.commands import evaluate, train
 from lightning_ad.errors import WeightsError
 from lightning_ad.features.weights import skip_weights
+from lightning_ad.main import run
 from lightning_ad.methods import DRAEM, PatchCore
 from lightning_ad.reporting.run_folder import RunFolder
 

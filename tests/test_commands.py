@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -11,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from trees import CATEGORIES
 
 from lightning_ad.commands import evaluate, preview, train
 from lightning_ad.data import demo
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import METRIC_NAMES
+from lightning_ad.main import evaluate_or_compare
 from lightning_ad.reporting.maps import read_map
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +52,7 @@ DATA_SETS = sorted((CONFIGS / "data").glob("*.yaml"))
 def flags(method, layout, trees, output, config=None):
     """A small run of a method on a small tree of a layout."""
     data = ["--config", str(CONFIGS / f"data/{layout}.yaml"), "--data.root", str(trees[layout])]
-    data += ["--data.category", "bottle"] if layout == "mvtec" else []
+    data += ["--data.category", CATEGORIES[layout]] if layout in CATEGORIES else []
     data += ["--data.image_size", "64", "--data.center_crop", "null", "--data.batch_size", "3"]
     method_flags = ["--config", str(config or CONFIGS / f"{method.lower()}.yaml"), *data, *SMALL[method]]
     return [*method_flags, "--output", str(output), "--data.num_workers", "0", *QUIET]
@@ -166,6 +169,18 @@ def test_held_out_images_give_p_values(trees, tmp_path):
     rows = list(csv.DictReader((train(args).path / "predictions.csv").open()))
     assert all(float(row["p_value"]) in (0.5, 1.0) for row in rows)
     assert {row["anomalous"] for row in rows} == {""}  # a verdict at 0.01 takes 99 images
+
+
+def test_verdicts_keep_the_share_that_is_asked_for(trees, tmp_path):
+    args = [*flags("PatchCore", "mvtec", trees, tmp_path), "--data.validation", "holdout"]
+    folder = train([*args, "--reject", "0.5"]).path
+    threshold = json.loads((folder / "metrics.json").read_text())["threshold"]
+    for row in csv.DictReader((folder / "predictions.csv").open()):
+        assert row["anomalous"] == str(float(row["score"]) > threshold).lower() == str(row["p_value"] == "0.5").lower()
+    runs = {p.name for p in (tmp_path / "patchcore-mvtec-bottle").iterdir()}
+    with pytest.raises(UsageError, match=r"at most 0\.2 .* takes the scores of 4 held-out .* there are 1"):
+        train([*args, "--reject", "0.2"])
+    assert {p.name for p in (tmp_path / "patchcore-mvtec-bottle").iterdir()} == runs
 
 
 RESUMED = {
@@ -352,3 +367,21 @@ def test_a_forecast_comes_first(trees, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.index("Forecast") < printed.index("image_AUROC")
     assert "Reading images" in printed
+
+
+def test_two_runs_are_compared(trees, tmp_path, capsys):
+    first = train(flags("PatchCore", "mtd", trees, tmp_path)).path
+    second = train(flags("PaDiM", "mtd", trees, tmp_path)).path
+    capsys.readouterr()
+    assert evaluate_or_compare(["--compare", str(first.parent), str(second)]) == 0
+    printed = capsys.readouterr().out
+    a, b = (metrics_of(folder)["image_AUROC"] for folder in (first, second))
+    values = f"{a:>9.6f}  {b:>9.6f}  {b - a:>+9.6f}"
+    assert re.search(rf"image_AUROC +{re.escape(values)}  \[[-+.\d]+, [-+.\d]+\] +[.\d]+\n", printed)
+    assert re.search(r"pixel_AUPRO_0\.30 +[.\d]+ +[.\d]+ +[-+.\d]+\n", printed)
+    assert f"A {first}\nB {second}\n" in printed
+    other = train(flags("PatchCore", "folder", trees, tmp_path)).path
+    with pytest.raises(UsageError, match="tested on different images"):
+        evaluate_or_compare(["--compare", str(first), str(other)])
+    with pytest.raises(UsageError, match="takes two runs; 1 came"):
+        evaluate_or_compare(["--compare", str(first)])

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from lightning_ad.commands import evaluate, train
 from lightning_ad.data.layouts import find_samples
+from lightning_ad.evaluation import conformal_threshold
+from lightning_ad.reporting.predictions import read_predictions
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.real
@@ -44,3 +47,30 @@ def test_patchcore_on_magnetic_tiles(backbone, small_mtd, shared, tmp_path):
     assert metrics["pixel_AUPRO_0.30"] > 0.4
     again = json.loads((evaluate([str(folder), *quiet]).path / "metrics.json").read_text())["metrics"]
     assert again == pytest.approx(metrics, abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def scores_of_good_tiles(shared, tmp_path_factory):
+    """Of 476 good tiles, by a method that has learned from the other 476."""
+    base = tmp_path_factory.mktemp("halves")
+    good = sorted(p.name for p in (shared / "data/mtd/MT_Free/Imgs").glob("*.jpg"))
+    (base / "train.txt").write_text("\n".join(good[::2]))
+    flags = ["--config", str(ROOT / "configs/patchcore.yaml"), "--config", str(ROOT / "configs/data/mtd.yaml")]
+    flags += ["--data.root", str(shared / "data/mtd"), "--data.layout_options.train_list", str(base / "train.txt")]
+    flags += ["--data.image_size", "64", "--model.coreset_ratio", "0.02", "--model.backbone", "squeezenet1_1"]
+    flags += ["--model.weights", str(shared / "weights/squeezenet1_1_imagenet.pth"), "--output", str(base)]
+    folder = train([*flags, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"])
+    rows = read_predictions(folder.predictions)
+    return torch.tensor([row.score for row in rows if row.label == 0])
+
+
+@pytest.mark.parametrize("reject", [0.01, 0.05, 0.1])
+def test_no_more_good_parts_are_rejected_than_asked_for(scores_of_good_tiles, reject):
+    draw, rejected = torch.Generator().manual_seed(0), []
+    scores = scores_of_good_tiles
+    for _ in range(200):
+        order = torch.randperm(len(scores), generator=draw)
+        calibration, tested = scores[order].tensor_split(2)
+        rejected.append((tested > conformal_threshold(calibration, reject)).double().mean())
+    assert len(scores) == 476
+    assert reject / 2 < torch.stack(rejected).mean() <= reject

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -17,10 +17,12 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import lightning_ad.methods  # noqa: F401  (so that --model takes short names)
 from lightning_ad.callbacks import ThroughputMonitor
 from lightning_ad.cli.fit_only import set_fit_only
+from lightning_ad.cli.flags import add_flags, seed_number
 from lightning_ad.cli.parser import Parser
 from lightning_ad.cli.resume import check_same, listed
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
+from lightning_ad.evaluation import conformal_threshold, images_needed
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.learned import LearnedModule
@@ -65,40 +67,12 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Raises UsageError for a seed that is none."""
         super().parse_arguments(parser, args)
-        if not 0 <= (seed := _seed(self.config.seed_everything)) < 2**32:
+        if not 0 <= (seed := seed_number(self.config.seed_everything)) < 2**32:
             raise UsageError(f"seed_everything must be at least 0 and below 2**32, {seed} came")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """What is ours beside model, data and trainer."""
-        parser.add_argument("--name", type=str | None, default=None, help="of the run; <method>-<data set>-<category>")
-        parser.add_argument("--output", type=str, default="runs", help="the folder of all runs")
-        parser.add_argument(
-            "--resume",
-            action="store_true",
-            help="go on with the newest unfinished run of that name, in place",
-        )
-        parser.add_argument(
-            "--select",
-            type=Literal["last", "validation_loss", "validation_AUROC"],
-            default="last",
-            help="the epoch that is tested: the last, or the best by held-out good images (data.validation) or by "
-            "synthetic anomalies on them (data.validation_anomalies)",
-        )
-        parser.add_argument("--compile", type=bool, default=False, help="the networks by torch.compile")
-        parser.add_argument(
-            "--extend", type=str | None, default=None, help="a finished fit-only run, to which the images are added"
-        )
-        parser.add_argument(
-            "--suspects", type=bool, default=False, help="list the suspicious training images (fit-only methods)"
-        )
-        parser.add_argument(
-            "--trim",
-            type=float,
-            default=0.0,
-            help="leave out this share of the training images, the most suspicious first, and fit anew without them",
-        )
-        for target in ("data.seed", "model.init_args.seed"):
-            parser.link_arguments("seed_everything", target, compute_fn=_seed)
+        add_flags(parser)
 
     @property
     def name(self) -> str:
@@ -126,6 +100,7 @@ class RunCLI(LightningCLI):
                 super().instantiate_classes()
         except ValueError as error:
             raise _users(error) or error from None
+        self.model.metrics.memory_gb = self.config_init.metrics_gb
         set_fit_only(self.model, self.config_init)
         if self.config_init.compile:
             torch._dynamo.config.recompile_limit = 64  # levels share code: three in training, validation and test
@@ -138,7 +113,7 @@ class RunCLI(LightningCLI):
             raise UsageError("trainer.default_root_dir is the run folder; choose its place with --output and --name")
         self.check_data()
         self.folder = self.open_folder()
-        self.recorder = TestRecorder(self.folder)
+        self.recorder = TestRecorder(self.folder, self.config_init.reject)
         wanted = self.config_init.trainer
         try:
             trainer = super().instantiate_trainer(
@@ -205,7 +180,16 @@ class RunCLI(LightningCLI):
         if rank_zero_only.rank == 0:  # the others may come before the demo is drawn
             self.datamodule.prepare_data()
             self.datamodule.setup(self.stage)
+            self.check_reject()
         self.model.check_image_size(*self.datamodule.input_size)
+
+    def check_reject(self) -> None:
+        """Raises UsageError where too few images are held out for the share of --reject; before the fit."""
+        if (reject := self.config_init.reject) is None or self.stage == "test":
+            return
+        held = sum(not s.label for s in self.datamodule.samples["validation"])
+        if held < images_needed(reject):
+            conformal_threshold(torch.empty(held), reject)
 
     def open_folder(self) -> RunFolder:
         """A new version, or with --resume the newest unfinished one; processes but the first only read."""
@@ -230,11 +214,6 @@ class RunCLI(LightningCLI):
         theirs = [] if wanted is True else listed(wanted)
         logs = self.folder.logs
         return [TensorBoardLogger(logs, name="", version="tensorboard"), CSVLogger(logs, name="csv"), *theirs]
-
-
-def _seed(value: int | bool) -> int:
-    """The seed as a number: `true` is 0, as Lightning takes it."""
-    return 0 if isinstance(value, bool) else value
 
 
 def _users(error: BaseException) -> UserError | None:

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
+from lightning_ad.data.checking import Fault, stop_at_missing_masks, usable
 from lightning_ad.data.dataset import AnomalyDataset
 from lightning_ad.data.geometry import Geometry, Size
 from lightning_ad.data.layouts import find_samples, prepare_layout
@@ -27,9 +28,10 @@ class AnomalyDataModule(LightningDataModule):
     """Finds the samples of a data set and loads them.
 
     Args:
-        layout: how the folders lie on disk: demo, folder, mtd or mvtec.
+        layout: how the folders lie on disk; `lightning-ad datasets` lists them.
         root: the folder of the data set.
-        category: one of the data set's categories, where it has several.
+        category: one of the data set's categories, where it has several; on the command line also `all`, or several
+            with commas between them, for one run each.
         layout_options: further arguments of the layout, by name (mtd: train_list; folder: good, bad, masks, ...).
         image_size: [height, width], or one number: a square, or the shorter side where a center_crop follows.
         center_crop: [height, width] or one number, cut from the middle after the resize; null for none.
@@ -45,6 +47,8 @@ class AnomalyDataModule(LightningDataModule):
         fold: which of them is held out, counted from 0.
         validation_anomalies: lay a synthetic anomaly on each held-out good image too, for validation_AUROC.
         textures: a folder of photographs for synthetic anomalies (DTD); null for procedural noise.
+        on_error: stop, with its name, at a file that cannot be used; or skip: read all files before the start, and
+            leave those out, and training images that are tested too. They are counted, and listed in skipped.csv.
         seed: of the order, hold-out, folds and synthetic anomalies; the command line sets it from seed_everything.
     """
 
@@ -66,6 +70,7 @@ class AnomalyDataModule(LightningDataModule):
         fold: int = 0,
         validation_anomalies: bool = False,
         textures: str | None = None,
+        on_error: Literal["stop", "skip"] = "stop",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -80,7 +85,9 @@ class AnomalyDataModule(LightningDataModule):
         self.validation_anomalies = validation_anomalies
         self.textures = textures
         self.seed = seed
+        self.on_error = on_error
         self.samples: dict[Split, list[Sample]] = {}
+        self.skipped: list[Fault] = []
         if batch_size < 1 or self.num_workers < 0:
             raise UsageError(f"data.batch_size {batch_size} and data.num_workers {num_workers} must be positive")
         if validation_anomalies and validation == "none":
@@ -119,6 +126,13 @@ class AnomalyDataModule(LightningDataModule):
 
     def _find(self, hold_out: bool) -> None:
         found = find_samples(self.layout, self.root, self.category, self.layout_options)
+        if self.on_error == "stop":
+            stop_at_missing_masks(found)
+        else:
+            found, self.skipped = usable(found)
+        if self.skipped:
+            first = self.skipped[0]
+            rank_zero_warn(f"{len(self.skipped)} images are left out; the first is {first.sample.path}: {first.reason}")
         by_split: dict[Split, list[Sample]] = {
             split: [s for s in found if s.split == split] for split in ("train", "validation", "test")
         }
@@ -134,6 +148,7 @@ class AnomalyDataModule(LightningDataModule):
             **{split: len(samples) for split, samples in self.samples.items()},
             "test_good": sum(s.label == 0 for s in test),
             "test_anomalous": sum(s.label == 1 for s in test),
+            "skipped": len(self.skipped),
         }
 
     def _with_validation(self, samples: dict[Split, list[Sample]]) -> dict[Split, list[Sample]]:

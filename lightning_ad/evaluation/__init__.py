@@ -12,17 +12,10 @@ from lightning_ad.evaluation.curves import (
     roc,
     thin,
 )
-from lightning_ad.evaluation.metrics import (
-    AUPRO,
-    AUROC,
-    METRIC_NAMES,
-    AnomalyMetrics,
-    AveragePrecision,
-    F1Max,
-    RankingMetric,
-)
+from lightning_ad.evaluation.metrics import METRIC_NAMES, AnomalyMetrics
+from lightning_ad.evaluation.ranking import AUPRO, AUROC, AveragePrecision, F1Max, RankingMetric
 from lightning_ad.evaluation.regions import region_weights
-from lightning_ad.evaluation.thresholds import conformal_p_values
+from lightning_ad.evaluation.thresholds import conformal_p_values, conformal_threshold, images_needed
 
 __all__ = [
     "AUPRO",
@@ -37,7 +30,9 @@ __all__ = [
     "auroc",
     "average_precision",
     "conformal_p_values",
+    "conformal_threshold",
     "f1_max",
+    "images_needed",
     "precision_recall",
     "pro",
     "rank",

@@ -1,5 +1,7 @@
 """Thresholds with a guarantee: p-values of scores against those of good parts that were held out."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -39,3 +41,40 @@ def conformal_p_values(scores: Tensor, calibration: Tensor) -> Tensor:
     ordered = calibration.detach().cpu().float().flatten().sort().values
     below = torch.searchsorted(ordered, scores.detach().cpu().float().contiguous())
     return (1 + len(ordered) - below).double() / (len(ordered) + 1)
+
+
+def images_needed(reject: float) -> int:
+    """How many held-out good images a conformal threshold takes that rejects at most this share of good parts.
+
+    Raises:
+        UsageError: the share is outside (0, 1).
+    """
+    if not 0 < reject < 1:
+        raise UsageError(f"the share of good parts that may be rejected lies between 0 and 1; {reject:g} came")
+    return max(1, math.ceil(1 / reject - _ROUNDING) - 1)
+
+
+def conformal_threshold(calibration: Tensor, reject: float) -> float:
+    """The score above which `conformal_p_values` is at most `reject`: at most that share of good parts lies above it.
+
+    Args:
+        calibration: float [M], scores of good parts that were not trained on.
+        reject: the share of good parts that may be called anomalous, in (0, 1).
+
+    Raises:
+        UsageError: the share is outside (0, 1), or there are fewer than `images_needed` scores.
+        UserError: a score is NaN.
+    """
+    count = calibration.numel()
+    if count < (needed := images_needed(reject)):
+        possible = f" With {count}, {1 / (count + 1):.2g} is the least that can be asked for." if count else ""
+        raise UsageError(
+            f"to reject at most {reject:g} of good parts takes the scores of {needed} held-out good images, and there "
+            f"are {count}.{possible} Hold out more of them (data.validation_share), or allow for more (--reject)"
+        )
+    reject_nan(calibration, "calibration scores")
+    allowed = math.floor(reject * (count + 1) + _ROUNDING) - 1  # calibration scores that may lie as high
+    return float(calibration.detach().cpu().float().flatten().sort(descending=True).values[allowed])
+
+
+_ROUNDING = 1e-9

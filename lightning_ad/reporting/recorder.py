@@ -1,6 +1,5 @@
 """Callbacks that put a run's results on disk while it goes on."""
 
-import math
 import resource
 import sys
 from collections.abc import Sequence
@@ -14,15 +13,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_ad.data.sample import Batch
-from lightning_ad.evaluation import conformal_p_values
+from lightning_ad.evaluation import conformal_p_values, conformal_threshold, images_needed
 from lightning_ad.methods.base import AnomalyModule, Prediction
 from lightning_ad.reporting.maps import write_map
 from lightning_ad.reporting.predictions import ImageResult
 from lightning_ad.reporting.run_folder import RunFolder
 from lightning_ad.statistics.distributed import world_size
 
-FALSE_ALARM_RATE = 0.01  # an image is called anomalous where its p-value is at most this
-ENOUGH = math.ceil(1 / FALSE_ALARM_RATE) - 1  # held-out images; fewer cannot give a p-value as low
+REJECT = 0.01  # where no share of good parts that may be rejected is named
 
 
 class ConfigInCheckpoint(Callback):
@@ -43,12 +41,18 @@ class ConfigInCheckpoint(Callback):
 class TestRecorder(Callback):
     """Writes a map for each test image and keeps the rows of `predictions.csv`.
 
+    Args:
+        folder: of the run.
+        reject: the share of good parts that may be called anomalous; None for 1 % where enough images are held out.
+
     Attributes:
+        threshold: the score above which an image is called anomalous; None for no verdicts.
         rows: of all processes, in the order of the data set, on the first process after the test.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
+    def __init__(self, folder: RunFolder, reject: float | None = None) -> None:
+        self.folder, self.reject = folder, reject
+        self.threshold: float | None = None
         self.rows: list[ImageResult] = []
         self._own: list[tuple[int, ImageResult]] = []
 
@@ -56,11 +60,18 @@ class TestRecorder(Callback):
         """Forgets an earlier test; all processes write into the first one's folder."""
         self.folder = RunFolder(Path(trainer.strategy.broadcast(str(self.folder.path))))
         self.rows, self._own = [], []
-        if 0 < (count := len(pl_module.calibration)) < ENOUGH:
+        self.threshold = self._threshold(pl_module.calibration)
+
+    def _threshold(self, calibration: Tensor) -> float | None:
+        count, needed = len(calibration), images_needed(self.reject or REJECT)
+        if count >= needed or self.reject is not None:
+            return conformal_threshold(calibration, self.reject or REJECT)
+        if count:
             rank_zero_warn(
-                f"{count} held-out good images give p-values down to {1 / (count + 1):.2g}; verdicts at "
-                f"{FALSE_ALARM_RATE:g} take {ENOUGH} (data.validation_share), so there are none"
+                f"{count} held-out good images give p-values down to {1 / (count + 1):.2g}; verdicts at {REJECT:g} "
+                f"take {needed} (data.validation_share), so there are none; --reject allows for more false alarms"
             )
+        return None
 
     def on_test_batch_end(
         self,
@@ -93,7 +104,7 @@ class TestRecorder(Callback):
                 defect=batch.defect[i],
                 score=float(scores[i]),
                 p_value=p,
-                anomalous=None if p is None or len(pl_module.calibration) < ENOUGH else p <= FALSE_ALARM_RATE,
+                anomalous=None if self.threshold is None else float(scores[i]) > self.threshold,
                 map_path=str(path),
                 nearest=nearest,
             )

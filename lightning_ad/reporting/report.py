@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from string import Template
@@ -18,8 +18,8 @@ from lightning_ad.reporting import figures
 from lightning_ad.reporting.figures import Axis, Mask, Picture
 from lightning_ad.reporting.maps import read_map
 from lightning_ad.reporting.predictions import VERDICTS, ImageResult, replacing
+from lightning_ad.reporting.report_pictures import SIDE, card, colour_scale, picture_layers, shown_number
 
-SIDE = 256  # pixels of a picture's longer side
 BUDGET = 18_000_000  # characters for all pictures together; they shrink where it would be exceeded
 WORST = 6
 
@@ -44,6 +44,8 @@ class RunResults:
         training: step and value of each logged quantity, by name; empty for fit-only methods.
         facts: method, data set, counts, seconds, device, versions: whatever is worth knowing.
         config: the configuration as YAML.
+        threshold: the score above which the run calls an image anomalous; None where it has none.
+        intervals: 95 % intervals of metrics, by name, where they are known.
     """
 
     title: str
@@ -53,6 +55,8 @@ class RunResults:
     training: dict[str, tuple[list[float], list[float]]]
     facts: dict[str, str]
     config: str
+    threshold: float | None = None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def write_report(
@@ -78,8 +82,8 @@ def write_report(
         image = figures.thumbnail(image, SIDE)
         mask = figures.thumbnail_mask(mask, *image.shape[:2])
         heat = figures.heat(read_map(run_folder / row.map_path), *scale) if row.map_path else None
-        layers.append(_layers(number, image, mask, heat, room))
-        cards.append(_card(number, row, name, *mask.shape))
+        layers.append(picture_layers(number, image, mask, heat, room))
+        cards.append(card(number, row, name, *mask.shape))
         masked = masked or bool(mask.any())
 
     bar = figures.translucent(figures.COLOURS[None].astype(np.uint8))
@@ -97,11 +101,11 @@ def write_report(
         worst_anomalous="".join(by_label[1][: -WORST - 1 : -1]) or "<p>There are no anomalous images.</p>",
         first=GOOD if by_label[0] else "anomalous",
         last="anomalous" if by_label[1] else GOOD,
-        low=_number(scale[0]),
-        high=_number(scale[1]),
+        low=shown_number(scale[0]),
+        high=shown_number(scale[1]),
         colours=", ".join(f"rgb({r} {g} {b} / {a / 255:.2f})" for r, g, b, a in bar[0].tolist()),
         choices="".join(f"<option>{escape(d)}</option>" for d in defects),
-        verdicts="".join(f"<option>{v}</option>" for v in VERDICTS.values() if any(r.verdict == v for r in rows)),
+        limit="" if results.threshold is None else repr(results.threshold),
         count=len(rows),
         cards="".join(cards),
         facts="".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in results.facts.items()),
@@ -111,27 +115,6 @@ def write_report(
     )
     with replacing(path, errors="xmlcharrefreplace") as file:
         file.write(page)
-
-
-def colour_scale(rows: Sequence[ImageResult], run_folder: Path) -> tuple[float, float]:
-    """Where the colours of all heat maps start and end; (0, 1) without maps.
-
-    They start at the median pixel of the good images' maps, so that half of what is good stays clear, and end
-    where half of the anomalous images have their highest pixel. Where one kind is missing, the other stands in.
-    """
-    mapped = [r for r in rows if r.map_path]
-    if not mapped:
-        return 0.0, 1.0
-    first, last = min(r.label for r in mapped), max(r.label for r in mapped)
-    ordinary, highest = [], []
-    for row in progress(mapped, "colour scale", "map"):
-        map = read_map(run_folder / str(row.map_path))
-        if row.label == first:
-            ordinary.append(map[::4, ::4].flatten().numpy())
-        if row.label == last:
-            highest.append(float(map.max()))
-    low, high = float(np.median(np.concatenate(ordinary))), float(np.median(highest))
-    return (low, high) if high > low else (low, low + 1.0)
 
 
 def auroc(good: Sequence[float], anomalous: Sequence[float]) -> float:
@@ -149,12 +132,6 @@ def _names(rows: Sequence[ImageResult]) -> list[str]:
     return [r.path[shared:] for r in rows]
 
 
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "n/a"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:#.4g}".rstrip(".")
-
-
 def _metrics(results: RunResults, masked: bool) -> dict[str, str]:
     labels = {r.label for r in results.rows}
     lacks = "no anomalous images" if 1 not in labels else "no good images" if 0 not in labels else ""
@@ -164,9 +141,13 @@ def _metrics(results: RunResults, masked: bool) -> dict[str, str]:
         why = lacks or ("no true outlines" if name.startswith("pixel") and not masked else "not computed")
         texts[re.sub(r"\W", "_", name)] = (
             f'<b class="none">n/a</b><em>{why}</em>' if math.isnan(value)
-            else f'<b>{value:.4f}</b><i style="--share:{value:.4f}"></i>'
+            else f'<b>{value:.4f}</b><i style="--share:{value:.4f}"></i>{_interval(results.intervals.get(name))}'
         )  # fmt: skip
     return texts
+
+
+def _interval(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"<em>95 % interval {ends[0]:.3f} to {ends[1]:.3f}</em>"
 
 
 def _verdict(rows: Sequence[ImageResult]) -> str:
@@ -180,8 +161,8 @@ def _verdict(rows: Sequence[ImageResult]) -> str:
         else:
             text += (
                 f"<strong>{low} of {len(anomalous)} anomalous images score below the highest good image"
-                f"</strong> ({_number(highest)}), and {high} of {len(good)} good images score above the"
-                f" lowest anomalous one ({_number(lowest)}). "
+                f"</strong> ({shown_number(highest)}), and {high} of {len(good)} good images score above the"
+                f" lowest anomalous one ({shown_number(lowest)}). "
             )
     else:
         text += "With one kind alone there is nothing to tell apart. "
@@ -202,7 +183,7 @@ def _histogram(rows: Sequence[ImageResult]) -> str:
     if not x.log and len(scores[0]) and len(scores[1]):
         far = max(3 * scores[0].max() - 2 * scores[0].min(), np.quantile(scores[1], 0.75))
         if both.min() < far < x.high:
-            x = Axis(x.low, float(far), f"image score (last bar: {_number(float(far))} and above)")
+            x = Axis(x.low, float(far), f"image score (last bar: {shown_number(float(far))} and above)")
     edges = x.edges(50)
     passed, called = ([r.score for r in rows if r.anomalous is v] for v in (False, True))
     limit = min(called, default=math.inf)
@@ -226,7 +207,7 @@ def _defect(defect: str, rows: Sequence[ImageResult]) -> str:
     of_kind = [r for r in rows if r.defect == defect]
     scores = [r.score for r in of_kind]
     area = auroc([r.score for r in rows if not r.label], [r.score for r in of_kind if r.label])
-    cells = [len(of_kind), _number(float(np.mean(scores))), "" if math.isnan(area) else f"{area:.4f}"]
+    cells = [len(of_kind), shown_number(float(np.mean(scores))), "" if math.isnan(area) else f"{area:.4f}"]
     if _has_verdicts(rows):
         called = sum(r.anomalous or False for r in of_kind)
         cells.append(f"{called} ({called / len(of_kind):.0%})")
@@ -253,43 +234,3 @@ def _training(training: dict[str, tuple[list[float], list[float]]]) -> str:
         charts.append(f"<figure><h3>{escape(name)}</h3>{svg}</figure>")
     body = f'<section><h2>Training</h2><div class="curves">{"".join(charts)}</div></section>'
     return body if charts else ""
-
-
-def _layers(number: int, image: Picture, mask: Mask, heat: Picture | None, room: int) -> str:
-    """The image (id i<number>) and the same under its heat map (h<number>), for all cards to use."""
-    size = f'width="{mask.shape[1]}" height="{mask.shape[0]}" preserveAspectRatio="none"'
-    path = figures.outline_path(mask)
-    text = f'<image id="p{number}" {size} href="{_uri(image, room * 2 // 3)}"/>'
-    line = ""
-    if path:
-        text += f'<path id="d{number}" d="{path}"/>'
-        line = f'<g class="o"><use class="halo" href="#d{number}"/><use href="#d{number}"/></g>'
-    text += f'<g id="i{number}"><use href="#p{number}"/>{line}</g>'
-    if heat is not None:
-        layer = _uri(figures.translucent(figures.thumbnail(heat, SIDE)), room // 3)
-        text += f'<g id="h{number}"><use href="#p{number}"/><image {size} href="{layer}"/>{line}</g>'
-    return text
-
-
-def _uri(image: Picture, most: int) -> str:
-    """`image` as text of at most `most` characters: with fewer pixels where it must be."""
-    side = max(image.shape[:2])
-    while len(text := figures.data_uri(figures.thumbnail(image, side))) > most and side > 16:
-        side = int(side * min(0.9, (most / len(text)) ** 0.5))
-    return text
-
-
-def _card(number: int, row: ImageResult, name: str, height: int, width: int) -> str:
-    views = {"i": "image", "h": "heat map"} if row.map_path else {"i": "image"}
-    pictures = "".join(
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{what}"><use href="#{view}{number}"/></svg>'
-        for view, what in views.items()
-    )
-    p_value = "" if row.p_value is None else f"<span>p {row.p_value:.2g}</span>"
-    verdict = row.verdict and f'<mark class="{row.verdict.replace(" ", "-")}">{row.verdict}</mark>'
-    return (
-        f'<figure class="card" data-defect="{escape(row.defect)}" data-verdict="{row.verdict}">'
-        f'<div class="pair">{pictures}</div><figcaption title="{escape(row.path)}"><p>{escape(name)}</p>'
-        f"<b>{_number(row.score)}</b>{p_value}"
-        f'<span class="kind-{row.label}">{escape(row.defect)}</span>{verdict}</figcaption></figure>'
-    )

@@ -16,8 +16,11 @@ from lightning.pytorch import Trainer
 from numpy.typing import NDArray
 
 from lightning_ad import __version__
+from lightning_ad.data.checking import write_faults
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.reading import read_image, read_mask
+from lightning_ad.evaluation.intervals import intervals
+from lightning_ad.evaluation.metrics import METRICS
 from lightning_ad.methods.base import AnomalyModule, Suspect
 from lightning_ad.reporting.predictions import ImageResult, replacing, write_predictions
 from lightning_ad.reporting.recorder import TestRecorder, peak_memory_gib
@@ -60,10 +63,14 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     if not run.trainer.is_global_zero:
         return
     metrics = {name: float(value) for name, value in run.model.metrics.compute().items()}
-    folder, rows = run.folder, run.recorder.rows
+    folder, rows, bounds = run.folder, run.recorder.rows, run.model.metrics.bounds
     write_predictions(folder.predictions, rows)
+    sure = _intervals(rows)
     if run.model.suspects is not None:
         write_suspects(folder.suspects, run.model.suspects)
+    if run.datamodule.skipped:
+        write_faults(folder.skipped, run.datamodule.skipped)
+        print(f"Images that were left out: {folder.skipped}")
     with watch.stage("report"):
         results = RunResults(
             title=f"{type(run.model).__name__} on {run.datamodule.title}",
@@ -73,12 +80,17 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             training=training_curves(folder.logs / "csv"),
             facts=_facts(run, watch),
             config=run.config_text,
+            threshold=run.recorder.threshold,
+            intervals=sure,
         )
         write_report(folder.report, results, _picture(run.datamodule), folder.path)
     write_json(
         folder.metrics,
         {
             "metrics": metrics,
+            "intervals": sure,
+            **({"bounds": bounds} if bounds else {}),
+            "threshold": run.recorder.threshold,
             "counts": _counts(run),
             "seconds": watch.seconds,
             "peak_memory_gib": peak_memory_gib(),
@@ -92,7 +104,10 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     trained = f"{counts['train']} training images, " if counts["train"] else ""
     tested = f"{counts['test_good']} good and {counts['test_anomalous']} anomalous test images"
     print(f"{results.title}: {trained}{tested}, {size[0]} x {size[1]} px")
-    print(table(metrics))
+    print(table(metrics, sure))
+    if bounds:
+        print("\nPixels were counted in bins; the exact metrics lie in")
+        print("\n".join(f"{name:<16}  [{low:.6f}, {high:.6f}]" for name, (low, high) in bounds.items()))
     print(f"\nReport: {folder.report}")
 
 
@@ -105,11 +120,20 @@ def write_suspects(path: Path, suspects: Sequence[Suspect]) -> None:
     print(f"Training images, the most suspicious first: {path}")
 
 
-def table(metrics: dict[str, float]) -> str:
-    """The metrics, one a line, to six digits; n/a where the test set has no image that one needs."""
+def table(metrics: dict[str, float], sure: dict[str, tuple[float, float]]) -> str:
+    """The metrics, one a line, to six digits, and their 95 % intervals; n/a where there is no image that one needs."""
     width = max(map(len, metrics))
-    shown = ("n/a" if math.isnan(value) else f"{value:.6f}" for value in metrics.values())
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in zip(metrics, shown, strict=True))
+    lines = []
+    for name, value in metrics.items():
+        ends = f"  [{sure[name][0]:.3f}, {sure[name][1]:.3f}]" if name in sure else ""
+        lines.append(f"{name:<{width}}  {'n/a' if math.isnan(value) else f'{value:.6f}'}{ends}")
+    return "\n".join(lines)
+
+
+def _intervals(rows: Sequence[ImageResult]) -> dict[str, tuple[float, float]]:
+    """Of the metrics of images."""
+    metrics = {name: metric for name, metric in METRICS.items() if name.startswith("image_")}
+    return intervals(metrics, np.array([r.score for r in rows]), np.array([r.label for r in rows]))
 
 
 def training_curves(folder: Path) -> dict[str, tuple[list[float], list[float]]]:

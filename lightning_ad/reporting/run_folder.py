@@ -132,6 +132,11 @@ class RunFolder:
         return self.path / "suspects.csv"
 
     @property
+    def skipped(self) -> Path:
+        """The images that were left out, where there were any."""
+        return self.path / "skipped.csv"
+
+    @property
     def maps(self) -> Path:
         """The folder of anomaly maps."""
         return self.path / "maps"

@@ -28,6 +28,27 @@ def values(indices):
     return {**metrics.compute(), "AUROC": auroc.compute().item(), "AUPRO": aupro.compute().item()}
 
 
+def binned(rank: int) -> dict[str, tuple[float, float]]:
+    """The first process is over its budget, the second is not."""
+    metrics = AnomalyMetrics(memory_gb=1e-6 if rank == 0 else 1.0)
+    for index in SHARES["three and two batches"][rank]:
+        metrics.update(*batches()[index])
+    values = metrics.compute()
+    assert all(low <= values[name] <= high for name, (low, high) in metrics.bounds.items())
+    return metrics.bounds
+
+
+@pytest.mark.distributed
+@pytest.mark.filterwarnings("ignore")
+def test_pixels_are_binned_where_one_process_has_too_many(over_processes):
+    found = over_processes(2, binned)
+    exact = values(range(len(BATCHES)))
+    assert found[0] == found[1]
+    for name, (low, high) in found[0].items():
+        assert low <= exact[name] <= high
+    assert len(found[0]) == 5
+
+
 def shares_of(rank: int) -> dict[str, dict[str, float]]:
     torch.set_default_dtype(torch.float64)  # as Lightning's precision "64-true" does
     return {name: values(shares[rank]) for name, shares in SHARES.items()}

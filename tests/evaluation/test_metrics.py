@@ -174,3 +174,30 @@ def test_bad_input_is_told(data):
         AUPRO().update(map, mask.float())
     with pytest.raises(UserError, match="1 of 7 are NaN"):
         filled((map, score.index_fill(0, torch.tensor(2), float("nan")), mask, label)).compute()
+
+
+def test_above_the_budget_pixels_are_binned_and_the_bounds_hold_the_exact_metrics(data):
+    exact = filled(data).compute()
+    metrics = AnomalyMetrics(memory_gb=3 * 16 * 16 * 16 / 2**30)  # three images
+    batches = [[t[i : i + 2] for t in data] for i in range(0, 7, 2)]
+    metrics.update(*batches[0])
+    assert len(metrics.pixel_scores) == 1
+    with pytest.warns(UserWarning, match=r"counted in bins from here on.*--metrics_gb allows more"):
+        metrics.update(*batches[1])
+    assert metrics.pixel_scores == []
+    for batch in batches[2:]:
+        metrics.update(*batch)
+    assert sum(t.numel() for t in metrics.pixel_scores) == 0
+    got = metrics.compute()
+    assert {k: v for k, v in got.items() if k.startswith("image")} == {
+        k: v for k, v in exact.items() if k.startswith("image")
+    }
+    assert set(metrics.bounds) == {name for name in METRIC_NAMES if name.startswith("pixel")}
+    for name, (low, high) in metrics.bounds.items():
+        assert low <= exact[name] <= high
+        assert high - low < 0.02
+    assert metrics.compute() == got
+    metrics.reset()
+    assert metrics.bounds == {}
+    metrics.update(*batches[0])
+    assert len(metrics.pixel_scores) == 1

@@ -13,7 +13,8 @@ from lightning_ad.errors import DataError
 from lightning_ad.evaluation import METRIC_NAMES as METRICS
 from lightning_ad.reporting.maps import write_map
 from lightning_ad.reporting.predictions import ImageResult, read_predictions, write_predictions
-from lightning_ad.reporting.report import PLOTS, RunResults, auroc, colour_scale, write_report
+from lightning_ad.reporting.report import PLOTS, RunResults, auroc, write_report
+from lightning_ad.reporting.report_pictures import colour_scale
 
 ODD = ['a, "b".png', "ünï/码 'c'.png", "<script>alert(1)</script>.png", "two\nlines.png", "back\\slash $title.png"]
 

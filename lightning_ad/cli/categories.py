@@ -1,0 +1,133 @@
+"""One run for each of several categories, one after the other, and the mean of their metrics."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_ad.cli.parser import split_flags
+from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.data.layouts import categories, layout_names
+from lightning_ad.errors import UsageError
+from lightning_ad.evaluation import METRIC_NAMES
+from lightning_ad.reporting.run_folder import RunFolder
+
+PACKAGE = Path(__file__).parents[2]
+
+
+def several(args: Sequence[str]) -> list[str]:
+    """The categories that the flags ask for: `--data.category all`, or a list between commas; empty where it is one.
+
+    Raises:
+        UsageError: where the data set has no categories, or not one that is listed.
+    """
+    wanted = _setting(args, "data.category")
+    if not isinstance(wanted, str) or (wanted != "all" and "," not in wanted):
+        return []
+    layout, root = str(_setting(args, "data.layout")), Path(str(_setting(args, "data.root")))
+    there = categories(layout, root) if layout in layout_names() else []
+    if not there:
+        raise UsageError(f"--data.category {wanted}: the layout '{layout}' finds no categories in {root}")
+    if wanted == "all":
+        return there
+    names = [name.strip() for name in wanted.split(",") if name.strip()]
+    if unknown := [name for name in names if name not in there]:
+        raise UsageError(f"there is no category '{unknown[0]}' in {root}; there is {', '.join(there)}")
+    return names
+
+
+def train_each(args: Sequence[str], names: Sequence[str]) -> int:
+    """Trains and tests each category in a process of its own; a failed one does not stop the rest.
+
+    With --resume, finished categories are taken as they are, unfinished ones go on, and missing ones begin.
+
+    Returns:
+        The exit code: 1 where a category failed.
+    """
+    output = Path(str(_setting(args, "output") or "runs"))
+    title = str(_setting(args, "name") or f"{_method(args)}-{_data_set(args)}")
+    folders = {}
+    for number, name in enumerate(names, 1):
+        run, flags = f"{title}-{name}", _without(args, "--data.category", "--name", "--resume")
+        versions = RunFolder.versions(output / run)
+        if "--resume" in args and any(v.finished for v in versions):
+            print(f"[{number}/{len(names)}] {name}: finished before")
+        else:
+            print(f"[{number}/{len(names)}] {name}", flush=True)
+            again = ["--resume"] if "--resume" in args and versions else []
+            command = [sys.executable, "-m", "lightning_ad", "train", *flags, *again]
+            paths = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
+            ran = subprocess.run(
+                [*command, "--data.category", name, "--name", run], env={**os.environ, "PYTHONPATH": paths}
+            )
+            if ran.returncode:
+                print(f"[{number}/{len(names)}] {name} FAILED (exit code {ran.returncode})", file=sys.stderr)
+                continue
+        folders[name] = RunFolder.find(output / run)
+    if folders:
+        _summarise(output / f"{title}.csv", folders)
+    if failed := [name for name in names if name not in folders]:
+        print(f"error: {len(failed)} of {len(names)} categories failed: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _summarise(path: Path, folders: dict[str, RunFolder]) -> None:
+    """Prints a row of metrics for each category and their mean, and writes them as CSV."""
+    found = {name: json.loads(folder.metrics.read_text())["metrics"] for name, folder in folders.items()}
+    rows = {name: [metrics[m] for m in METRIC_NAMES] for name, metrics in found.items()}
+    columns = [[v for v in column if v is not None] for column in zip(*rows.values(), strict=True)]
+    rows["mean"] = [sum(column) / len(column) if column else None for column in columns]
+    width = max(map(len, rows))
+    short = [name.replace("pixel_AUPRO", "AUPRO") for name in METRIC_NAMES]
+    print(f"\n{'':<{width}}  {'  '.join(f'{name:>11}' for name in short)}")
+    for name, row in rows.items():
+        print(f"{name:<{width}}  {'  '.join('        n/a' if v is None else f'{v:>11.6f}' for v in row)}")
+    with path.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(["category", *METRIC_NAMES])
+        table.writerows([name, *("" if v is None else repr(v) for v in row)] for name, row in rows.items())
+    print(f"\nTable: {path}")
+
+
+def _setting(args: Sequence[str], key: str) -> Any:
+    """The value of a key as the flags and the YAML files among them say, the last one first; None where none does."""
+    found: Any = None
+    for flag, value in pairwise(split_flags(args)):
+        if flag in ("-c", "--config") and Path(value).is_file():
+            content = yaml.safe_load(Path(value).read_text())
+            for part in key.split("."):
+                content = content.get(part) if isinstance(content, dict) else None
+            found = found if content is None else content
+        elif flag == f"--{key}":
+            found = value
+    return found
+
+
+def _method(args: Sequence[str]) -> str:
+    model = _setting(args, "model")
+    named = model if isinstance(model, str) else _setting(args, "model.class_path")
+    return str(named).rpartition(".")[2].lower()
+
+
+def _data_set(args: Sequence[str]) -> str:
+    return AnomalyDataModule(str(_setting(args, "data.layout")), str(_setting(args, "data.root"))).title
+
+
+def _without(args: Sequence[str], *flags: str) -> list[str]:
+    """The flags but some, with their values; `--resume` has none."""
+    kept, parts = [], iter(split_flags(args))
+    for part in parts:
+        if part == "--resume" and part in flags:
+            continue
+        if part in flags:
+            next(parts, None)
+        else:
+            kept.append(part)
+    return kept

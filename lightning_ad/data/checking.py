@@ -1,0 +1,138 @@
+"""What is wrong with the files of a data set, and which of them can be used."""
+
+import csv
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from lightning_ad.data.reading import read_image, read_mask, verify
+from lightning_ad.data.sample import Sample
+from lightning_ad.errors import DataError
+
+
+class Fault(NamedTuple):
+    """A sample that cannot be used, and why."""
+
+    sample: Sample
+    reason: str
+
+
+class Findings(NamedTuple):
+    """What a data set holds.
+
+    Attributes:
+        faults: samples that cannot be used, in the order of the samples.
+        sizes: images by (width, height).
+        empty_masks: masks of anomalous images without a defective pixel; such images have no pixel truth.
+        twins: groups of samples of one split and label with the same content.
+    """
+
+    faults: list[Fault]
+    sizes: Counter[tuple[int, int]]
+    empty_masks: list[str]
+    twins: list[list[str]]
+
+
+def missing_masks(samples: Sequence[Sample]) -> list[Sample]:
+    """Anomalous samples whose mask is not there."""
+    return [s for s in samples if s.mask_path is not None and not Path(s.mask_path).exists()]
+
+
+def stop_at_missing_masks(samples: Sequence[Sample]) -> None:
+    """Raises DataError, naming them, where masks are missing."""
+    if not (missing := missing_masks(samples)):
+        return
+    more = f"; so have {len(missing) - 1} more: {_listed(missing[1:])}" if missing[1:] else ""
+    raise DataError(
+        f"the anomalous image {missing[0].path} has no mask: expected {missing[0].mask_path}{more}. "
+        "Add the masks, take the images out of the test folder, or leave them out by --data.on_error skip"
+    )
+
+
+def usable(samples: Sequence[Sample]) -> tuple[list[Sample], list[Fault]]:
+    """The samples that can be used, and those that cannot. Reads every image and mask once, on all cores."""
+    faults = _faults(samples, _read_all(samples))
+    bad = {id(f.sample) for f in faults}
+    return [s for s in samples if id(s) not in bad], faults
+
+
+def write_faults(path: Path, faults: Sequence[Fault]) -> None:
+    """Writes a table of the faults: path, split, defect, reason."""
+    with path.open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("path", "split", "defect", "reason"))
+        rows.writerows((f.sample.path, f.sample.split, f.sample.defect, f.reason) for f in faults)
+
+
+def examine(samples: Sequence[Sample]) -> Findings:
+    """Everything that can be said of a data set. Reads every image and mask once, on all cores."""
+    reads = _read_all(samples)
+    groups = defaultdict(list)
+    for sample, read in zip(samples, reads, strict=True):
+        if read.content is not None:
+            groups[read.content, sample.split, sample.label].append(sample.path)
+    return Findings(
+        _faults(samples, reads),
+        Counter(read.size for read in reads if read.size is not None),
+        [s.mask_path for s, read in zip(samples, reads, strict=True) if read.empty and s.mask_path],
+        [paths for paths in groups.values() if len(paths) > 1],
+    )
+
+
+class _Read(NamedTuple):
+    """What reading a sample gave: what is wrong, the image's digest and size, whether its mask is empty."""
+
+    wrong: str | None
+    content: bytes | None = None
+    size: tuple[int, int] | None = None
+    empty: bool = False
+
+
+def _read_all(samples: Sequence[Sample]) -> list[_Read]:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_read, samples))
+
+
+def _read(sample: Sample) -> _Read:
+    try:
+        for path in (sample.path, sample.mask_path):
+            if path is not None and Path(path).is_file():
+                verify(path)
+        height, width = read_image(sample.path).shape[1:]
+        content = hashlib.blake2b(Path(sample.path).read_bytes(), digest_size=16).digest()
+        if sample.mask_path is None:
+            return _Read(None, content, (width, height))
+        if not Path(sample.mask_path).exists():
+            return _Read(f"it has no mask: expected {sample.mask_path}", content, (width, height))
+        mask = read_mask(sample.mask_path, (height, width), sample.mask_threshold)
+        return _Read(None, content, (width, height), empty=not mask.any())
+    except DataError as error:
+        return _Read(str(error))
+
+
+def _faults(samples: Sequence[Sample], reads: Sequence[_Read]) -> list[Fault]:
+    """Unreadable samples; good ones that are anomalous too; and training images that are tested."""
+    tested, labels = {}, defaultdict(set)
+    for sample, read in zip(samples, reads, strict=True):
+        labels[read.content].add(sample.label)
+        if sample.split == "test" and read.content is not None:
+            tested.setdefault(read.content, sample.path)
+    faults = []
+    for sample, read in zip(samples, reads, strict=True):
+        reason = read.wrong
+        if reason is None and len(labels[read.content]) > 1:
+            reason = "the same file is among the good and the anomalous images"
+        if reason is None and sample.split != "test" and read.content in tested:
+            reason = f"the same file is tested, as {tested[read.content]}"
+        if reason is not None:
+            faults.append(Fault(sample, reason))
+    return faults
+
+
+def _listed(samples: Sequence[Sample], most: int = 10) -> str:
+    names = [Path(s.path).name for s in samples]
+    return ", ".join(names[:most] + ["..."] * (len(names) > most))

@@ -1,0 +1,104 @@
+"""How sure a metric of images is: intervals by bootstrap over images, and a paired comparison of two runs."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lightning_ad.errors import UsageError
+from lightning_ad.evaluation.curves import Curve, rank
+
+DRAWS = 1000
+LEVEL = 0.95
+
+
+class Difference(NamedTuple):
+    """Of a metric of two runs on the same images, the second minus the first.
+
+    Attributes:
+        value: the difference.
+        low: the lower end of its 95 % interval.
+        high: the upper end.
+        p: two-sided: how often a difference as far from 0 would come about by the choice of the test images alone.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def intervals(
+    metrics: Mapping[str, Callable[[Curve], float]], scores: NDArray, labels: NDArray, seed: int = 0, draws: int = DRAWS
+) -> dict[str, tuple[float, float]]:
+    """The 95 % intervals of metrics of images: percentiles over test sets drawn anew from the images.
+
+    Good and anomalous images are drawn separately, with replacement, as many as there are (Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapters 8 and 13). It tells what another choice of test images could
+    have given, not what another training could.
+
+    Args:
+        metrics: of `curves`, by name.
+        scores: [N], higher is more anomalous.
+        labels: [N], 0 good, 1 anomalous.
+        seed: of the draws.
+        draws: how many test sets.
+
+    Returns:
+        Both ends by name; empty where there are no good or no anomalous images.
+    """
+    if not 0 < labels.sum() < len(labels):
+        return {}
+    curves = [_curve(scores[rows], labels[rows]) for rows in _resampled(labels, seed, draws)]
+    return {name: _percentiles(np.array([metric(c) for c in curves])) for name, metric in metrics.items()}
+
+
+def paired_difference(
+    metric: Callable[[Curve], float],
+    first: NDArray,
+    second: NDArray,
+    labels: NDArray,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> Difference:
+    """The difference of a metric between two runs on the same images, by drawing the same images for both.
+
+    Args:
+        metric: of `curves`.
+        first: scores [N] of one run.
+        second: scores [N] of the other, of the same images in the same order; its scale may be another.
+        labels: [N], 0 good, 1 anomalous.
+        seed: of the draws.
+        draws: how many test sets; no p-value is below 2 / (draws + 1).
+
+    Raises:
+        UsageError: there are no good or no anomalous images.
+    """
+    if not 0 < labels.sum() < len(labels):
+        raise UsageError("runs are compared on good and anomalous images; the test set has only one kind")
+    value = metric(_curve(second, labels)) - metric(_curve(first, labels))
+    drawn = np.array(
+        [
+            metric(_curve(second[rows], labels[rows])) - metric(_curve(first[rows], labels[rows]))
+            for rows in _resampled(labels, seed, draws)
+        ]
+    )
+    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
+    return Difference(value, *_percentiles(drawn), min(1.0, 2 * (1 + int(tail)) / (draws + 1)))
+
+
+def _resampled(labels: NDArray, seed: int, draws: int) -> list[NDArray[np.int64]]:
+    rng = np.random.default_rng(seed)
+    kinds = [np.flatnonzero(labels == kind) for kind in (0, 1)]
+    return [np.concatenate([rng.choice(rows, len(rows)) for rows in kinds]) for _ in range(draws)]
+
+
+def _curve(scores: NDArray, labels: NDArray) -> Curve:
+    return rank(torch.from_numpy(np.ascontiguousarray(scores)), torch.from_numpy(labels.astype(np.float32)))
+
+
+def _percentiles(values: NDArray) -> tuple[float, float]:
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

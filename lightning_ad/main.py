@@ -1,0 +1,91 @@
+"""`train.py`, `evaluate.py` and `lightning-ad`: which command is meant, and how errors are explained."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from lightning_ad.cli.categories import several, train_each
+from lightning_ad.cli.compare import compare
+from lightning_ad.cli.datasets import datasets
+from lightning_ad.commands import evaluate, preview, train
+from lightning_ad.errors import UsageError, UserError
+from lightning_ad.reporting.run_folder import RunFolder
+
+_NOISE = (
+    "LightningCLI's args parameter",
+    ".*returned `None`, this fit will run with no optimizer",  # fit-only methods
+    ".*module\\(s\\) in eval mode at the start of training",  # frozen backbones
+    ".*Total length of `list` across ranks is zero",  # no validation set
+    ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
+    ".*does not have many workers",
+    ".*it is recommended to use `devices=1`",  # rows that fill up a batch are not counted
+    ".*Checkpoint directory .* exists and is not empty",  # resumed in place
+)
+
+
+def train_one_or_each(args: Sequence[str] | None = None) -> RunFolder | int:
+    """`train.py`: one run, or one for each category where --data.category is `all` or a list.
+
+    Raises:
+        UserError: for whatever the user can put right.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    names = several(args)
+    return train_each(args, names) if names else train(args)
+
+
+def evaluate_or_compare(args: Sequence[str] | None = None) -> RunFolder | int:
+    """`evaluate.py RUN`, or `evaluate.py --compare RUN_A RUN_B`.
+
+    Raises:
+        UserError: for whatever the user can put right.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    return compare(args[1:]) if args[:1] == ["--compare"] else evaluate(args)
+
+
+def run(command: Callable[[], object]) -> int:
+    """Runs a command; an error that a user can cause is one message, without a trace.
+
+    Returns:
+        What the command returns if that is a number, or 0; 2 for a usage error, 1 for another.
+    """
+    for said_elsewhere in _NOISE:
+        warnings.filterwarnings("ignore", message=said_elsewhere)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
+    try:
+        code = command()
+    except UserError as error:
+        # A loader's worker wraps the message into the text of its own trace.
+        message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+        if not (error.everywhere and rank_zero_only.rank):
+            print(f"error: {message}", file=sys.stderr)
+        return error.exit_code
+    except MisconfigurationException as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UsageError.exit_code
+    except Exception as error:
+        if not type(error).__module__.startswith("wandb"):
+            raise
+        print(f"error: Weights & Biases: {error}. Log in by `wandb login`, or set WANDB_MODE=offline", file=sys.stderr)
+        return UserError.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return code if isinstance(code, int) else 0
+
+
+def main() -> int:
+    """`lightning-ad train|evaluate|preview|datasets`."""
+    commands: dict[str, Callable[[Sequence[str]], object]] = {
+        "train": train_one_or_each, "evaluate": evaluate_or_compare, "preview": preview, "datasets": datasets,
+    }  # fmt: skip
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name not in commands:
+        print(f"usage: lightning-ad {{{','.join(commands)}}} ...   (--help after the command explains its flags)")
+        return 0 if name in ("-h", "--help") else 2
+    return run(lambda: commands[name](sys.argv[2:]))

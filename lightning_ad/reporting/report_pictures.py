@@ -1,0 +1,86 @@
+"""The pictures of a report: images, heat maps and outlines, drawn once and used by all cards."""
+
+import math
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from lightning_ad.progress import progress
+from lightning_ad.reporting import figures
+from lightning_ad.reporting.figures import Mask, Picture
+from lightning_ad.reporting.maps import read_map
+from lightning_ad.reporting.predictions import ImageResult
+
+SIDE = 256  # pixels of a picture's longer side
+
+
+def colour_scale(rows: Sequence[ImageResult], run_folder: Path) -> tuple[float, float]:
+    """Where the colours of all heat maps start and end; (0, 1) without maps.
+
+    They start at the median pixel of the good images' maps, so that half of what is good stays clear, and end
+    where half of the anomalous images have their highest pixel. Where one kind is missing, the other stands in.
+    """
+    mapped = [r for r in rows if r.map_path]
+    if not mapped:
+        return 0.0, 1.0
+    first, last = min(r.label for r in mapped), max(r.label for r in mapped)
+    ordinary, highest = [], []
+    for row in progress(mapped, "colour scale", "map"):
+        map = read_map(run_folder / str(row.map_path))
+        if row.label == first:
+            ordinary.append(map[::4, ::4].flatten().numpy())
+        if row.label == last:
+            highest.append(float(map.max()))
+    low, high = float(np.median(np.concatenate(ordinary))), float(np.median(highest))
+    return (low, high) if high > low else (low, low + 1.0)
+
+
+def picture_layers(number: int, image: Picture, mask: Mask, heat: Picture | None, room: int) -> str:
+    """The image (id i<number>) and the same under its heat map (h<number>), for all cards to use."""
+    size = f'width="{mask.shape[1]}" height="{mask.shape[0]}" preserveAspectRatio="none"'
+    path = figures.outline_path(mask)
+    text = f'<image id="p{number}" {size} href="{_uri(image, room * 2 // 3)}"/>'
+    line = ""
+    if path:
+        text += f'<path id="d{number}" d="{path}"/>'
+        line = f'<g class="o"><use class="halo" href="#d{number}"/><use href="#d{number}"/></g>'
+    text += f'<g id="i{number}"><use href="#p{number}"/>{line}</g>'
+    if heat is not None:
+        layer = _uri(figures.translucent(figures.thumbnail(heat, SIDE)), room // 3)
+        text += f'<g id="h{number}"><use href="#p{number}"/><image {size} href="{layer}"/>{line}</g>'
+    return text
+
+
+def _uri(image: Picture, most: int) -> str:
+    """`image` as text of at most `most` characters: with fewer pixels where it must be."""
+    side = max(image.shape[:2])
+    while len(text := figures.data_uri(figures.thumbnail(image, side))) > most and side > 16:
+        side = int(side * min(0.9, (most / len(text)) ** 0.5))
+    return text
+
+
+def card(number: int, row: ImageResult, name: str, height: int, width: int) -> str:
+    """The figure of one image: its pictures (those of `picture_layers`), name, score and verdict."""
+    views = {"i": "image", "h": "heat map"} if row.map_path else {"i": "image"}
+    pictures = "".join(
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{what}"><use href="#{view}{number}"/></svg>'
+        for view, what in views.items()
+    )
+    p_value = "" if row.p_value is None else f"<span>p {row.p_value:.2g}</span>"
+    verdict = f'<mark class="{row.verdict.replace(" ", "-")}">{row.verdict}</mark>'
+    return (
+        f'<figure class="card" tabindex="0" data-number="{number}" data-label="{row.label}" data-score="{row.score!r}"'
+        f' data-defect="{escape(row.defect)}" data-verdict="{row.verdict}">'
+        f'<div class="pair">{pictures}</div><figcaption title="{escape(row.path)}"><p>{escape(name)}</p>'
+        f"<b>{shown_number(row.score)}</b>{p_value}"
+        f'<span class="kind-{row.label}">{escape(row.defect)}</span>{verdict}</figcaption></figure>'
+    )
+
+
+def shown_number(value: float) -> str:
+    """Four digits, or n/a."""
+    if math.isnan(value):
+        return "n/a"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e7 else f"{value:#.4g}".rstrip(".")

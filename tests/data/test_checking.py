@@ -1,0 +1,155 @@
+"""A tree with planted faults: the command finds each of them, and a training that skips leaves the same ones out."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from trees import draw_image, mvtec_tree, save
+
+from lightning_ad.cli.datasets import datasets
+from lightning_ad.commands import evaluate, train
+from lightning_ad.data.layouts import layout_module, layout_names
+from lightning_ad.errors import DataError, UsageError
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SMALL = [
+    *("--data.image_size", "64", "--data.center_crop", "null", "--data.num_workers", "0", "--model.weights", "null"),
+    *("--model.backbone", "squeezenet1_1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+]
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    """An MVTec tree with 20 faults, and the images that have them."""
+    root = mvtec_tree(tmp_path / "mvtec", train=16, good=10, anomalous=16)
+    base, rng = root / "bottle", np.random.default_rng(5)
+    train, good, bad, masks = (base / p for p in ("train/good", "test/good", "test/broken", "ground_truth/broken"))
+    faults = [train / f"{i:03d}.png" for i in range(6)] + [good / f"{i:03d}.png" for i in range(4)]
+    faults += [bad / f"{i:03d}.png" for i in range(10)]
+
+    half = faults[0].read_bytes()
+    faults[0].write_bytes(half[: len(half) // 2])  # truncated
+    faults[1].write_bytes(b"")  # empty
+    faults[2].write_text("<html>404</html>")  # no image
+    Image.fromarray(rng.random((40, 48)).astype(np.float32) * 300).save(faults[3].with_suffix(".tiff"))
+    faults[3].unlink()
+    faults[3] = faults[3].with_suffix(".tiff")  # floats of no known range
+    shutil.copy(good / "009.png", faults[4])  # tested too
+    shutil.copy(bad / "015.png", faults[5])  # anomalous, in the test
+    shutil.copy(bad / "014.png", faults[6])  # anomalous, in the same test
+    faults[7].write_bytes(b"\x89PNG\r\n\x1a\n")  # a signature alone
+    faults[8].write_bytes(faults[8].read_bytes()[:-30] + b"\0" * 30)  # its end overwritten
+    faults[9].unlink()
+    faults[9].symlink_to("nowhere.png")  # a dead link
+    for n, i in ((10, 0), (11, 1)):
+        (masks / f"{i:03d}_mask.png").unlink()  # no mask
+        assert faults[n].is_file()
+    save(Image.new("L", (48, 41), 255), masks / "002_mask.png")  # of another size
+    save(Image.new("L", (40, 48), 255), masks / "003_mask.png")  # turned by 90 degrees
+    save(Image.new("L", (48, 40), 1), masks / "004_mask.png")  # numbers of kinds, under the threshold
+    (masks / "005_mask.png").write_bytes(b"")  # empty
+    (masks / "006_mask.png").write_bytes((masks / "007_mask.png").read_bytes()[:60])  # truncated
+    faults[17].write_bytes(faults[17].read_bytes()[:100])  # the image truncated, its mask whole
+    faults[18].write_text("a,b\n1,2\n")  # no image
+    draw_image(faults[19], rng, (44, 48))  # larger than its mask
+    # Copies of faults 5 and 6 are doubtful as well: which label is right, nobody can tell.
+    return root, {str(f) for f in faults} | {str(bad / "015.png"), str(bad / "014.png")}
+
+
+def listed(path):
+    with path.open(newline="") as file:
+        return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def test_the_command_finds_all_planted_faults(faulty, tmp_path, capsys):
+    root, faults = faulty
+    table = tmp_path / "faults.csv"
+    assert datasets(["check", str(root), "--layout", "mvtec", "--file", str(table)]) == 1
+    printed = capsys.readouterr().out
+    assert set(listed(table)) == faults
+    assert len(faults) == 22
+    assert "22 images cannot be used (--data.on_error skip leaves them out)" in printed
+    assert "bottle: train good 16, test good 10, test broken 16" in printed
+    reasons = {
+        "train/good/000.png": "cannot read the image", "train/good/004.png": "the same file is tested, as",
+        "train/good/005.png": "among the good and the anomalous", "test/broken/000.png": "it has no mask: expected",
+        "test/broken/002.png": "they must be of one size", "test/broken/004.png": "none above 127",
+    }  # fmt: skip
+    for path, words in reasons.items():
+        assert words in listed(table)[str(root / "bottle" / path)]
+
+
+def test_a_training_that_skips_leaves_the_same_ones_out(faulty, tmp_path, capsys):
+    root, faults = faulty
+    flags = [
+        "--config",
+        f"{CONFIGS}/patchcore.yaml",
+        "--config",
+        f"{CONFIGS}/data/mvtec.yaml",
+        "--data.root",
+        str(root),
+    ]
+    flags += ["--data.category", "bottle", *SMALL, "--output", str(tmp_path / "runs")]
+    with pytest.raises(DataError, match=r"broken/000\.png has no mask"):
+        train(flags)
+    assert not (tmp_path / "runs").exists()
+    with pytest.warns(UserWarning, match="22 images are left out; the first is"):
+        folder = train([*flags, "--data.on_error", "skip"])
+    assert set(listed(folder.skipped)) == faults
+    printed = capsys.readouterr().out
+    assert f"Images that were left out: {folder.skipped}" in printed
+    assert "10 training images, 6 good and 4 anomalous test images" in printed
+    again = evaluate([str(folder.path), "--trainer.enable_progress_bar", "false"])
+    assert set(listed(again.skipped)) == faults
+
+
+def test_a_tree_without_faults(trees, capsys):
+    assert datasets(["check", str(trees["mvtec"])]) == 0
+    printed = capsys.readouterr().out
+    assert "by the layout 'mvtec'" in printed
+    assert "sizes: 48 x 40 px (14)" in printed
+    assert "0 images cannot be used" in printed
+
+
+def test_what_is_odd_but_usable(trees, tmp_path, capsys):
+    root = shutil.copytree(trees["mvtec"], tmp_path / "mvtec")
+    shutil.copy(root / "bottle/train/good/000.png", root / "bottle/train/good/copy.png")
+    save(Image.new("L", (48, 40)), root / "bottle/ground_truth/broken/000_mask.png")
+    save(Image.new("L", (48, 40)), root / "bottle/ground_truth/broken/999_mask.png")
+    (root / "bottle/test/good/notes.txt").write_text("x")
+    assert datasets(["check", str(root)]) == 0
+    printed = capsys.readouterr().out
+    assert "1 files are in one split more than once" in printed
+    assert "1 masks of anomalous images are empty" in printed
+    assert "1 files .png that the layout does not use" in printed
+    assert "999_mask.png" in printed
+    assert "notes.txt" in printed
+
+
+@pytest.mark.parametrize(
+    "layout",
+    ["mtd", "mvtec_loco", "mvtec_3d", "mvtec_ad2", "btad", "visa", "ksdd", "ksdd2", "dagm", "table", "folder"],
+)
+def test_the_layout_is_found_out(trees, layout, capsys):
+    assert datasets(["check", str(trees[layout])]) == 0
+    assert f"by the layout '{layout}'" in capsys.readouterr().out
+
+
+def test_a_tree_of_no_layout(tmp_path):
+    with pytest.raises(UsageError, match="no layout fits"):
+        datasets(["check", str(tmp_path)])
+    with pytest.raises(DataError, match="no folder"):
+        datasets(["check", str(tmp_path / "nowhere")])
+
+
+def test_all_layouts_are_listed(capsys):
+    assert datasets([]) == 0
+    printed = capsys.readouterr().out
+    for layout in layout_names():
+        assert f"{layout}   " in printed
+        assert layout_module(layout).LICENCE in printed
+        assert layout_module(layout).SOURCE in printed
+    assert "ROOT/<category>/train/good/000.png" in printed

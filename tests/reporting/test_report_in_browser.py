@@ -1,0 +1,118 @@
+"""The report as a browser shows it: slider, filters, enlarging, keys, and the address that keeps them."""
+
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from lightning_ad.evaluation import METRIC_NAMES
+from lightning_ad.reporting.maps import write_map
+from lightning_ad.reporting.predictions import ImageResult
+from lightning_ad.reporting.report import RunResults, write_report
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-sync",
+    "--no-first-run",
+    "--virtual-time-budget=2000",
+]
+SCORES = np.array([0.1, 0.4, 0.35, 0.8, 0.2, 0.9, 0.35, 1.5])
+LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1])
+DEFECTS = ["good"] * 4 + ["hole", "hole", "scratch", "scratch"]
+LIMIT = 0.4
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a Chromium or Chrome")
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("report"), np.random.default_rng(0)
+    rows, pictures = [], {}
+    for i, (score, label, defect) in enumerate(zip(SCORES, LABELS, DEFECTS, strict=True)):
+        map = ndimage.gaussian_filter(rng.normal(size=(48, 48)), 4).astype(np.float32)
+        write_map(folder / f"{i}.png", torch.from_numpy(map))
+        called = bool(score > LIMIT)
+        rows.append(ImageResult(f"/data/{i}.png", int(label), defect, float(score), 0.5, called, f"{i}.png"))
+        pictures[f"/data/{i}.png"] = rng.integers(0, 256, (48, 48, 3), np.uint8), (map > 0.05) & bool(label)
+    results = RunResults("a run", dict.fromkeys(METRIC_NAMES, 0.9), rows, {}, {}, {}, "", threshold=LIMIT)
+    write_report(folder / "report.html", results, lambda row: pictures[row.path], folder)
+    return folder / "report.html"
+
+
+def shown(page, tmp_path, address="", script=""):
+    """The page's elements after its own scripts, and then `script`, have run."""
+    copy = tmp_path / "page.html"
+    copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
+    profile = ["--virtual-time-budget=2000", f"--user-data-dir={tmp_path / 'profile'}"]
+    command = [str(BROWSER), *FLAGS, *profile, "--dump-dom", f"{copy.as_uri()}#{address}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
+def counts(dom):
+    names = ("found", "missed", "passed", "false-alarm")
+    return {name: int(re.search(rf'id="n-{name}">(\d+)<', dom)[1]) for name in names}
+
+
+def expected(limit):
+    above = limit < SCORES
+    sums = (above & (LABELS == 1), ~above & (LABELS == 1), ~above & (LABELS == 0), above & (LABELS == 0))
+    return dict(zip(("found", "missed", "passed", "false-alarm"), (int(s.sum()) for s in sums), strict=True))
+
+
+def gallery(dom):
+    cards = re.findall(r"<figure[^>]*>", dom.partition('id="cards"')[2].partition('id="run"')[0])
+    return [card for card in cards if "hidden" not in card]
+
+
+def test_it_opens_at_the_limit_of_the_run(page, tmp_path):
+    dom = shown(page, tmp_path)
+    assert counts(dom) == expected(LIMIT)
+    assert len(gallery(dom)) == 8
+    assert '<dialog id="large" aria-label="one image">' in dom  # closed
+
+
+@pytest.mark.parametrize("position", [0, 1, 4, 7])
+def test_the_slider_changes_counts_and_gallery(page, tmp_path, position):
+    move = f'slider.limit.value = {position}; slider.limit.dispatchEvent(new Event("input", {{bubbles: true}}));'
+    dom = shown(page, tmp_path, "", move + 'form.verdict.value = "missed"; form.dispatchEvent(new Event("input"));')
+    limit = [SCORES.min() - 1, *np.unique(SCORES)][position]
+    assert counts(dom) == expected(limit)
+    assert len(gallery(dom)) == expected(limit)["missed"]
+    assert all('data-verdict="missed"' in card for card in gallery(dom))
+
+
+def test_a_filter_by_defect(page, tmp_path):
+    choose = 'form.defect.value = "scratch"; form.dispatchEvent(new Event("input"));'
+    assert [re.search(r'data-defect="(\w+)"', card)[1] for card in gallery(shown(page, tmp_path, "", choose))] == [
+        "scratch", "scratch",
+    ]  # fmt: skip
+
+
+def test_a_click_enlarges_and_keys_go_on(page, tmp_path):
+    click = 'grid.children[0].querySelector(".pair").click();'
+    dom = shown(page, tmp_path, "", click)
+    dialog = dom.partition("<dialog")[2].partition("</dialog>")[0]
+    assert 'open=""' in dialog.partition(">")[0]
+    assert "7.png" in dialog  # the highest score
+    assert [m for m in ("#p0", "#h0", "#i0") if m in dialog] == ["#p0", "#h0", "#i0"]
+    key = 'large.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight"}));'
+    dialog = shown(page, tmp_path, "", click + key).partition("<dialog")[2].partition("</dialog>")[0]
+    assert "5.png" in dialog
+    enter = 'grid.children[2].dispatchEvent(new KeyboardEvent("keydown", {key: "Enter"}));'
+    assert "3.png" in shown(page, tmp_path, "", enter).partition("<dialog")[2].partition("</dialog>")[0]
+
+
+def test_an_address_brings_the_same_view_back(page, tmp_path):
+    dom = shown(page, tmp_path, "limit=0.35&defect=hole&image=3")
+    assert counts(dom) == expected(0.35)
+    assert len(gallery(dom)) == 2
+    assert 'open=""' in dom.partition("<dialog")[2].partition(">")[0]
+    kept = shown(page, tmp_path, "limit=0.35&defect=hole", "remember(); document.title = location.hash;")
+    assert "<title>#defect=hole&amp;limit=0.35</title>" in kept

@@ -1,0 +1,71 @@
+"""Several categories by one command."""
+
+import csv
+import json
+import shutil
+
+import pytest
+from trees import mvtec_tree
+
+from lightning_ad.cli.categories import several, train_each
+from lightning_ad.errors import UsageError
+from lightning_ad.evaluation import METRIC_NAMES
+from lightning_ad.main import train_one_or_each
+
+pytestmark = pytest.mark.distributed  # processes of their own
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    root = mvtec_tree(tmp_path_factory.mktemp("several") / "mvtec")
+    return mvtec_tree(mvtec_tree(root, "cable", train=5), "screw", train=5)
+
+
+def flags(root, output):
+    configs = ["--config", "configs/patchcore.yaml", "--config", "configs/data/mvtec.yaml", "--data.root", str(root)]
+    small = ["--model.backbone", "squeezenet1_1", "--model.weights", "null", "--data.image_size", "64"]
+    small += ["--data.center_crop", "null", "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
+    return [*configs, *small, "--output", str(output), "--trainer.enable_progress_bar", "false"]
+
+
+@pytest.fixture(autouse=True)
+def at_the_root(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def test_which_categories_are_meant(root, tmp_path):
+    args = flags(root, tmp_path)
+    assert several([*args, "--data.category", "all"]) == ["bottle", "cable", "screw"]
+    assert several([*args, "--data.category=cable, bottle"]) == ["cable", "bottle"]
+    assert several([*args, "--data.category", "cable"]) == several(args) == []
+    with pytest.raises(UsageError, match=r"no category .cabel. in .*bottle, cable, screw"):
+        several([*args, "--data.category", "cabel,bottle"])
+    with pytest.raises(UsageError, match="the layout 'mtd' finds no categories"):
+        several([*args, "--data.layout", "mtd", "--data.category", "all"])
+
+
+def test_each_is_trained_a_failed_one_does_not_stop_the_rest_and_resume_takes_finished_ones(root, tmp_path, capfd):
+    tree = shutil.copytree(root, tmp_path / "mvtec")
+    broken = tree / "cable/train/good/000.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(b"")
+    args = [*flags(tree, tmp_path / "runs"), "--data.category", "all"]
+    assert train_one_or_each(args) == 1
+    said = capfd.readouterr()
+    assert "error: 1 of 3 categories failed: cable" in said.err
+    assert "[3/3] screw" in said.out
+    rows = list(csv.DictReader((tmp_path / "runs/patchcore-mvtec.csv").open()))
+    assert [row["category"] for row in rows] == ["bottle", "screw", "mean"]
+    for name in METRIC_NAMES:
+        found = [
+            json.loads((tmp_path / f"runs/patchcore-mvtec-{c}/version_0/metrics.json").read_text())["metrics"][name]
+            for c in ("bottle", "screw")
+        ]
+        assert [float(row[name]) for row in rows] == pytest.approx([*found, sum(found) / 2])
+
+    broken.write_bytes(whole)
+    assert train_each([*args, "--resume"], ["bottle", "cable", "screw"]) == 0
+    said = capfd.readouterr()
+    assert said.out.count("finished before") == 2
+    assert "cable FAILED" not in said.err
+    assert f"{'mean':<6}" in said.out
