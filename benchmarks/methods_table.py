@@ -3,7 +3,8 @@
     python benchmarks/methods_table.py docs/table.md --backbone mobilenet_v2 --weights mobilenet_v2.pth \
         --config configs/data/mtd.yaml --data.root data/mtd
 
-All flags that are not its own go to train.py. Runs that are already in --runs are taken as they are.
+All flags that are not its own go to train.py. Runs that are already in --runs are taken as they are. Methods that
+have no such backbone (DRAEM), or two (PFM), are trained by a command of their own and named with --also.
 """
 
 import argparse
@@ -11,6 +12,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+import yaml
 
 ROOT = Path(__file__).parents[1]
 METHODS = {
@@ -38,12 +41,15 @@ def run(method: str, args: argparse.Namespace, flags: list[str]) -> Path:
     return folder
 
 
-def row(method: str, folder: Path) -> str:
+def row(folder: Path) -> str:
     """A line of the table: metrics, seconds of the fit, images a second of the test, peak memory, checkpoint size."""
     found = json.loads((folder / "metrics.json").read_text())
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    method, data = config["model"]["class_path"].rpartition(".")[2], config["data"]
     size = (folder / "checkpoints/last.ckpt").stat().st_size / 2**20
     seconds, count = found["seconds"], found["counts"]["test"]
-    cells = [method, *(f"{found['metrics'][name]:.3f}" for name in SHOWN), f"{seconds['fit']:.0f}"]
+    cells = [method, str(data["center_crop"] or data["image_size"])]
+    cells += [*(f"{found['metrics'][name]:.3f}" for name in SHOWN), f"{seconds['fit']:.0f}"]
     cells += [f"{count / seconds['test']:.1f}", f"{found['peak_memory_gib']['host']:.2f}", f"{size:.0f}"]
     return f"| {' | '.join(cells)} |"
 
@@ -55,10 +61,11 @@ def main() -> None:
     parser.add_argument("--weights", required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/table"))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--also", nargs="+", type=Path, default=[], help="folders of further finished runs")
     args, flags = parser.parse_known_args()
-    head = ["method", *SHOWN.values(), "fit, s", "test, images/s", "peak, GiB", "checkpoint, MiB"]
+    head = ["method", "px", *SHOWN.values(), "fit, s", "test, images/s", "peak, GiB", "checkpoint, MiB"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    lines += [row(method, run(method, args, flags)) for method in args.methods]
+    lines += [row(folder) for folder in [*(run(method, args, flags) for method in args.methods), *args.also]]
     args.table.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -1,0 +1,119 @@
+"""PatchCore and PaDiM against anomalib's models on magnetic tiles: the same images, network, layers, size and metrics.
+
+    python benchmarks/peer_metrics.py patchcore --root data/mtd --train-list list.txt --weights mobilenet_v2.pth \
+        --images 200 --seeds 0 1 2
+
+Ours are trained by train.py's own function; the peer's model sees the batches of our data module, and its maps go to
+our metrics. MobileNetV2, 224 px; `--images` takes the first of the sorted list for training, so that the peer's
+selection of a coreset ends. Needs anomalib 2.7.0 in the same environment.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lightning_ad.commands import train
+from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.evaluation import AnomalyMetrics
+from lightning_ad.features.backbone import MEAN, STD
+from lightning_ad.features.weights import build_network
+
+ROOT = Path(__file__).parents[1]
+SHOWN = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO_0.30")
+RATIO = 0.01
+LAYERS = {"patchcore": ["features.6", "features.13"], "padim": ["features.3", "features.6", "features.13"]}
+CONFIGS = {"patchcore": ["patchcore-mean", "patchcore"], "padim": ["padim"]}
+
+
+def smaller(root: Path, listed: list[str], kept: list[str], folder: Path) -> tuple[Path, Path]:
+    """A tree of links to the images of MTD without those that are listed and not kept; and the list of the kept."""
+    out, chosen = set(listed) - set(kept), folder / "list.txt"
+    tree = Path(shutil.copytree(root, folder / "mtd", copy_function=os.symlink, ignore=lambda _, names: out & {*names}))
+    chosen.write_text("\n".join(kept) + "\n")
+    return tree, chosen
+
+
+def batches(loader: torch.utils.data.DataLoader) -> Iterator:
+    return (batch.real() for batch in loader)
+
+
+def normalised(image: Tensor) -> Tensor:
+    return (image - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+
+
+def peers(method: str, weights: str) -> nn.Module:
+    network = build_network("mobilenet_v2", weights)
+    if method == "padim":
+        from anomalib.models.image.padim.torch_model import PadimModel
+
+        return PadimModel(network, LAYERS[method], False, n_features=100)
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+    return PatchcoreModel(LAYERS[method], network, False)
+
+
+def score_peer(method: str, weights: str, data: AnomalyDataModule, seed: int) -> dict[str, float]:
+    """The metrics of anomalib's model, fitted and scored on the batches of `data`."""
+    torch.manual_seed(seed)
+    model = peers(method, weights).train()
+    model.feature_extractor.eval()
+    metrics = AnomalyMetrics()
+    with torch.inference_mode():
+        for batch in batches(data.train_dataloader()):
+            model(normalised(batch.image))
+        model.fit() if method == "padim" else model.subsample_embedding(RATIO)
+        model.eval()
+        for batch in batches(data.test_dataloader()):
+            found = model(normalised(batch.image))
+            metrics.update(found.anomaly_map.squeeze(1), found.pred_score.flatten(), batch.mask, batch.label)
+    return {name: float(value) for name, value in metrics.compute().items()}
+
+
+def score_ours(config: str, weights: str, flags: list[str], seed: int, output: Path) -> dict[str, float]:
+    own = ["--model.coreset_ratio", str(RATIO)] if config.startswith("patchcore") else []
+    command = ["--config", f"{ROOT}/configs/{config}.yaml", "--config", f"{ROOT}/configs/data/mtd.yaml", *flags, *own]
+    command += ["--model.backbone", "mobilenet_v2", "--model.weights", weights, "--seed_everything", str(seed)]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        folder = train([*command, "--output", str(output), "--name", f"{config}-{seed}"]).path
+    return json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("method", choices=LAYERS)
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--train-list", type=Path, required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    args = parser.parse_args()
+    listed = sorted(args.train_list.read_text().split())
+    with tempfile.TemporaryDirectory() as folder:
+        tree, chosen = smaller(args.root.resolve(), listed, listed[: args.images], Path(folder))
+        flags = ["--data.root", str(tree), "--data.layout_options.train_list", str(chosen)]
+        data = AnomalyDataModule("mtd", str(tree), image_size=224, batch_size=16, layout_options={"train_list": chosen})
+        data.setup()
+        sums: dict[str, list[dict[str, float]]] = {}
+        for seed in args.seeds:
+            found = {"anomalib": score_peer(args.method, args.weights, data, seed)}
+            for config in CONFIGS[args.method]:
+                found[config] = score_ours(config, args.weights, flags, seed, Path(folder))
+            for name, metrics in found.items():
+                sums.setdefault(name, []).append(metrics)
+                print(f"seed {seed}  {name:<16}", *(f"{key} {metrics[key]:.4f}" for key in SHOWN), flush=True)
+        for name, runs in sums.items():
+            means = (f"{key} {sum(run[key] for run in runs) / len(runs):.4f}" for key in SHOWN)
+            print(f"mean    {name:<16}", *means)
+
+
+if __name__ == "__main__":
+    main()
