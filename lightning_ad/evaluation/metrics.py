@@ -112,9 +112,12 @@ class AnomalyMetrics(CurveMetric):
     def _put_in_bins(self) -> None:
         """Moves the pixels held so far into the histogram."""
         counts = Histogram.of(self._join("pixel_scores"), self._join("pixel_weights"))
-        total = torch.stack([t.cpu().double() for t in counts]) + sum(self._histograms())
-        self.pixel_bins = [total.flatten().view(torch.float32).to(self.device)]
         self.pixel_scores, self.pixel_weights = [], []
+        total, *others = self._histograms() or [torch.zeros(3, BINS, dtype=torch.float64)]
+        for part in (counts, *others):
+            for row, more in zip(total, part, strict=True):
+                row += more.cpu()
+        self.pixel_bins = [total.flatten().view(torch.float32).to(self.device)]
 
     def _pixel_curve(self) -> Curve:
         """From the pixels held, or, where a process has put them in bins, from the bins of all."""

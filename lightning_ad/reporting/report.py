@@ -229,6 +229,8 @@ def _curves(plots: dict[str, tuple[list[float], list[float]]]) -> dict[str, str]
 def _training(training: dict[str, tuple[list[float], list[float]]]) -> str:
     charts = []
     for name, (steps, values) in training.items():
+        if len(steps) < 2:  # a point is no curve
+            continue
         x, y = Axis.fit([0, *steps], "step"), Axis.fit(values)
         svg = figures.chart(x, y, figures.curve(x, y, steps, values))
         charts.append(f"<figure><h3>{escape(name)}</h3>{svg}</figure>")
