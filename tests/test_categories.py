@@ -40,6 +40,8 @@ def test_which_categories_are_meant(root, tmp_path):
     assert several([*args, "--data.category", "cable"]) == several(args) == []
     with pytest.raises(UsageError, match=r"no category .cabel. in .*bottle, cable, screw"):
         several([*args, "--data.category", "cabel,bottle"])
+    with pytest.raises(UsageError, match="of which data set"):
+        several(["--data.category", "all"])
     with pytest.raises(UsageError, match="the layout 'mtd' finds no categories"):
         several([*args, "--data.layout", "mtd", "--data.category", "all"])
 

@@ -31,7 +31,9 @@ def several(args: Sequence[str]) -> list[str]:
     wanted = _setting(args, "data.category")
     if not isinstance(wanted, str) or (wanted != "all" and "," not in wanted):
         return []
-    layout, root = str(_setting(args, "data.layout")), Path(str(_setting(args, "data.root")))
+    layout, root = str(_setting(args, "data.layout") or ""), Path(str(_setting(args, "data.root") or "."))
+    if not layout:
+        raise UsageError(f"--data.category {wanted} of which data set? Add --config configs/data/mvtec.yaml, say")
     there = categories(layout, root) if layout in layout_names() else []
     if not there:
         raise UsageError(f"--data.category {wanted}: the layout '{layout}' finds no categories in {root}")
