@@ -131,7 +131,6 @@ def evaluate(args: Sequence[str] | None = None) -> RunFolder:
 
 
 _EVALUATE_HELP = """usage: evaluate.py RUN [--data.* ...] [--trainer.* ...] [--output FOLDER]
-
        evaluate.py --compare RUN_A RUN_B
 
 The metrics of a finished run again, to the last digit, or on other data; or two runs on the same test images.
