@@ -102,7 +102,7 @@ def _told(found: Findings) -> str:
     lines = [f"  sizes: {', '.join(common)}" + (f", and {len(found.sizes) - 5} more" if len(found.sizes) > 5 else "")]
     lines += _some("cannot be used", [f"{f.sample.path}: {f.reason}" for f in found.faults])
     lines += _some("masks of anomalous images are empty (no pixel truth)", found.empty_masks)
-    lines += _some("files are in one split more than once", [" = ".join(paths) for paths in found.twins])
+    lines += _some("files are in one split more than once", [" = ".join(paths) for paths in found.duplicates])
     return "\n".join(lines)
 
 

@@ -28,13 +28,13 @@ class Findings(NamedTuple):
         faults: samples that cannot be used, in the order of the samples.
         sizes: images by (width, height).
         empty_masks: masks of anomalous images without a defective pixel; such images have no pixel truth.
-        twins: groups of samples of one split and label with the same content.
+        duplicates: groups of samples of one split and label with the same content.
     """
 
     faults: list[Fault]
     sizes: Counter[tuple[int, int]]
     empty_masks: list[str]
-    twins: list[list[str]]
+    duplicates: list[list[str]]
 
 
 def missing_masks(samples: Sequence[Sample]) -> list[Sample]:

@@ -98,8 +98,9 @@ class AnomalyMetrics(CurveMetric):
         weights = region_weights(mask)
         outlined = mask.flatten(1).any(1) | ~label.bool()
         self._append("image_", score, label.bool())
-        self._append("pixel_", map[outlined], weights[outlined])
-        self._held += BYTES * int(outlined.sum()) * mask[0].numel() if len(mask) else 0
+        pixels = map[outlined]
+        self._append("pixel_", pixels, weights[outlined])
+        self._held += BYTES * pixels.numel()
         if self.pixel_bins:
             self._put_in_bins()
         elif self._held > self.memory_gb * 2**30:
