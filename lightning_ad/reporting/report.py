@@ -89,8 +89,10 @@ def write_report(
     bar = figures.translucent(figures.COLOURS[None].astype(np.uint8))
     by_label = [[c for c, r in zip(cards, rows, strict=True) if r.label == label] for label in (0, 1)]
     defects = sorted({r.defect for r in rows}, key=lambda d: (d != GOOD, d))
-    page = Template(Path(__file__).with_name("report.html.template").read_text(encoding="utf-8")).substitute(
+    template, script = (Path(__file__).with_name(f"report.{kind}") for kind in ("html.template", "js"))
+    page = Template(template.read_text(encoding="utf-8")).substitute(
         _metrics(results, masked),
+        script=script.read_text(encoding="utf-8"),
         title=escape(results.title),
         verdict=_verdict(rows),
         histogram=_histogram(rows),
