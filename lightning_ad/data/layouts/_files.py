@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_ad.data.sample import Sample, Split
 from lightning_ad.errors import DataError, UsageError
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
@@ -23,6 +24,15 @@ def images(folder: Path, *, recursive: bool = False) -> list[Path]:
         raise MissingFolderError(f"there is no folder {folder}, where images were expected")
     found = folder.rglob("*") if recursive else folder.iterdir()
     return sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+
+
+def good_samples(folder: Path, split: Split) -> list[Sample]:
+    """The images of a folder of good parts.
+
+    Raises:
+        MissingFolderError: where it is not there.
+    """
+    return [Sample(str(p), split) for p in images(folder)]
 
 
 def subfolders(folder: Path) -> list[Path]:

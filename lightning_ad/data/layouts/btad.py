@@ -5,7 +5,7 @@ ROOT/{01,02,03}/ground_truth/ko/0000.png            (images and masks .png or .b
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import category_folder, category_names, images, partners
+from lightning_ad.data.layouts._files import category_folder, category_names, good_samples, images, partners
 from lightning_ad.data.sample import Sample
 
 SOURCE = "avires.dimi.uniud.it/papers/btad"
@@ -27,8 +27,8 @@ def find(root: Path, category: str | None) -> list[Sample]:
         DataError: for a missing folder.
     """
     base = category_folder(root, category, "train")
-    samples = [Sample(str(p), "train") for p in images(base / "train" / "ok")]
-    samples += [Sample(str(p), "test") for p in images(base / "test" / "ok")]
+    samples = good_samples(base / "train" / "ok", "train")
+    samples += good_samples(base / "test" / "ok", "test")
     bad = images(base / "test" / "ko")
     pairs = zip(bad, partners(bad, base / "ground_truth" / "ko"), strict=True)
     return samples + [Sample(str(p), "test", "ko", str(m), 0) for p, m in pairs]

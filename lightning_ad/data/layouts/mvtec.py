@@ -6,7 +6,7 @@ ROOT/<category>/ground_truth/<defect>/000_mask.png   (0 and 255)
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import category_folder, category_names, images, partners, subfolders
+from lightning_ad.data.layouts._files import category_folder, category_names, good_samples, images, partners, subfolders
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError
 
@@ -30,9 +30,9 @@ def find(root: Path, category: str | None) -> list[Sample]:
         DataError: for a missing folder.
     """
     base = category_folder(root, category, "train")
-    samples = [Sample(str(p), "train") for p in images(base / "train" / GOOD)]
+    samples = good_samples(base / "train" / GOOD, "train")
     if (base / "validation").is_dir():
-        samples += [Sample(str(p), "validation") for p in images(base / "validation" / GOOD)]
+        samples += good_samples(base / "validation" / GOOD, "validation")
     if not (base / "test").is_dir():
         raise DataError(f"there is no folder {base / 'test'}, where test/good and test/<defect> were expected")
     for folder in subfolders(base / "test"):

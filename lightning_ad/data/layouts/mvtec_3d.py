@@ -5,7 +5,7 @@ ROOT/<category>/test/<defect>/gt/000.png
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import category_folder, category_names, images, partners, subfolders
+from lightning_ad.data.layouts._files import category_folder, category_names, good_samples, images, partners, subfolders
 from lightning_ad.data.sample import GOOD, Sample
 
 SOURCE = 'mvtec.com, "MVTec 3D-AD"'
@@ -27,9 +27,9 @@ def find(root: Path, category: str | None) -> list[Sample]:
         DataError: for a missing folder.
     """
     base = category_folder(root, category, "train")
-    samples = [Sample(str(p), "train") for p in images(base / "train" / GOOD / "rgb")]
-    samples += [Sample(str(p), "validation") for p in images(base / "validation" / GOOD / "rgb")]
-    samples += [Sample(str(p), "test") for p in images(base / "test" / GOOD / "rgb")]
+    samples = good_samples(base / "train" / GOOD / "rgb", "train")
+    samples += good_samples(base / "validation" / GOOD / "rgb", "validation")
+    samples += good_samples(base / "test" / GOOD / "rgb", "test")
     for folder in subfolders(base / "test"):
         found = [] if folder.name == GOOD else images(folder / "rgb")
         pairs = zip(found, partners(found, folder / "gt"), strict=True)

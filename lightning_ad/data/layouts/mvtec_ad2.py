@@ -5,7 +5,7 @@ ROOT/<category>/test_public/ground_truth/bad/000_regular_mask.png, ...
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import category_folder, category_names, images, partners
+from lightning_ad.data.layouts._files import category_folder, category_names, good_samples, images, partners
 from lightning_ad.data.sample import GOOD, Sample
 
 SOURCE = 'mvtec.com, "MVTec AD 2"'
@@ -27,10 +27,10 @@ def find(root: Path, category: str | None) -> list[Sample]:
         DataError: for a missing folder.
     """
     base = category_folder(root, category, "test_public")
-    samples = [Sample(str(p), "train") for p in images(base / "train" / GOOD)]
-    samples += [Sample(str(p), "validation") for p in images(base / "validation" / GOOD)]
+    samples = good_samples(base / "train" / GOOD, "train")
+    samples += good_samples(base / "validation" / GOOD, "validation")
     public = base / "test_public"
-    samples += [Sample(str(p), "test") for p in images(public / GOOD)]
+    samples += good_samples(public / GOOD, "test")
     bad = images(public / "bad")
     pairs = zip(bad, partners(bad, public / "ground_truth" / "bad", ("_mask", "")), strict=True)
     return samples + [Sample(str(p), "test", "bad", str(m), 0) for p, m in pairs]

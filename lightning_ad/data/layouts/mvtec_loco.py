@@ -6,7 +6,7 @@ ROOT/<category>/ground_truth/{logical_anomalies,structural_anomalies}/000/000.pn
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import category_folder, category_names, images, subfolders
+from lightning_ad.data.layouts._files import category_folder, category_names, good_samples, images, subfolders
 from lightning_ad.data.sample import GOOD, Sample
 
 SOURCE = 'mvtec.com, "MVTec LOCO AD"'
@@ -29,9 +29,9 @@ def find(root: Path, category: str | None) -> list[Sample]:
         DataError: for a missing folder.
     """
     base = category_folder(root, category, "train")
-    samples = [Sample(str(p), "train") for p in images(base / "train" / GOOD)]
-    samples += [Sample(str(p), "validation") for p in images(base / "validation" / GOOD)]
-    samples += [Sample(str(p), "test") for p in images(base / "test" / GOOD)]
+    samples = good_samples(base / "train" / GOOD, "train")
+    samples += good_samples(base / "validation" / GOOD, "validation")
+    samples += good_samples(base / "test" / GOOD, "test")
     for folder in subfolders(base / "test"):
         for image in [] if folder.name == GOOD else images(folder):
             masks = base / "ground_truth" / folder.name / image.stem

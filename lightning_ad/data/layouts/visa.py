@@ -8,7 +8,7 @@ ROOT/1cls/<category>/{train/good,test/good,test/bad,ground_truth/bad}
 import csv
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import category_folder, category_names, images, partners
+from lightning_ad.data.layouts._files import category_folder, category_names, good_samples, images, partners
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError, UsageError
 
@@ -72,6 +72,6 @@ def _converted(root: Path, category: str | None) -> list[Sample]:
     base = category_folder(root, category, "train")
     bad = images(base / "test" / BAD)
     pairs = zip(bad, partners(bad, base / "ground_truth" / BAD, ("", "_mask")), strict=True)
-    samples = [Sample(str(p), "train") for p in images(base / "train" / GOOD)]
-    samples += [Sample(str(p), "test") for p in images(base / "test" / GOOD)]
+    samples = good_samples(base / "train" / GOOD, "train")
+    samples += good_samples(base / "test" / GOOD, "test")
     return samples + [Sample(str(p), "test", BAD, str(m), 0) for p, m in pairs]
