@@ -9,9 +9,10 @@ import numpy as np
 
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import METRIC_NAMES
+from lightning_ad.evaluation.catalogue import METRICS
 from lightning_ad.evaluation.intervals import paired_difference
-from lightning_ad.evaluation.metrics import METRICS
 from lightning_ad.reporting.predictions import ImageResult, read_predictions
+from lightning_ad.reporting.protocol import differences
 from lightning_ad.reporting.run_folder import RunFolder
 
 
@@ -32,8 +33,12 @@ def compare(args: Sequence[str]) -> int:
     names = _same_images(rows, args)
     labels = np.array([rows[0][name].label for name in names])
     scores = [np.array([part[name].score for name in names]) for part in rows]
-    metrics = [json.loads(run.metrics.read_text())["metrics"] for run in runs]
+    found = [json.loads(run.metrics.read_text()) for run in runs]
+    metrics = [part["metrics"] for part in found]
     print(f"A {runs[0].path}\nB {runs[1].path}\n{len(names)} test images\n")
+    if odd := differences(*(part.get("protocol", {}) for part in found)):
+        print("These runs were measured differently, so that the numbers below are not of the same thing:")
+        print("\n".join(f"  {line}" for line in odd) + "\n")
     print(f"{'':<16}  {'A':>9}  {'B':>9}  {'B - A':>9}  {'95 % interval':>22}  {'p':>6}")
     for name in METRIC_NAMES:
         a, b = (m[name] for m in metrics)

@@ -5,6 +5,8 @@ from typing import Literal
 from jsonargparse.typing import PositiveFloat
 from lightning.pytorch.cli import LightningArgumentParser
 
+from lightning_ad.evaluation.verdicts import Method
+
 
 def add_flags(parser: LightningArgumentParser) -> None:
     """Adds them, and links the seeds of data and model to `seed_everything`."""
@@ -35,6 +37,13 @@ def add_flags(parser: LightningArgumentParser) -> None:
         default=None,
         help="the share of good parts that may be called anomalous, kept by held-out good images (data.validation) "
         "whatever their scores; 0.01 where there are enough of them",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=Method | float | None,
+        default=None,
+        help="how the score is chosen above which an image is called anomalous: conformal (default) or quantile, by "
+        "held-out good images; f1, by labelled validation images; chi2 (Mahalanobis AD); or a number",
     )
     parser.add_argument("--compile", type=bool, default=False, help="the networks by torch.compile")
     parser.add_argument(

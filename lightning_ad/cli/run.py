@@ -22,7 +22,7 @@ from lightning_ad.cli.parser import Parser
 from lightning_ad.cli.resume import check_same, listed
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.evaluation import conformal_threshold, images_needed
+from lightning_ad.evaluation.verdicts import Calibration, choose
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.learned import LearnedModule
@@ -113,7 +113,7 @@ class RunCLI(LightningCLI):
             raise UsageError("trainer.default_root_dir is the run folder; choose its place with --output and --name")
         self.check_data()
         self.folder = self.open_folder()
-        self.recorder = TestRecorder(self.folder, self.config_init.reject)
+        self.recorder = TestRecorder(self.folder, self.config_init.threshold, self.config_init.reject)
         wanted = self.config_init.trainer
         try:
             trainer = super().instantiate_trainer(
@@ -180,16 +180,19 @@ class RunCLI(LightningCLI):
         if rank_zero_only.rank == 0:  # the others may come before the demo is drawn
             self.datamodule.prepare_data()
             self.datamodule.setup(self.stage)
-            self.check_reject()
+            self.check_threshold()
         self.model.check_image_size(*self.datamodule.input_size)
 
-    def check_reject(self) -> None:
-        """Raises UsageError where too few images are held out for the share of --reject; before the fit."""
-        if (reject := self.config_init.reject) is None or self.stage == "test":
+    def check_threshold(self) -> None:
+        """Raises UsageError where the data cannot give the threshold that is asked for; before the fit."""
+        method, reject, samples = self.config_init.threshold, self.config_init.reject, self.datamodule.samples
+        if self.stage == "test" or (method is None and reject is None):
             return
-        held = sum(not s.label for s in self.datamodule.samples["validation"])
-        if held < images_needed(reject):
-            conformal_threshold(torch.empty(held), reject)
+        bad = torch.zeros(sum(bool(s.label) for s in samples["validation"]))
+        good = torch.zeros(len(samples["validation"]) - len(bad))
+        drawn = good if self.config_init.data.validation_anomalies else bad
+        known = type(self.model).chi_square_threshold is not AnomalyModule.chi_square_threshold
+        choose(method, reject, Calibration(good, good, drawn), 0.0 if known else None)
 
     def open_folder(self) -> RunFolder:
         """A new version, or with --resume the newest unfinished one; processes but the first only read."""

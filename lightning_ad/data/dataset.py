@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_ad.data.geometry import Geometry
-from lightning_ad.data.reading import read_image, read_mask
-from lightning_ad.data.sample import Batch, Sample
+from lightning_ad.data.reading import read_image, read_mask, read_regions
+from lightning_ad.data.sample import Batch, Regions, Sample
 from lightning_ad.data.sampler import MIXED, Key
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.textures import Textures
@@ -78,11 +78,21 @@ class AnomalyDataset(Dataset[Batch]):
             path=[sample.path],
             defect=[sample.defect],
             recipe=recipe,
+            regions=[self._regions(sample)] if sample.saturations else [],
         )
 
     def read(self, path: str) -> Tensor:
         """An image file in the geometry of the data, [3, H, W]."""
         return self.geometry.image(read_image(path))
+
+    def _regions(self, sample: Sample) -> Regions | None:
+        """The regions of an image at the size that the network sees; those that the crop cuts off are left out."""
+        if sample.mask_path is None:
+            return None
+        regions = read_regions(sample.mask_path, sample.saturations)
+        masks = torch.stack([self.geometry.mask(mask) for mask in regions.masks])
+        seen = masks.flatten(1).any(1)
+        return Regions(masks[seen], regions.shares[seen])
 
     def _whole(self, number: int) -> tuple[Tensor, Tensor]:
         """An image whose tiles are wanted in turn with those of others."""

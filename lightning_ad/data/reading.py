@@ -1,5 +1,6 @@
 """Reads an image or a mask from disk as a tensor."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from lightning_ad.data.sample import Regions, Saturation
 from lightning_ad.errors import DataError
 
 
@@ -53,6 +55,27 @@ def read_mask(path: str, size: tuple[int, int], threshold: int = 127) -> Tensor:
             "expected 0 and 255 (in the layout 'folder', data.layout_options.mask_threshold 0 takes any value)"
         )
     return torch.from_numpy(mask)
+
+
+def read_regions(path: str, saturations: Sequence[Saturation]) -> Regions:
+    """The regions in a folder of masks, one in each file, and the part of each that is enough.
+
+    Raises:
+        DataError: naming the file, where it is unreadable, is 0 everywhere, or has a value without a saturation; or a
+            folder without masks.
+    """
+    by_value = {saturation.value: saturation for saturation in saturations}
+    masks, shares = [], []
+    for part in sorted(Path(path).glob("*.png")):
+        array = _open(str(part), "mask")
+        value = int(array.max())
+        if value not in by_value:
+            raise DataError(f"the mask {part} has the value {value}, which defects_config.json does not name")
+        masks.append(torch.from_numpy(array if array.ndim == 2 else array.max(axis=2)) > 0)
+        shares.append(by_value[value].share(int(masks[-1].sum())))
+    if not masks:
+        raise DataError(f"there is no mask (*.png) in {path}")
+    return Regions(torch.stack(masks), torch.tensor(shares))
 
 
 def verify(path: str) -> None:

@@ -1,13 +1,44 @@
 """The words that all rooms share: a row of a data set, an item read from disk, and a batch of items."""
 
-from dataclasses import dataclass, fields
-from typing import Literal, Self
+from dataclasses import dataclass, field, fields
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
 GOOD = "good"
+
+
+class Regions(NamedTuple):
+    """The defective regions of one image, where each is found in full once a part of it is (MVTec LOCO).
+
+    Attributes:
+        masks: bool [R, H, W]; regions may overlap.
+        shares: float32 [R], the part of each that is enough, in (0, 1].
+    """
+
+    masks: Tensor
+    shares: Tensor
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """How much of a defective region must be found for it to count as found in full.
+
+    Attributes:
+        value: of the region's pixels in the mask, in 1..255, by which the kind of region is known.
+        threshold: pixels of the file, or a share of the region.
+        relative: whether it is a share.
+    """
+
+    value: int
+    threshold: float
+    relative: bool
+
+    def share(self, area: int) -> float:
+        """The part of a region of `area` pixels that is enough, in (0, 1]."""
+        return min(1.0, self.threshold if self.relative else self.threshold / area)
 
 
 @dataclass(frozen=True)
@@ -21,6 +52,7 @@ class Sample:
         mask_path: the file of the true outline, or a folder of files that make it up; None for a good part, or where
             the data set has none.
         mask_threshold: a pixel is defective where the mask, scaled to 0..255, is above it.
+        saturations: of the kinds of region in the masks; empty where the data set knows none.
     """
 
     path: str
@@ -28,6 +60,7 @@ class Sample:
     defect: str = GOOD
     mask_path: str | None = None
     mask_threshold: int = 127
+    saturations: tuple[Saturation, ...] = ()
 
     @property
     def label(self) -> int:
@@ -47,6 +80,7 @@ class Batch:
         path: the image files.
         defect: the kinds of defect, `good` for a good part.
         recipe: what the loader drew and read for synthetic anomalies, by name; empty where the method wants none.
+        regions: those of each image, None where there are none; empty where the data set knows no saturation.
     """
 
     image: Tensor
@@ -56,6 +90,7 @@ class Batch:
     path: list[str]
     defect: list[str]
     recipe: dict[str, Tensor]
+    regions: list[Regions | None] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -84,7 +119,7 @@ def _take(value: Tensor | list | dict, keep: Tensor, rows: list[int]) -> Tensor 
         return value[keep]
     if isinstance(value, dict):
         return {k: v[keep] for k, v in value.items()}
-    return [value[row] for row in rows]
+    return [value[row] for row in rows] if value else []
 
 
 def collate(items: list[Batch]) -> Batch:
@@ -98,4 +133,5 @@ def collate(items: list[Batch]) -> Batch:
         path=[p for i in items for p in i.path],
         defect=[d for i in items for d in i.defect],
         recipe={k: torch.cat([i.recipe[k] for i in items]) for k in first.recipe},
+        regions=[r for i in items for r in i.regions],
     )

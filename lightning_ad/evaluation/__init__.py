@@ -1,20 +1,21 @@
 """How well anomalies are found: curves from one ranking, torchmetrics classes, thresholds."""
 
+from lightning_ad.evaluation.catalogue import METRIC_NAMES
 from lightning_ad.evaluation.curves import (
-    Curve,
     aupro,
     auroc,
     average_precision,
     f1_max,
     precision_recall,
     pro,
-    rank,
     roc,
+    sensitivity,
     thin,
 )
-from lightning_ad.evaluation.metrics import METRIC_NAMES, AnomalyMetrics
+from lightning_ad.evaluation.metrics import AnomalyMetrics
 from lightning_ad.evaluation.ranking import AUPRO, AUROC, AveragePrecision, F1Max, RankingMetric
-from lightning_ad.evaluation.regions import region_weights
+from lightning_ad.evaluation.regions import region_weights, saturated_weights
+from lightning_ad.evaluation.sorting import Curve, rank
 from lightning_ad.evaluation.thresholds import conformal_p_values, conformal_threshold, images_needed
 
 __all__ = [
@@ -38,5 +39,7 @@ __all__ = [
     "rank",
     "region_weights",
     "roc",
+    "saturated_weights",
+    "sensitivity",
     "thin",
 ]

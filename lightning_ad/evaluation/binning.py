@@ -6,7 +6,7 @@ order of scores within one bin is unknown: `interval` lets it be the best and th
 metric always lies within what it returns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,24 +14,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_ad.evaluation.curves import Curve, average_precision, reject_nan
+from lightning_ad.evaluation.curves import average_precision
+from lightning_ad.evaluation.sorting import Curve, reject_nan
 
 BITS = 20
 BINS = 1 << BITS
 _DROPPED = 32 - BITS
 _MAGNITUDE = 0x7FFFFFFF
+_PIECE = 1 << 19  # scores counted at a time
 
 
 class Histogram(NamedTuple):
-    """Counts by bin, the lowest scores first: int64 [BINS] negatives and positives, float64 [BINS] sum of weights."""
+    """Counts of the K bins that hold a score, the lowest first.
 
-    negatives: Tensor
-    positives: Tensor
-    overlap: Tensor
+    Attributes:
+        bins: int64 [K], rising, in [0, BINS).
+        negatives: int64 [K].
+        positives: int64 [K].
+        overlap: float64 [K], sum of the positives' weights.
+    """
+
+    bins: NDArray[np.int64]
+    negatives: NDArray[np.int64]
+    positives: NDArray[np.int64]
+    overlap: NDArray[np.float64]
 
     @classmethod
     def of(cls, scores: Tensor, weights: Tensor) -> "Histogram":
-        """Counts scores (float [N]) and weights (float32 [N], 0 for a negative), as `curves.rank` takes them.
+        """Counts scores (float [N]) and weights (float32 [N], 0 for a negative), as `curves.ranked` takes them.
 
         Raises:
             ValueError: the shapes differ.
@@ -40,20 +50,38 @@ class Histogram(NamedTuple):
         if scores.shape != weights.shape:
             raise ValueError(f"Each score needs a weight, but {list(scores.shape)} met {list(weights.shape)}.")
         reject_nan(scores, "scores")
-        bins, positive = bin_of(scores.flatten()), weights.flatten() > 0
-        hit, gains = bins[positive].cpu(), weights.flatten()[positive].double().cpu()
-        return cls(
-            torch.bincount(bins[~positive], minlength=BINS),
-            torch.bincount(hit, minlength=BINS).to(scores.device),
-            torch.bincount(hit, gains, minlength=BINS).to(scores.device),
-        )
+        pieces = zip(scores.flatten().split(_PIECE), weights.flatten().split(_PIECE), strict=True)
+        return add([_count(bin_of(s).cpu().numpy(), w.cpu().numpy()) for s, w in pieces])
+
+
+def _count(bins: NDArray[np.int32], weights: NDArray[np.float32]) -> Histogram:
+    positive = weights > 0
+    low, counts = np.unique(bins[~positive], return_counts=True)
+    high, place = np.unique(bins[positive], return_inverse=True)
+    zeros = [np.zeros(len(b), np.int64) for b in (low, high)]
+    return add([
+        Histogram(low.astype(np.int64), counts, zeros[0], zeros[0].astype(np.float64)),
+        Histogram(high.astype(np.int64), zeros[1], np.bincount(place, minlength=len(high)),
+                  np.bincount(place, weights[positive].astype(np.float64), len(high))),
+    ])  # fmt: skip
+
+
+def add(parts: Sequence[Histogram]) -> Histogram:
+    """The histogram of all that was counted in several."""
+    bins = np.unique(np.concatenate([np.empty(0, np.int64), *(part.bins for part in parts)]))
+    total = Histogram(bins, *(np.zeros(len(bins), kind) for kind in (np.int64, np.int64, np.float64)))
+    for part in parts:
+        places = np.searchsorted(bins, part.bins)
+        for column, more in zip(total[1:], part[1:], strict=True):
+            column[places] += more
+    return total
 
 
 def bin_of(scores: Tensor) -> Tensor:
-    """The bin of each score, int64 in [0, BINS); higher scores never lie in lower bins."""
+    """The bin of each score, int32 in [0, BINS); higher scores never lie in lower bins."""
     bits = (scores.detach().float() + 0.0).contiguous().view(torch.int32)  # -0.0 becomes 0.0
     ordered = torch.where(bits < 0, bits ^ _MAGNITUDE, bits)
-    return (ordered >> _DROPPED).long() + BINS // 2
+    return (ordered >> _DROPPED) + BINS // 2
 
 
 def lowest_of(bins: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -65,11 +93,8 @@ def lowest_of(bins: NDArray[np.int64]) -> NDArray[np.float32]:
 
 def curve(counts: Histogram) -> Curve:
     """The curve of scores that are equal within each bin."""
-    negatives, positives, overlap = (t.detach().cpu().numpy() for t in counts)
-    used = np.flatnonzero(negatives + positives)[::-1]
-    return Curve(
-        lowest_of(used), np.cumsum(negatives[used]), np.cumsum(positives[used]), np.cumsum(overlap[used])
-    )  # fmt: skip
+    columns = [column[::-1] for column in counts]
+    return Curve(lowest_of(columns[0]), *(np.cumsum(column) for column in columns[1:]))
 
 
 def interval(binned: Curve, metric: Callable[[Curve], float]) -> tuple[float, float]:

@@ -1,92 +1,16 @@
-"""Ranking metrics as pure functions of one curve, and the curve from one ranking of all scores.
+"""Ranking metrics as pure functions of one curve.
 
 Rank once, then read off everything: AUROC, average precision, F1-max and AUPRO are sums over the same
-columns. Scores are raw numbers of any range; nothing is squashed, binned or normalised. A metric that is
-undefined, because there is no positive or no negative, is NaN, and its plot is empty.
+columns. A metric that is undefined, because there is no positive or no negative, is NaN, and its plot is empty.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from lightning_ad.errors import UsageError, UserError
+from lightning_ad.errors import UsageError
+from lightning_ad.evaluation.sorting import Curve
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
-
-
-class Curve(NamedTuple):
-    """What lies at or above each of K falling thresholds. The last threshold is the lowest score.
-
-    Attributes:
-        thresholds: float32 [K], distinct scores, falling.
-        false_positives: int64 [K], number of negatives.
-        true_positives: int64 [K], number of positives.
-        overlap: float64 [K], sum of weights; with region weights, the overlaps of all regions added up.
-    """
-
-    thresholds: NDArray[np.float32]
-    false_positives: NDArray[np.int64]
-    true_positives: NDArray[np.int64]
-    overlap: NDArray[np.float64]
-
-    @property
-    def defined(self) -> bool:
-        """Whether there are positives and negatives to be told apart."""
-        return self.thresholds.size > 0 and bool(self.true_positives[-1] > 0 and self.false_positives[-1] > 0)
-
-
-def rank(scores: Tensor, weights: Tensor) -> Curve:
-    """Ranks all scores and counts what lies at or above each of them; equal scores fall together.
-
-    The curve keeps each distinct positive score, the next negative score above it, and the lowest of all.
-    Between those only negatives come in: ROC and PRO run level, precision falls at constant recall, and the
-    points left out change no metric. A curve is as long as the defects are large, not as the images.
-
-    Args:
-        scores: float [N], higher is more anomalous; rounded to float32. Infinite scores are allowed.
-        weights: float32 [N], 0 for a negative, positive for a positive: 1, or its region weight.
-
-    Raises:
-        ValueError: the shapes differ.
-        UserError: a score is NaN.
-    """
-    if scores.shape != weights.shape:
-        raise ValueError(
-            f"Each score needs a weight, but {list(scores.shape)} scores met {list(weights.shape)} weights."
-        )
-    reject_nan(scores, "scores")
-    # NumPy sorts bare float32 values twenty times faster than torch.sort, which carries int64 indices along.
-    all_scores, all_weights = (t.detach().cpu().float().flatten().numpy() for t in (scores, weights))
-    positive = all_weights > 0
-    negatives = all_scores[~positive]
-    negatives.sort()
-    positives, gains = all_scores[positive], all_weights[positive]
-    order = np.argsort(positives)
-    positives, gains = positives[order], gains[order]
-
-    levels = np.unique(positives)
-    above = np.searchsorted(negatives, levels, side="right")
-    above = negatives[above[above < negatives.size]]
-    thresholds = np.unique(np.concatenate([levels, above, negatives[:1]]))[::-1]
-    true_positives = positives.size - np.searchsorted(positives, thresholds)
-    cumulated = np.concatenate([[0.0], np.cumsum(gains[::-1], dtype=np.float64)])
-    return Curve(
-        thresholds=thresholds,
-        false_positives=negatives.size - np.searchsorted(negatives, thresholds),
-        true_positives=true_positives,
-        overlap=cumulated[true_positives],
-    )
-
-
-def reject_nan(values: Tensor, name: str) -> None:
-    """Raises UserError, with their number, if there are NaN among the values."""
-    if missing := int(values.isnan().sum()):
-        raise UserError(
-            f"{name.capitalize()} must be numbers, but {missing} of {values.numel()} are NaN. "
-            "Look for a training that diverged (lower the learning rate) or for broken input images."
-        )
 
 
 def roc(curve: Curve) -> Points:
@@ -154,6 +78,20 @@ def aupro(curve: Curve, limit: float = 0.3) -> float:
     inside = rate <= limit
     at_limit = np.interp(limit, rate, overlap)
     return _area(np.append(rate[inside], limit), np.append(overlap[inside], at_limit)) / limit
+
+
+def sensitivity(curve: Curve, rate: float) -> float:
+    """The largest true-positive rate of all thresholds whose false-positive rate is at most `rate`.
+
+    Raises:
+        UsageError: the rate is outside [0, 1].
+    """
+    if not 0 <= rate <= 1:
+        raise UsageError(f"A false-positive rate lies in [0, 1], but {rate} came.")
+    if not curve.defined:
+        return float("nan")
+    allowed = np.append(0, curve.true_positives[curve.false_positives <= rate * curve.false_positives[-1]])
+    return float(allowed.max() / curve.true_positives[-1])
 
 
 def thin(x: NDArray[np.float64], y: NDArray[np.float64], points: int = 300) -> Points:

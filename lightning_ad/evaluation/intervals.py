@@ -1,6 +1,6 @@
-"""How sure a metric of images is: intervals by bootstrap over images, and a paired comparison of two runs."""
+"""How sure a metric is: intervals by bootstrap over images, and a paired comparison of two runs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,9 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_ad.errors import UsageError
-from lightning_ad.evaluation.curves import Curve, rank
+from lightning_ad.evaluation.sorting import Curve, rank
 
 DRAWS = 1000
+PIXEL_DRAWS = 200
+PIXEL_BINS = 2048
 LEVEL = 0.95
 
 
@@ -53,6 +55,57 @@ def intervals(
         return {}
     curves = [_curve(scores[rows], labels[rows]) for rows in _resampled(labels, seed, draws)]
     return {name: _percentiles(np.array([metric(c) for c in curves])) for name, metric in metrics.items()}
+
+
+def pixel_intervals(
+    metrics: Mapping[str, Callable[[Curve], float]],
+    images: Sequence[tuple[NDArray, NDArray]],
+    seed: int = 0,
+    draws: int = PIXEL_DRAWS,
+) -> dict[str, tuple[float, float]]:
+    """The 95 % intervals of metrics of pixels, over test sets of images drawn anew (see `intervals`).
+
+    Images are drawn, not pixels: those of one image are not independent. The pixels of each are counted once, in at
+    most `PIXEL_BINS` bins of about equally many, so that the ends are right to a thousandth or so.
+
+    Args:
+        metrics: of `curves`, by name.
+        images: scores and region weights, both [pixels], of each image; one without weights is a good one.
+        seed: of the draws.
+        draws: how many test sets.
+
+    Returns:
+        Both ends by name; empty where there are no good or no anomalous images.
+    """
+    labels = np.array([weights.any() for _, weights in images], bool)
+    if not 0 < labels.sum() < len(labels):
+        return {}
+    step = max(1, sum(scores.size for scores, _ in images) // 2**20)
+    most = max(32, min(PIXEL_BINS, 2**25 // len(images)) // 2)
+    shares = np.linspace(0, 1, most + 1)[1:-1]
+    sampled = [np.concatenate([s[::step] for s, _ in images]), np.concatenate([s[w > 0] for s, w in images])]
+    edges = np.unique(np.concatenate([np.quantile(part, shares, method="nearest") for part in sampled]))
+    counts = np.stack([_counted(scores, weights, edges) for scores, weights in images])
+    lowest = np.append(edges[::-1], -np.inf).astype(np.float32)
+    found = []
+    for rows in _resampled(labels, seed, draws):
+        total = np.tensordot(np.bincount(rows, minlength=len(images)).astype(np.float32), counts, 1)
+        total, some = total[:, ::-1], total[:2, ::-1].any(0)
+        curve = Curve(lowest[some], *np.cumsum(total[:, some], axis=1, dtype=np.float64))
+        found.append([metric(curve) for metric in metrics.values()])
+    return {name: _percentiles(values) for name, values in zip(metrics, np.array(found).T, strict=True)}
+
+
+def _counted(scores: NDArray, weights: NDArray, edges: NDArray) -> NDArray[np.float32]:
+    """Negatives, positives and overlap of an image in each bin."""
+    bins, positive, size = np.searchsorted(edges, scores, side="right"), weights > 0, len(edges) + 1
+    hits = bins[positive]
+    columns = (
+        np.bincount(bins[~positive], minlength=size),
+        np.bincount(hits, minlength=size),
+        np.bincount(hits, weights[positive], size),
+    )
+    return np.stack(columns).astype(np.float32)
 
 
 def paired_difference(

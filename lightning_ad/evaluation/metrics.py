@@ -1,81 +1,67 @@
 """All metrics of a test set as one torchmetrics class: exact, and in constant memory above a budget."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.utilities import rank_zero_warn
 
-from lightning_ad.evaluation.binning import BINS, Histogram, curve, interval
-from lightning_ad.evaluation.curves import (
-    Curve,
-    Points,
-    aupro,
-    auroc,
-    average_precision,
-    f1_max,
-    precision_recall,
-    pro,
-    roc,
-    thin,
-)
+from lightning_ad.data.sample import GOOD, Regions
+from lightning_ad.evaluation.binning import Histogram, add, interval
+from lightning_ad.evaluation.catalogue import METRICS, PLOTS, of_kind
+from lightning_ad.evaluation.curves import thin
+from lightning_ad.evaluation.details import Group, curve_of, details
+from lightning_ad.evaluation.intervals import pixel_intervals
 from lightning_ad.evaluation.ranking import CurveMetric, same_shape
-from lightning_ad.evaluation.regions import region_weights
-
-
-def _f1_max(curve: Curve) -> float:
-    return f1_max(curve)[0]
-
-
-# A new metric or plot is one line here. The first word says what is ranked: images or pixels.
-METRICS: dict[str, Callable[[Curve], float]] = {
-    "image_AUROC": auroc,
-    "image_AP": average_precision,
-    "image_F1Max": _f1_max,
-    "pixel_AUROC": auroc,
-    "pixel_AP": average_precision,
-    "pixel_F1Max": _f1_max,
-    "pixel_AUPRO_0.30": partial(aupro, limit=0.30),
-    "pixel_AUPRO_0.05": partial(aupro, limit=0.05),
-}
-_PLOTS: dict[str, Callable[[Curve], Points]] = {
-    "image ROC": roc,
-    "image precision-recall": precision_recall,
-    "pixel ROC": roc,
-    "pixel precision-recall": precision_recall,
-    "pixel PRO": pro,
-}
+from lightning_ad.evaluation.regions import region_weights, saturated_weights
+from lightning_ad.evaluation.sorting import ranked
 
 BYTES = 16  # a pixel takes at the peak: a score, a weight, and sorted copies
-METRIC_NAMES: tuple[str, ...] = tuple(METRICS)
+WHAT = ("pixel", "saturated")  # rankings of pixels: with region weights, and with saturated ones
 
 
 class AnomalyMetrics(CurveMetric):
-    """All metrics of `METRIC_NAMES` from one ranking of the images and one of the pixels.
+    """All metrics of `METRIC_NAMES` from one sort of the images and one of the pixels.
 
     Exact as long as the pixels of a process fit into its budget. From then on they are counted in bins (`binning`), in
     constant memory, with a notice; then `bounds` holds, after `compute()`, between which numbers the exact pixel
-    metrics lie. `plots` holds the curves for a report: image ROC, image precision-recall, pixel ROC, pixel
-    precision-recall and pixel PRO, each as (x, y) of at most 300 points, empty where undefined.
+    metrics lie. `details` holds metrics by kind of defect and more (`details`), `intervals` how sure the exact pixel
+    metrics are (`pixel_intervals`), and `plots` the curves for a report: image ROC, image precision-recall, pixel ROC,
+    pixel precision-recall and pixel PRO, each as (x, y) of at most 300 points, empty where undefined.
 
     Args:
         memory_gb: GiB that the exact pixel metrics may take on each process; 16 bytes a pixel at the peak.
+        kinds: of defect, those that `update` counts; the same on all processes.
         kwargs: of `torchmetrics.Metric`.
     """
 
     plots: dict[str, tuple[list[float], list[float]]]
     bounds: dict[str, tuple[float, float]]
+    details: dict[str, Any]
+    intervals: dict[str, tuple[float, float]]
 
-    def __init__(self, memory_gb: float = 4.0, **kwargs: Any) -> None:
+    def __init__(self, memory_gb: float = 4.0, kinds: Sequence[str] = (GOOD, "anomalous"), **kwargs: Any) -> None:
         super().__init__("image_", "pixel_", **kwargs)
-        self.memory_gb = memory_gb
-        # A histogram's float64 bits as float32, because processes can only exchange lists of one type.
+        self.memory_gb, self.kinds = memory_gb, kinds
+        self.add_state("image_kinds", [], dist_reduce_fx="cat")
+        self.add_state("pixel_places", [], dist_reduce_fx="cat")  # of each image: its kind, rows and columns
+        self.add_state("saturated_weights", [], dist_reduce_fx="cat")
+        # Bins are float64, told as float32 because processes can only exchange lists of one type.
         self.add_state("pixel_bins", [], dist_reduce_fx="cat")
-        self.plots, self.bounds, self._held = {}, {}, 0
+        self.plots, self.bounds, self.details, self.intervals, self._held = {}, {}, {}, {}, 0
 
-    def update(self, map: Tensor, score: Tensor, mask: Tensor, label: Tensor) -> None:
+    def update(
+        self,
+        map: Tensor,
+        score: Tensor,
+        mask: Tensor,
+        label: Tensor,
+        kind: Tensor | None = None,
+        regions: Sequence[Regions | None] = (),
+    ) -> None:
         """Takes one batch; B may be 0.
 
         An image labelled anomalous whose mask is empty has no pixel truth: it counts as an image, and its
@@ -86,6 +72,8 @@ class AnomalyMetrics(CurveMetric):
             score: float [B], likewise.
             mask: bool [B, H, W], true where the part is defective.
             label: int64 or bool [B], 0 good, 1 anomalous.
+            kind: int64 [B], the place of the kind of defect in `kinds`; None for the label.
+            regions: of each image, where the data set knows their saturation; empty where it does not.
 
         Raises:
             TypeError: the mask is not bool.
@@ -95,13 +83,20 @@ class AnomalyMetrics(CurveMetric):
         same_shape(score=score, label=label)
         if len(map) != len(score):
             raise ValueError(f"Each image needs a map and a score, but {len(map)} maps met {len(score)} scores.")
-        weights = region_weights(mask)
+        weights, kind = region_weights(mask), label.long() if kind is None else kind
         outlined = mask.flatten(1).any(1) | ~label.bool()
         self._append("image_", score, label.bool())
-        pixels = map[outlined]
+        self.image_kinds.append(kind.float())
+        pixels, places = map[outlined], kind[outlined, None].float()
         self._append("pixel_", pixels, weights[outlined])
+        shape = places.new_tensor(map.shape[1:]).expand(len(places), 2)
+        self.pixel_places.append(torch.cat((places, shape), 1).flatten())
+        if regions:
+            pairs = zip(map, regions, strict=True)
+            of_each = [m.new_zeros(m.shape) if r is None else saturated_weights(m, r) for m, r in pairs]
+            self.saturated_weights.append(torch.stack(of_each)[outlined].flatten().float())
         self._held += BYTES * pixels.numel()
-        if self.pixel_bins:
+        if len(self.pixel_bins):
             self._put_in_bins()
         elif self._held > self.memory_gb * 2**30:
             rank_zero_warn(
@@ -110,39 +105,92 @@ class AnomalyMetrics(CurveMetric):
             )
             self._put_in_bins()
 
-    def _put_in_bins(self) -> None:
-        """Moves the pixels held so far into the histogram."""
-        counts = Histogram.of(self._join("pixel_scores"), self._join("pixel_weights"))
-        self.pixel_scores, self.pixel_weights = [], []
-        total, *others = self._histograms() or [torch.zeros(3, BINS, dtype=torch.float64)]
-        for part in (counts, *others):
-            for row, more in zip(total, part, strict=True):
-                row += more.cpu()
-        self.pixel_bins = [total.flatten().view(torch.float32).to(self.device)]
-
-    def _pixel_curve(self) -> Curve:
-        """From the pixels held, or, where a process has put them in bins, from the bins of all."""
-        if not len(self.pixel_bins):
-            return self._curve("pixel_")
-        self._put_in_bins()
-        binned = curve(Histogram(*self._histograms()[0]))
-        names = [name for name in METRIC_NAMES if name.startswith("pixel_")]
-        self.bounds = {name: interval(binned, METRICS[name]) for name in names}
-        return binned
-
-    def _histograms(self) -> list[Tensor]:
-        """Of each process: float64 [3, BINS]."""
-        bins = [t.cpu() for t in self.pixel_bins] if isinstance(self.pixel_bins, list) else [self.pixel_bins.cpu()]
-        return [h for t in bins for h in t.view(torch.float64).reshape(-1, 3, BINS)]
-
     def compute(self) -> dict[str, float]:
-        """The metrics of `METRIC_NAMES` over all processes, NaN where undefined. Sets `plots` and `bounds`."""
-        curves = {"image": self._curve("image_"), "pixel": self._pixel_curve()}
-        points = {name: thin(*plot(curves[name.split()[0]])) for name, plot in _PLOTS.items()}
+        """The metrics of `METRIC_NAMES` over all processes, NaN where undefined. Sets the attributes."""
+        image = self._images()
+        pixel, saturated = self._pixels()
+        curves = {"image": curve_of([*image.values()]), "pixel": curve_of([*pixel.values()])}
+        if len(self.pixel_bins):
+            metrics = of_kind(METRICS, "pixel")
+            self.bounds = {name: interval(curves["pixel"], metric) for name, metric in metrics.items()}
+        points = {name: thin(*plot(curves[name.partition(" ")[0]])) for name, plot in PLOTS.items()}
         self.plots = {name: (x.tolist(), y.tolist()) for name, (x, y) in points.items()}
-        return {name: metric(curves[name.split("_")[0]]) for name, metric in METRICS.items()}
+        self.details = details(image, pixel, saturated, curves)
+        self.intervals = pixel_intervals(of_kind(METRICS, "pixel"), self._pixel_arrays())
+        return {name: metric(curves[name.partition("_")[0]]) for name, metric in METRICS.items()}
 
     def reset(self) -> None:
-        """Forgets everything seen, the plots and the bounds."""
+        """Forgets everything seen, the plots, the bounds and the details."""
         super().reset()
-        self.plots, self.bounds, self._held = {}, {}, 0
+        self.plots, self.bounds, self.details, self.intervals, self._held = {}, {}, {}, {}, 0
+
+    def _images(self) -> dict[str, Group]:
+        """The images of each kind, sorted."""
+        scores, labels, kinds = (self._join(f"image_{name}") for name in ("scores", "weights", "kinds"))
+        return {
+            self.kinds[int(kind)]: ranked(scores[kinds == kind], labels[kinds == kind])
+            for kind in kinds.unique().tolist()
+        }
+
+    def _pixels(self) -> list[dict[str, Group]]:
+        """The pixels of each kind for each of `WHAT`, sorted; or their bins, where a process has put them in some."""
+        if len(self.pixel_bins):
+            self._put_in_bins()
+            found = _unpack(self._join("pixel_bins"))
+        else:
+            found = {key: ranked(scores, weights) for key, scores, weights in self._by_kind()}
+        named = [(place, self.kinds[kind], group) for (place, kind), group in found.items()]
+        return [{name: group for place, name, group in named if WHAT[place] == what} for what in WHAT]
+
+    def _by_kind(self) -> Iterator[tuple[tuple[int, int], Tensor, Tensor]]:
+        """Scores and weights of the pixels held, for each of `WHAT` and each kind."""
+        kinds, sizes = self._places()
+        scores = self._join("pixel_scores").split(sizes)
+        for place, what in enumerate(WHAT):
+            weights = self._join(f"{what}_weights")
+            if not len(weights):
+                continue
+            parts = weights.split(sizes)
+            for kind in sorted(set(kinds)):
+                rows = [i for i, own in enumerate(kinds) if own == kind]
+                yield (place, kind), torch.cat([scores[i] for i in rows]), torch.cat([parts[i] for i in rows])
+
+    def _pixel_arrays(self) -> list[tuple[NDArray, NDArray]]:
+        """Scores and region weights of each image that is held."""
+        _, sizes = self._places()
+        both = (self._join(f"pixel_{name}").cpu().split(sizes) for name in ("scores", "weights"))
+        return [(scores.numpy(), weights.numpy()) for scores, weights in zip(*both, strict=True)]
+
+    def _places(self) -> tuple[list[int], list[int]]:
+        """The kind and the number of pixels of each image that is held."""
+        places = self._join("pixel_places").reshape(-1, 3).long()
+        return places[:, 0].tolist(), (places[:, 1] * places[:, 2]).tolist()
+
+    def _put_in_bins(self) -> None:
+        """Moves the pixels held so far into the bins."""
+        bins = _unpack(self._join("pixel_bins"))
+        for key, scores, weights in self._by_kind():
+            counted = Histogram.of(scores, weights)
+            bins[key] = add([bins[key], counted]) if key in bins else counted
+        self.pixel_scores, self.pixel_weights, self.pixel_places, self.saturated_weights = [], [], [], []
+        self.pixel_bins = [_pack(bins).to(self.device)]
+
+
+def _pack(bins: dict[tuple[int, int], Histogram]) -> Tensor:
+    """Rows of six float64 (ranking, kind, and those of a histogram), told as float32; at least one row."""
+    rows = [np.stack([np.full(len(h.bins), part) for part in key] + [*h], 1) for key, h in bins.items()]
+    table = np.concatenate([np.zeros((1, 6)), *rows])
+    return torch.from_numpy(table).flatten().view(torch.float32)
+
+
+def _unpack(packed: Tensor) -> dict[tuple[int, int], Histogram]:
+    """What `_pack` was given, on all processes together."""
+    table = packed.cpu().contiguous().view(torch.float64).reshape(-1, 6).numpy()
+    table = table[table[:, 3] + table[:, 4] > 0]
+    bins: dict[tuple[int, int], Histogram] = {}
+    for key in np.unique(table[:, :2], axis=0):
+        rows = table[(table[:, :2] == key).all(1)]
+        starts = np.flatnonzero(np.diff(rows[:, 2], prepend=np.inf) <= 0)
+        parts = [Histogram(*p[:, 2:5].astype(np.int64).T, p[:, 5]) for p in np.split(rows, starts) if len(p)]
+        bins[int(key[0]), int(key[1])] = add(parts)
+    return bins

@@ -8,8 +8,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
-from lightning_ad.evaluation.curves import Curve, aupro, auroc, average_precision, f1_max, rank
+from lightning_ad.evaluation.curves import aupro, auroc, average_precision, f1_max
 from lightning_ad.evaluation.regions import region_weights
+from lightning_ad.evaluation.sorting import Curve, rank
 
 
 class CurveMetric(Metric):

@@ -5,6 +5,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from lightning_ad.data.sample import Regions
+
 # Pixels touch along edges and at corners (8-connectivity), and never across images.
 _NEIGHBOURS = np.zeros((3, 3, 3), dtype=bool)
 _NEIGHBOURS[1] = True
@@ -32,3 +34,35 @@ def region_weights(mask: Tensor) -> Tensor:
     areas = np.bincount(labels.ravel(), minlength=1).astype(np.float32)
     areas[0] = np.inf  # label 0 is the good surface
     return torch.from_numpy((1 / areas)[labels]).to(mask.device)
+
+
+def saturated_weights(scores: Tensor, regions: Regions) -> Tensor:
+    """Weights with which the overlap of regions becomes their saturated overlap, min(pixels found / s, 1).
+
+    In each region, the s = share * area pixels of the highest scores weigh 1 / s (the last of them its fraction of
+    that), and the others nothing: whatever the threshold, what is found sums to the saturated overlap (Bergmann et
+    al., Beyond Dents and Scratches, IJCV 2022, section 5.2). So sPRO needs no curve of its own.
+
+    Args:
+        scores: float [H, W], higher is more anomalous.
+        regions: of the image, on any device.
+
+    Returns:
+        float32 [H, W] on the scores' device, positive in the regions and 0 elsewhere; the sum is their number.
+
+    Raises:
+        ValueError: a share is outside (0, 1], or the shapes differ.
+    """
+    if regions.masks.shape[1:] != scores.shape:
+        raise ValueError(f"regions {list(regions.masks.shape)} do not fit the map {list(scores.shape)}")
+    if len(regions.shares) and not bool(((regions.shares > 0) & (regions.shares <= 1)).all()):
+        raise ValueError(f"the share of a region must lie in (0, 1]; {regions.shares.tolist()} came")
+    flat = scores.flatten().float().cpu()
+    weights = regions.masks.any(0).flatten().cpu() * torch.finfo(torch.float32).tiny  # still positives
+    for mask, share in zip(regions.masks.flatten(1).cpu(), regions.shares.tolist(), strict=True):
+        pixels = mask.nonzero().flatten()
+        enough = share * len(pixels)
+        if len(pixels):
+            highest = pixels[flat[pixels].argsort(descending=True)]
+            weights[highest] += (enough - torch.arange(len(pixels))).clamp(0, 1) / enough
+    return weights.reshape(scores.shape).to(scores.device)

@@ -1,4 +1,4 @@
-"""Thresholds with a guarantee: p-values of scores against those of good parts that were held out."""
+"""Thresholds: with a guarantee, from p-values against held-out good parts, or as others choose them."""
 
 import math
 
@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from lightning_ad.errors import UsageError
-from lightning_ad.evaluation.curves import reject_nan
+from lightning_ad.evaluation.curves import f1_max
+from lightning_ad.evaluation.sorting import rank, reject_nan
+
+_ROUNDING = 1e-9
 
 
 def conformal_p_values(scores: Tensor, calibration: Tensor) -> Tensor:
@@ -77,4 +80,44 @@ def conformal_threshold(calibration: Tensor, reject: float) -> float:
     return float(calibration.detach().cpu().float().flatten().sort(descending=True).values[allowed])
 
 
-_ROUNDING = 1e-9
+def quantile_threshold(calibration: Tensor, reject: float) -> float:
+    """The score that a share `reject` of the calibration scores lies above, without a promise for other parts.
+
+    The (1 - reject) quantile by linear interpolation. With few scores it rejects more of new good parts than that.
+
+    Args:
+        calibration: float [M], M >= 1, scores of good parts that were not trained on.
+        reject: the share, in (0, 1).
+
+    Raises:
+        UsageError: the share is outside (0, 1), or there is no score.
+        UserError: a score is NaN.
+    """
+    images_needed(reject)
+    if not calibration.numel():
+        raise UsageError("--threshold quantile needs held-out good images: add --data.validation holdout")
+    reject_nan(calibration, "calibration scores")
+    return float(calibration.detach().cpu().double().flatten().quantile(1 - reject))
+
+
+def f1_threshold(good: Tensor, anomalous: Tensor) -> float:
+    """The score halfway below the lowest one that is called anomalous where F1 on validation images is best.
+
+    Args:
+        good: float [M], scores of held-out good images.
+        anomalous: float [A], scores of held-out anomalous images, real or synthetic; never of test images.
+
+    Raises:
+        UsageError: there are no good or no anomalous scores.
+        UserError: a score is NaN.
+    """
+    if not good.numel() or not anomalous.numel():
+        raise UsageError(
+            f"--threshold f1 needs labelled validation images; there are {good.numel()} good and {anomalous.numel()} "
+            "anomalous ones. Add --data.validation holdout --data.validation_anomalies true for synthetic anomalies"
+        )
+    scores = torch.cat([t.detach().cpu().float().flatten() for t in (good, anomalous)])
+    labels = torch.cat([torch.zeros(good.numel()), torch.ones(anomalous.numel())])
+    lowest = f1_max(rank(scores, labels))[1]
+    below = scores[scores < lowest]
+    return lowest if not len(below) else (lowest + float(below.max())) / 2

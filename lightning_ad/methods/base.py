@@ -8,10 +8,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_ad.data.sample import Batch
+from lightning_ad.data.sample import GOOD, Batch
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.evaluation import AnomalyMetrics, auroc, rank
+from lightning_ad.evaluation.verdicts import Calibration
 from lightning_ad.features.backbone import BLOCK
 from lightning_ad.features.tiling import Tiles, score_by_tiles
 from lightning_ad.statistics.distributed import gather_rows
@@ -59,7 +60,7 @@ class AnomalyModule(LightningModule):
         suspects: all training images, the most suspicious first; None where they were not scored.
         tiles: by which images are scored, as the data say (`data.tile`); None where they go through whole.
         trained_images: how many images what was learned is of.
-        calibration: scores of held-out good images, sorted, float32 [M]; empty where there is no validation set.
+        calibration: scores of held-out images; empty where there is no validation set.
     """
 
     synthesis: Synthesis | None = None
@@ -70,12 +71,12 @@ class AnomalyModule(LightningModule):
     suspects: Sequence[Suspect] | None = None
     tiles: Tiles | None = None
     trained_images: int = 0
-    calibration: Tensor
+    calibration: Calibration
 
     def __init__(self) -> None:
         super().__init__()
         self.metrics = AnomalyMetrics()
-        self.calibration = torch.empty(0)
+        self.calibration = Calibration.empty()
         self._validation_scores: list[Tensor] = []
 
     def forward(self, image: Tensor) -> Prediction:
@@ -95,6 +96,10 @@ class AnomalyModule(LightningModule):
             return self(image)
         return Prediction(*score_by_tiles(self, image, self.tiles, BLOCK.get(image.device.type, 1)))
 
+    def chi_square_threshold(self, reject: float) -> float | None:
+        """The score that a good image exceeds with a probability of `reject`, where a method knows; None elsewhere."""
+        return None
+
     @property
     def rows_per_image(self) -> int:
         """Rows of the training and validation sets that are of one image: its tiles, or 1."""
@@ -112,7 +117,7 @@ class AnomalyModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Says whose checkpoint it is, and keeps the calibration with it."""
         checkpoint["method"] = type(self).__name__
-        checkpoint["calibration"] = self.calibration.cpu()
+        checkpoint["calibration"] = self.calibration.state()
         checkpoint["trained_images"] = self.trained_images
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -120,7 +125,7 @@ class AnomalyModule(LightningModule):
         own, other = type(self).__name__, checkpoint.get("method", "something else")
         if own != other:
             raise WeightsError(f"this is a checkpoint of {other}, not of {own}; load it with {other}")
-        self.calibration = checkpoint["calibration"].to(self.device)
+        self.calibration = Calibration(**checkpoint["calibration"])
         self.trained_images = checkpoint.get("trained_images", 0)
 
     def take_over(self, checkpoint: dict[str, Any]) -> None:
@@ -160,7 +165,7 @@ class AnomalyModule(LightningModule):
 
     def on_train_start(self) -> None:
         """Forgets the calibration of an earlier fit."""
-        self.calibration = torch.empty(0, device=self.device)
+        self.calibration = Calibration.empty()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores held-out images, and those with a synthetic anomaly laid on where the loader drew some."""
@@ -175,30 +180,35 @@ class AnomalyModule(LightningModule):
                 self._keep_scores(anomalous[rows], good.label[rows] + 1, good.index[rows])
 
     def _keep_scores(self, image: Tensor, label: Tensor, index: Tensor) -> None:
-        number = index // self.rows_per_image
-        self._validation_scores.append(torch.stack((self(image).score.float(), label.float(), number.float()), 1))
+        prediction, number = self(image), index // self.rows_per_image
+        columns = (prediction.score, label, number, prediction.map.flatten(1).amax(1))
+        self._validation_scores.append(torch.stack([column.float() for column in columns], 1))
 
     def on_validation_epoch_end(self) -> None:
-        """Keeps the scores of the held-out good images of all processes, sorted; they calibrate p-values.
+        """Keeps the scores of the held-out images of all processes; they calibrate p-values and thresholds.
 
-        Logs their mean `validation_score`, and `validation_AUROC` of good against anomalous images, synthetic or
-        of the layout's own validation set.
+        Logs the mean `validation_score` of the good ones, and `validation_AUROC` of good against anomalous images,
+        synthetic or of the layout's own validation set.
         """
         if self.trainer.sanity_checking:
             return
-        rows = gather_rows(torch.cat([torch.empty(0, 3, device=self.device), *self._validation_scores]))
+        rows = gather_rows(torch.cat([torch.empty(0, 4, device=self.device), *self._validation_scores]))
         self._validation_scores.clear()
-        score, label = _by_image(rows)
-        self.calibration = score[label == 0].sort().values.clone()
+        score, maximum, label = (column.cpu() for column in _by_image(rows))
+        good = label == 0
+        self.calibration = Calibration(*(s.sort().values for s in (score[good], maximum[good], score[~good])))
         if len(self.calibration):
-            self.log("validation_score", self.calibration.mean(), rank_zero_only=True)
+            self.log("validation_score", self.calibration.good.mean(), rank_zero_only=True)
         if 0 < label.sum() < len(label):
             area = auroc(rank(score, label))
             self.log("validation_AUROC", torch.as_tensor(area).float(), prog_bar=True, rank_zero_only=True)
 
     def on_test_epoch_start(self) -> None:
-        """Forgets an earlier test."""
+        """Forgets an earlier test, and learns the kinds of defect."""
         self.metrics.reset()
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None:
+            self.metrics.kinds = [GOOD, *sorted({s.defect for s in data.samples["test"]} - {GOOD})]
 
     def test_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
         """Scores a batch and counts it; rows that only fill it up are left out, of the result too."""
@@ -206,7 +216,10 @@ class AnomalyModule(LightningModule):
         if not len(batch):
             return None
         prediction = self.score(batch.image)
-        self.metrics.update(prediction.map, prediction.score, batch.mask, batch.label)
+        kind = None
+        if {*batch.defect} <= {*self.metrics.kinds}:
+            kind = torch.tensor([self.metrics.kinds.index(d) for d in batch.defect], device=batch.label.device)
+        self.metrics.update(prediction.map, prediction.score, batch.mask, batch.label, kind, batch.regions)
         return prediction
 
     def on_test_epoch_end(self) -> None:
@@ -218,11 +231,16 @@ class AnomalyModule(LightningModule):
         return self.score(batch.real().image)
 
 
-def _by_image(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores and labels of images, from rows [n, 3] of score, label and number; the largest score of each counts."""
-    images, place = rows[:, 1:].unique(dim=0, return_inverse=True)
-    score = rows.new_zeros(len(images)).scatter_reduce(0, place, rows[:, 0], "amax", include_self=False)
-    return score, images[:, 0]
+def _by_image(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Scores, highest values of the map and labels of images, from rows [n, 4] of score, label, number and highest.
+
+    The largest of each image counts.
+    """
+    images, place = rows[:, 1:3].unique(dim=0, return_inverse=True)
+    columns = rows[:, [0, 3]]
+    place = place[:, None].expand(-1, 2)
+    score, maximum = columns.new_zeros(len(images), 2).scatter_reduce(0, place, columns, "amax", include_self=False).T
+    return score, maximum, images[:, 0]
 
 
 def register_dynamic_buffer(module: nn.Module, name: str, value: Tensor) -> None:

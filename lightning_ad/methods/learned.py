@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import UsageError, UserError
+from lightning_ad.evaluation.verdicts import Calibration
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.statistics.distributed import gather_rows, rank, world_size
 
@@ -91,7 +92,7 @@ class LearnedModule(AnomalyModule):
         """
         seed = [int(os.environ.get("PL_GLOBAL_SEED", 0)), self.current_epoch, rank()]
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        self.calibration = torch.empty(0, device=self.device)
+        self.calibration = Calibration.empty()
         self._paths = []
         self.trained_images = len(self.trainer.train_dataloader.dataset) // self.rows_per_image
 

@@ -160,6 +160,11 @@ class MahalanobisAD(FitOnlyModule):
         named = zip(self.backbone.layers, self._gaussians(), strict=True)
         return {name: chi_square_radius(gaussian.dimension, probability) for name, gaussian in named}
 
+    def chi_square_threshold(self, reject: float) -> float:
+        """The score of an image that lies on the limit of every level (`thresholds`); see there what it is worth."""
+        radii = self.thresholds(1 - reject)
+        return float(self._combined([torch.tensor([radius]) for radius in radii.values()]))
+
     def leave_one_out(self, image: Tensor, index: Tensor) -> Tensor:
         """Scores [B] of training images as though each had not been in the fit.
 

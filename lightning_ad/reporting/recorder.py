@@ -13,14 +13,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_ad.data.sample import Batch
-from lightning_ad.evaluation import conformal_p_values, conformal_threshold, images_needed
+from lightning_ad.evaluation import conformal_p_values, images_needed
+from lightning_ad.evaluation.verdicts import REJECT, Method, Threshold, choose
 from lightning_ad.methods.base import AnomalyModule, Prediction
 from lightning_ad.reporting.maps import write_map
 from lightning_ad.reporting.predictions import ImageResult
 from lightning_ad.reporting.run_folder import RunFolder
 from lightning_ad.statistics.distributed import world_size
-
-REJECT = 0.01  # where no share of good parts that may be rejected is named
 
 
 class ConfigInCheckpoint(Callback):
@@ -43,35 +42,32 @@ class TestRecorder(Callback):
 
     Args:
         folder: of the run.
+        method: by which the threshold is chosen (`verdicts.choose`).
         reject: the share of good parts that may be called anomalous; None for 1 % where enough images are held out.
 
     Attributes:
-        threshold: the score above which an image is called anomalous; None for no verdicts.
+        threshold: above which an image or a pixel is called anomalous; None for no verdicts.
         rows: of all processes, in the order of the data set, on the first process after the test.
     """
 
-    def __init__(self, folder: RunFolder, reject: float | None = None) -> None:
-        self.folder, self.reject = folder, reject
-        self.threshold: float | None = None
+    def __init__(self, folder: RunFolder, method: Method | float | None = None, reject: float | None = None) -> None:
+        self.folder, self.method, self.reject = folder, method, reject
+        self.threshold: Threshold | None = None
         self.rows: list[ImageResult] = []
         self._own: list[tuple[int, ImageResult]] = []
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: AnomalyModule) -> None:
         """Forgets an earlier test; all processes write into the first one's folder."""
         self.folder = RunFolder(Path(trainer.strategy.broadcast(str(self.folder.path))))
         self.rows, self._own = [], []
-        self.threshold = self._threshold(pl_module.calibration)
-
-    def _threshold(self, calibration: Tensor) -> float | None:
-        count, needed = len(calibration), images_needed(self.reject or REJECT)
-        if count >= needed or self.reject is not None:
-            return conformal_threshold(calibration, self.reject or REJECT)
-        if count:
+        known = pl_module.chi_square_threshold(self.reject or REJECT) if self.method == "chi2" else None
+        self.threshold = choose(self.method, self.reject, pl_module.calibration, known)
+        if self.threshold is None and (count := len(pl_module.calibration)):
             rank_zero_warn(
                 f"{count} held-out good images give p-values down to {1 / (count + 1):.2g}; verdicts at {REJECT:g} "
-                f"take {needed} (data.validation_share), so there are none; --reject allows for more false alarms"
+                f"take {images_needed(REJECT)} (data.validation_share), so there are none; --reject allows for more "
+                "false alarms"
             )
-        return None
 
     def on_test_batch_end(
         self,
@@ -89,7 +85,7 @@ class TestRecorder(Callback):
         scores = outputs.score.float().cpu()
         p_values: list[float | None] = [None] * len(scores)
         if len(pl_module.calibration):
-            p_values = conformal_p_values(scores, pl_module.calibration.cpu()).tolist()
+            p_values = conformal_p_values(scores, pl_module.calibration.good).tolist()
         maps = outputs.map.float().cpu()
         for i, index in enumerate(batch.index.tolist()):
             path = Path("maps") / batch.defect[i] / f"{index:05d}-{Path(batch.path[i]).stem}.png"
@@ -104,7 +100,8 @@ class TestRecorder(Callback):
                 defect=batch.defect[i],
                 score=float(scores[i]),
                 p_value=p,
-                anomalous=None if self.threshold is None else float(scores[i]) > self.threshold,
+                anomalous=None if self.threshold is None else float(scores[i]) > self.threshold.image,
+                area=_area(maps[i], self.threshold),
                 map_path=str(path),
                 nearest=nearest,
             )
@@ -118,6 +115,13 @@ class TestRecorder(Callback):
             dist.gather_object(self._own, gathered)
             parts = gathered or []
         self.rows = [row for _, row in sorted((r for part in parts for r in part), key=lambda r: r[0])]
+
+
+def _area(map: Tensor, threshold: Threshold | None) -> float | None:
+    """The share of its pixels that is called anomalous."""
+    if threshold is None or threshold.pixel is None:
+        return None
+    return float((map > threshold.pixel).double().mean())
 
 
 def _place(nearest: Tensor, paths: Sequence[str]) -> str:

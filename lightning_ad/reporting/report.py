@@ -13,6 +13,7 @@ import numpy as np
 
 from lightning_ad.data.sample import GOOD
 from lightning_ad.evaluation import METRIC_NAMES
+from lightning_ad.evaluation.verdicts import Threshold
 from lightning_ad.progress import progress
 from lightning_ad.reporting import figures
 from lightning_ad.reporting.figures import Axis, Mask, Picture
@@ -22,6 +23,16 @@ from lightning_ad.reporting.report_pictures import SIDE, card, colour_scale, pic
 
 BUDGET = 18_000_000  # characters for all pictures together; they shrink where it would be exceeded
 WORST = 6
+
+BY_DEFECT = {  # columns of the table of defects
+    "image_AUROC": "image AUROC",
+    "pixel_AUROC": "pixel AUROC",
+    "pixel_AP": "pixel AP",
+    "pixel_AUPRO_0.30": "AUPRO 0.30",
+    "pixel_AUsPRO_0.05": "AUsPRO 0.05",
+}
+
+Intervals = dict[str, tuple[float, float]]
 
 PLOTS = {  # key: the axes' names
     "image ROC": ("false positive rate", "true positive rate"),
@@ -44,8 +55,10 @@ class RunResults:
         training: step and value of each logged quantity, by name; empty for fit-only methods.
         facts: method, data set, counts, seconds, device, versions: whatever is worth knowing.
         config: the configuration as YAML.
-        threshold: the score above which the run calls an image anomalous; None where it has none.
+        threshold: above which the run calls an image anomalous; None where it has none.
         intervals: 95 % intervals of metrics, by name, where they are known.
+        by_defect: metrics of the good images and those of one kind of defect, by kind and name.
+        by_defect_intervals: their 95 % intervals, where they are known.
     """
 
     title: str
@@ -55,8 +68,10 @@ class RunResults:
     training: dict[str, tuple[list[float], list[float]]]
     facts: dict[str, str]
     config: str
-    threshold: float | None = None
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    threshold: Threshold | None = None
+    intervals: Intervals = field(default_factory=dict)
+    by_defect: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_defect_intervals: dict[str, Intervals] = field(default_factory=dict)
 
 
 def write_report(
@@ -96,7 +111,8 @@ def write_report(
         title=escape(results.title),
         verdict=_verdict(rows),
         histogram=_histogram(rows),
-        defects="".join(_defect(d, rows) for d in defects),
+        defects="".join(_defect(d, rows, results) for d in defects),
+        by_defect="".join(f"<th>{BY_DEFECT[name]}</th>" for name in _columns(results)),
         called="<th>called anomalous</th>" if _has_verdicts(rows) else "",
         training=_training(results.training),
         worst_good="".join(by_label[0][:WORST]) or "<p>There are no good images.</p>",
@@ -107,7 +123,7 @@ def write_report(
         high=shown_number(scale[1]),
         colours=", ".join(f"rgb({r} {g} {b} / {a / 255:.2f})" for r, g, b, a in bar[0].tolist()),
         choices="".join(f"<option>{escape(d)}</option>" for d in defects),
-        limit="" if results.threshold is None else repr(results.threshold),
+        limit="" if results.threshold is None else repr(results.threshold.image),
         count=len(rows),
         cards="".join(cards),
         facts="".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in results.facts.items()),
@@ -117,15 +133,6 @@ def write_report(
     )
     with replacing(path, errors="xmlcharrefreplace") as file:
         file.write(page)
-
-
-def auroc(good: Sequence[float], anomalous: Sequence[float]) -> float:
-    """How often an anomalous score exceeds a good one, ties counting half; NaN where either is missing."""
-    if not len(good) or not len(anomalous):
-        return math.nan
-    ordered = np.sort(good)
-    below = np.searchsorted(ordered, anomalous, "left") + np.searchsorted(ordered, anomalous, "right")
-    return float(below.mean() / 2 / len(good))
 
 
 def _names(rows: Sequence[ImageResult]) -> list[str]:
@@ -204,12 +211,22 @@ def _has_verdicts(rows: Sequence[ImageResult]) -> bool:
     return any(r.anomalous is not None for r in rows)
 
 
-def _defect(defect: str, rows: Sequence[ImageResult]) -> str:
+def _columns(results: RunResults) -> list[str]:
+    """The metrics of the table of defects that any kind of defect has."""
+    return [
+        name for name in BY_DEFECT if any(not math.isnan(m.get(name, math.nan)) for m in results.by_defect.values())
+    ]
+
+
+def _defect(defect: str, rows: Sequence[ImageResult], results: RunResults) -> str:
     """A row of the table of defects."""
     of_kind = [r for r in rows if r.defect == defect]
-    scores = [r.score for r in of_kind]
-    area = auroc([r.score for r in rows if not r.label], [r.score for r in of_kind if r.label])
-    cells = [len(of_kind), shown_number(float(np.mean(scores))), "" if math.isnan(area) else f"{area:.4f}"]
+    cells = [str(len(of_kind)), shown_number(float(np.mean([r.score for r in of_kind])))]
+    metrics, sure = (part.get(defect, {}) for part in (results.by_defect, results.by_defect_intervals))
+    for name in _columns(results):
+        value = metrics.get(name, math.nan)
+        ends = "<small> {:.3f} to {:.3f}</small>".format(*sure[name]) if name in sure else ""
+        cells.append("" if math.isnan(value) else f"{value:.4f}{ends}")
     if _has_verdicts(rows):
         called = sum(r.anomalous or False for r in of_kind)
         cells.append(f"{called} ({called / len(of_kind):.0%})")

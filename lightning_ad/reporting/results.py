@@ -19,10 +19,12 @@ from lightning_ad import __version__
 from lightning_ad.data.checking import write_faults
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.reading import read_image, read_mask
+from lightning_ad.evaluation import f1_max, rank
+from lightning_ad.evaluation.catalogue import METRICS, of_kind
 from lightning_ad.evaluation.intervals import intervals
-from lightning_ad.evaluation.metrics import METRICS
 from lightning_ad.methods.base import AnomalyModule, Suspect
 from lightning_ad.reporting.predictions import ImageResult, replacing, write_predictions
+from lightning_ad.reporting.protocol import protocol
 from lightning_ad.reporting.recorder import TestRecorder, peak_memory_gib
 from lightning_ad.reporting.report import RunResults, write_report
 from lightning_ad.reporting.run_folder import RunFolder, write_json
@@ -65,7 +67,8 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     metrics = {name: float(value) for name, value in run.model.metrics.compute().items()}
     folder, rows, bounds = run.folder, run.recorder.rows, run.model.metrics.bounds
     write_predictions(folder.predictions, rows)
-    sure = _intervals(rows)
+    sure = {**_intervals(rows), **run.model.metrics.intervals}
+    details = {**run.model.metrics.details, "oracle_threshold": _oracle(rows)}
     if run.model.suspects is not None:
         write_suspects(folder.suspects, run.model.suspects)
     if run.datamodule.skipped:
@@ -82,6 +85,8 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             config=run.config_text,
             threshold=run.recorder.threshold,
             intervals=sure,
+            by_defect=details["by_defect"],
+            by_defect_intervals={kind: _intervals_of(rows, kind) for kind in details["by_defect"]},
         )
         write_report(folder.report, results, _picture(run.datamodule), folder.path)
     write_json(
@@ -90,7 +95,9 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             "metrics": metrics,
             "intervals": sure,
             **({"bounds": bounds} if bounds else {}),
-            "threshold": run.recorder.threshold,
+            "details": details,
+            "protocol": protocol(run.model, run.datamodule),
+            "threshold": run.recorder.threshold and run.recorder.threshold.as_dict(),
             "counts": _counts(run),
             "seconds": watch.seconds,
             "peak_memory_gib": peak_memory_gib(),
@@ -126,14 +133,25 @@ def table(metrics: dict[str, float], sure: dict[str, tuple[float, float]]) -> st
     lines = []
     for name, value in metrics.items():
         ends = f"  [{sure[name][0]:.3f}, {sure[name][1]:.3f}]" if name in sure else ""
-        lines.append(f"{name:<{width}}  {'n/a' if math.isnan(value) else f'{value:.6f}'}{ends}")
+        oracle = "  oracle: at the best threshold for these test images" if name.endswith("F1Max") else ""
+        lines.append(f"{name:<{width}}  {'n/a' if math.isnan(value) else f'{value:.6f}'}{ends}{oracle}")
     return "\n".join(lines)
 
 
 def _intervals(rows: Sequence[ImageResult]) -> dict[str, tuple[float, float]]:
     """Of the metrics of images."""
-    metrics = {name: metric for name, metric in METRICS.items() if name.startswith("image_")}
-    return intervals(metrics, np.array([r.score for r in rows]), np.array([r.label for r in rows]))
+    return intervals(of_kind(METRICS, "image"), np.array([r.score for r in rows]), np.array([r.label for r in rows]))
+
+
+def _intervals_of(rows: Sequence[ImageResult], kind: str) -> dict[str, tuple[float, float]]:
+    """Of the good images and those of one kind of defect."""
+    return _intervals([row for row in rows if row.label == 0 or row.defect == kind])
+
+
+def _oracle(rows: Sequence[ImageResult]) -> float:
+    """The score at which the F1 of images is best: known only to who knows the test labels."""
+    labels = torch.tensor([float(r.label) for r in rows])
+    return f1_max(rank(torch.tensor([r.score for r in rows]), labels))[1]
 
 
 def training_curves(folder: Path) -> dict[str, tuple[list[float], list[float]]]:

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from lightning_ad.data.checking import stop_at_missing_masks
+from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import find_samples
-from lightning_ad.data.reading import read_mask
+from lightning_ad.data.reading import read_mask, read_regions
 from lightning_ad.errors import DataError, UsageError, UserError
 
 MVTEC = {  # training, good and anomalous test images (Bergmann et al. 2019, table 1)
@@ -147,6 +148,39 @@ def test_the_masks_of_a_folder_are_joined_whatever_their_grey(trees):
     mask = read_mask(sample.mask_path, (40, 48), sample.mask_threshold)
     assert mask[30:36, 40:44].all()
     assert mask.sum() > 24
+
+
+def test_loco_saturations_reach_the_metrics(trees):
+    data = AnomalyDataModule(
+        layout="mvtec_loco", root=trees["mvtec_loco"], category="pushpins", image_size=[80, 96], num_workers=0
+    )
+    data.setup("test")
+    found = {path: r for batch in data.test_dataloader() for path, r in zip(batch.path, batch.regions, strict=True)}
+    assert len(found) == 7
+    for path, regions in found.items():
+        if "good" in path:
+            assert regions is None
+            continue
+        assert regions.masks.shape == (2, 80, 96)
+        assert regions.masks.sum((1, 2)).tolist() == [400, 96]  # 10 x 10 and 4 x 6 px, each now of four
+        assert regions.shares.tolist() == pytest.approx([0.2, 20 / 24] if "logical" in path else [0.5, 0.5])
+
+
+@pytest.mark.parametrize("text", ["{", '[{"pixel_value": 3}]', "[1]"])
+def test_a_list_of_saturations_that_is_none_is_told(trees, tmp_path, text):
+    root = shutil.copytree(trees["mvtec_loco"], tmp_path / "loco")
+    (root / "pushpins/defects_config.json").write_text(text)
+    with pytest.raises(DataError, match=r"defects_config\.json is not a list of kinds"):
+        find_samples("mvtec_loco", root, "pushpins", {})
+    (root / "pushpins/defects_config.json").unlink()
+    assert not any(s.saturations for s in find_samples("mvtec_loco", root, "pushpins", {}))
+
+
+def test_a_region_that_the_list_does_not_name_is_told(trees):
+    samples = find_samples("mvtec_loco", trees["mvtec_loco"], "pushpins", {})
+    sample = next(s for s in samples if s.defect == "logical_anomalies")
+    with pytest.raises(DataError, match=r"has the value 3, which defects_config\.json does not name"):
+        read_regions(sample.mask_path, sample.saturations[1:])
 
 
 def test_an_empty_folder_of_masks_is_told(tmp_path):

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lightning_ad.errors import UsageError
-from lightning_ad.evaluation import auroc, average_precision
-from lightning_ad.evaluation.intervals import intervals, paired_difference
+from lightning_ad.evaluation import aupro, auroc, average_precision, rank
+from lightning_ad.evaluation.intervals import intervals, paired_difference, pixel_intervals
 
 
 def draw(rng, good=60, bad=40, shift=1.0):
@@ -66,3 +67,31 @@ def test_one_kind_alone():
     assert intervals({"it": auroc}, np.arange(3.0), np.zeros(3)) == {}
     with pytest.raises(UsageError, match="only one kind"):
         paired_difference(auroc, np.arange(3.0), np.arange(3.0), np.ones(3))
+
+
+def test_pixel_intervals_equal_a_bootstrap_without_bins():
+    draw = np.random.default_rng(2)
+    images = []
+    for number in range(30):
+        weights = np.where(draw.random(400) < 0.05, 0.5, 0.0) if number % 3 else np.zeros(400)
+        images.append(((draw.normal(size=400) + 2 * (weights > 0) * draw.random()).astype(np.float32), weights))
+    metrics = {"pixel_AUROC": auroc, "pixel_AP": average_precision, "pixel_AUPRO": aupro}
+    found = pixel_intervals(metrics, images, seed=3, draws=60)
+    draw, values = np.random.default_rng(3), []
+    kinds = [[i for i in range(30) if bool(i % 3) == kind] for kind in (False, True)]
+    for _ in range(60):
+        rows = np.concatenate([draw.choice(rows, len(rows)) for rows in kinds])
+        score, weights = (np.concatenate([images[i][part] for i in rows]) for part in (0, 1))
+        curve = rank(torch.from_numpy(score), torch.from_numpy(weights).float())
+        values.append([roc_auc_score(weights > 0, score), average_precision_score(weights > 0, score), aupro(curve)])
+    expected = np.quantile(values, [0.025, 0.975], axis=0).T
+    for ends, exact in zip(found.values(), expected, strict=True):
+        assert ends == pytest.approx(exact, abs=2e-3)
+        assert ends[1] - ends[0] > 0.01
+
+
+def test_pixel_intervals_need_good_and_anomalous_images():
+    assert pixel_intervals({"pixel_AUROC": auroc}, []) == {}
+    assert pixel_intervals({"pixel_AUROC": auroc}, [(np.ones(4, np.float32), np.zeros(4))]) == {}
+    constant = [(np.zeros(4, np.float32), np.zeros(4)), (np.zeros(4, np.float32), np.ones(4))]
+    assert pixel_intervals({"pixel_AUROC": auroc}, constant) == {"pixel_AUROC": (0.5, 0.5)}

@@ -172,7 +172,7 @@ def test_bad_input_is_told(data):
         AnomalyMetrics().update(map, score[:3], mask, label[:3])
     with pytest.raises(TypeError, match="bool"):
         AUPRO().update(map, mask.float())
-    with pytest.raises(UserError, match="1 of 7 are NaN"):
+    with pytest.raises(UserError, match="1 of 3 are NaN"):
         filled((map, score.index_fill(0, torch.tensor(2), float("nan")), mask, label)).compute()
 
 

@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from sklearn.metrics import roc_auc_score
 
 from lightning_ad.errors import DataError
 from lightning_ad.evaluation import METRIC_NAMES as METRICS
 from lightning_ad.reporting.maps import write_map
 from lightning_ad.reporting.predictions import ImageResult, read_predictions, write_predictions
-from lightning_ad.reporting.report import PLOTS, RunResults, auroc, write_report
+from lightning_ad.reporting.report import PLOTS, RunResults, write_report
 from lightning_ad.reporting.report_pictures import colour_scale
 
 ODD = ['a, "b".png', "ünï/码 'c'.png", "<script>alert(1)</script>.png", "two\nlines.png", "back\\slash $title.png"]
@@ -134,14 +133,6 @@ def test_a_failed_report_leaves_the_old_one(tmp_path):
     with pytest.raises(DataError):
         written(tmp_path, results([ImageResult("a", 0, "good", 1.0, map_path="gone.png")]), None)
     assert (tmp_path / "report.html").read_text() == "old"
-
-
-def test_auroc_counts_ties_half():
-    rng = np.random.default_rng(0)
-    good, anomalous = rng.integers(0, 9, 50), rng.integers(3, 12, 40)
-    truth = roc_auc_score([0] * 50 + [1] * 40, [*good, *anomalous])
-    assert auroc(good, anomalous) == pytest.approx(truth, abs=1e-12)
-    assert math.isnan(auroc([], [1.0]))
 
 
 def test_colour_scale(tmp_path):

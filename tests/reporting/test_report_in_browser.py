@@ -10,6 +10,7 @@ import torch
 from scipy import ndimage
 
 from lightning_ad.evaluation import METRIC_NAMES
+from lightning_ad.evaluation.verdicts import Threshold
 from lightning_ad.reporting.maps import write_map
 from lightning_ad.reporting.predictions import ImageResult
 from lightning_ad.reporting.report import RunResults, write_report
@@ -41,7 +42,8 @@ def page(tmp_path_factory):
         called = bool(score > LIMIT)
         rows.append(ImageResult(f"/data/{i}.png", int(label), defect, float(score), 0.5, called, f"{i}.png"))
         pictures[f"/data/{i}.png"] = rng.integers(0, 256, (48, 48, 3), np.uint8), (map > 0.05) & bool(label)
-    results = RunResults("a run", dict.fromkeys(METRIC_NAMES, 0.9), rows, {}, {}, {}, "", threshold=LIMIT)
+    limit = Threshold(LIMIT, None, "number", "given")
+    results = RunResults("a run", dict.fromkeys(METRIC_NAMES, 0.9), rows, {}, {}, {}, "", threshold=limit)
     write_report(folder / "report.html", results, lambda row: pictures[row.path], folder)
     return folder / "report.html"
 

@@ -1,0 +1,54 @@
+"""What a metric was measured by: two numbers mean the same only where this is the same."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.methods.base import AnomalyModule
+
+OWN = ("weights", "seed")  # what two runs may differ in, and be compared
+
+
+def protocol(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, Any]:
+    """Of a tested model, for metrics.json.
+
+    Returns:
+        `weights`: the first 16 digits of the SHA-256 of all that was learned or loaded; the geometry and the rules of
+        `docs/metrics.md`; `seed` of the data.
+    """
+    height, width = data.geometry.output
+    return {
+        "weights": weights_hash(model.state_dict()),
+        "resize": data.geometry.resize_to,
+        "crop": data.geometry.crop_to,
+        "tiles": data.tiles and [*data.tiles.shape, data.tiles.overlap],
+        "masks": "nearest-neighbour resize; true above the threshold of the layout",
+        "pixels": "all test images; anomalous ones without an outline are left out",
+        "aupro": "8-connected regions of equal weight, false positives of all good pixels, linear at the limit",
+        "resolution": f"{height} x {width} px, as the network sees the image",
+        "pixel_metrics": "bins" if model.metrics.bounds else "exact",
+        "seed": data.seed,
+    }
+
+
+def weights_hash(state: Mapping[str, Tensor]) -> str:
+    """The first 16 digits of the SHA-256 of names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """What keeps the metrics of two runs from being compared, one line each."""
+    names = [name for name in {**first, **second} if name not in OWN]
+    return [
+        f"{name}: {first.get(name, 'not known')} and {second.get(name, 'not known')}"
+        for name in names
+        if first.get(name) != second.get(name)
+    ]

@@ -1,0 +1,76 @@
+"""Small runs as a user types them, and what they leave."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+import yaml
+from trees import CATEGORIES
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
+QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+SMALL = {
+    "PatchCore": ["--model.backbone", "squeezenet1_1", "--model.weights", "null", "--model.coreset_ratio", "0.05"],
+    "PaDiM": ["--model.backbone", "squeezenet1_1", "--model.weights", "null", "--model.dimension", "20"],
+    "SPADE": ["--model.backbone", "resnet18", "--model.weights", "null", "--model.k_pixel", "3"],
+    "MahalanobisAD": ["--model.backbone", "resnet18", "--model.weights", "null"],
+    "CFA": [
+        *("--model.backbone", "squeezenet1_1", "--model.weights", "null", "--model.features", "post_relu"),
+        *("--trainer.max_epochs", "2"),
+    ],
+    "DRAEM": ["--model.reconstructive_width", "8", "--model.discriminative_width", "8", "--trainer.max_epochs", "2"],
+    "PFM": [
+        *("--model.source", "squeezenet1_1", "--model.target", "mobilenet_v2", "--model.latents", "[8,8,8]"),
+        *("--model.source_weights", "null", "--model.target_weights", "null", "--trainer.max_epochs", "2"),
+    ],
+}  # fmt: skip
+
+
+def method_of(config):
+    return yaml.safe_load(config.read_text()).get("model", {}).get("class_path", "").rpartition(".")[2]
+
+
+METHODS = sorted(p for p in CONFIGS.glob("*.yaml") if method_of(p) and p.stem != "demo")
+DATA_SETS = sorted((CONFIGS / "data").glob("*.yaml"))
+
+
+def flags(method, layout, trees, output, config=None):
+    """A small run of a method on a small tree of a layout."""
+    data = ["--config", str(CONFIGS / f"data/{layout}.yaml"), "--data.root", str(trees[layout])]
+    data += ["--data.category", CATEGORIES[layout]] if layout in CATEGORIES else []
+    data += ["--data.image_size", "64", "--data.center_crop", "null", "--data.batch_size", "3"]
+    method_flags = ["--config", str(config or CONFIGS / f"{method.lower()}.yaml"), *data, *SMALL[method]]
+    return [*method_flags, "--output", str(output), "--data.num_workers", "0", *QUIET]
+
+
+def script(name, args, timeout=300, **env):
+    """Runs train.py or evaluate.py in a process of its own."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **env}
+    return subprocess.run(
+        [sys.executable, str(ROOT / name), *args], capture_output=True, text=True, timeout=timeout, env=environment
+    )
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+def weights_of(folder):
+    return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+
+
+def logged(folder, name):
+    rows = csv.DictReader((folder / "logs/csv/version_0/metrics.csv").open())
+    return [float(row[name]) for row in rows if row[name]]
+
+
+def assert_same_weights(first, second):
+    first, second = weights_of(first), weights_of(second)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[k], second[k]) for k in first)

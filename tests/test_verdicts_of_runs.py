@@ -1,0 +1,99 @@
+"""Thresholds, kinds of defect and comparisons, as a user asks for them."""
+
+import csv
+import json
+import re
+
+import pytest
+from runs import (
+    CONFIGS,
+    QUIET,
+    flags,
+    metrics_of,
+)
+
+from lightning_ad.commands import evaluate, train
+from lightning_ad.errors import UsageError
+from lightning_ad.main import evaluate_or_compare
+
+
+def test_held_out_images_give_p_values(trees, tmp_path):
+    args = [*flags("PatchCore", "mvtec", trees, tmp_path), "--data.validation", "holdout"]
+    rows = list(csv.DictReader((train(args).path / "predictions.csv").open()))
+    assert all(float(row["p_value"]) in (0.5, 1.0) for row in rows)
+    assert {row["anomalous"] for row in rows} == {""}  # a verdict at 0.01 takes 99 images
+
+
+def test_verdicts_keep_the_share_that_is_asked_for(trees, tmp_path):
+    args = [*flags("PatchCore", "mvtec", trees, tmp_path), "--data.validation", "holdout"]
+    folder = train([*args, "--reject", "0.5"]).path
+    threshold = json.loads((folder / "metrics.json").read_text())["threshold"]["image"]
+    for row in csv.DictReader((folder / "predictions.csv").open()):
+        assert row["anomalous"] == str(float(row["score"]) > threshold).lower() == str(row["p_value"] == "0.5").lower()
+    runs = {p.name for p in (tmp_path / "patchcore-mvtec-bottle").iterdir()}
+    with pytest.raises(UsageError, match=r"at most 0\.2 .* takes the scores of 4 held-out .* there are 1"):
+        train([*args, "--reject", "0.2"])
+    assert {p.name for p in (tmp_path / "patchcore-mvtec-bottle").iterdir()} == runs
+
+
+HELD = ["--data.validation", "holdout", "--data.validation_anomalies", "true"]
+THRESHOLDS = {
+    "quantile": ("PatchCore", ["--threshold", "quantile", "--data.validation", "holdout"]),
+    "f1": ("PatchCore", ["--threshold", "f1", *HELD]),
+    "chi2": ("MahalanobisAD", ["--threshold", "chi2"]),
+    "number": ("PatchCore", ["--threshold", "0.25"]),
+}
+
+
+@pytest.mark.parametrize("name", THRESHOLDS)
+def test_each_way_to_choose_a_threshold_is_kept_by_an_evaluation(trees, tmp_path, name):
+    method, more = THRESHOLDS[name]
+    config = CONFIGS / f"{method.removesuffix('AD').lower()}.yaml"
+    folder = train([*flags(method, "mvtec", trees, tmp_path, config), *more]).path
+    again = evaluate([str(folder), *QUIET]).path
+    threshold, same = (json.loads((f / "metrics.json").read_text())["threshold"] for f in (folder, again))
+    assert threshold == same
+    assert threshold["method"] == name
+    for row in csv.DictReader((folder / "predictions.csv").open()):
+        assert row["anomalous"] == str(float(row["score"]) > threshold["image"]).lower()
+
+
+@pytest.mark.parametrize(("flag", "message"), [("f1", "labelled validation images"), ("chi2", "Mahalanobis AD alone")])
+def test_a_threshold_that_cannot_be_had_is_told_before_the_fit(trees, tmp_path, flag, message):
+    with pytest.raises(UsageError, match=message):
+        train([*flags("PatchCore", "mvtec", trees, tmp_path), "--threshold", flag])
+    assert not list(tmp_path.iterdir())
+
+
+def test_loco_is_told_by_kind_of_defect_and_as_saturated_overlap(trees, tmp_path):
+    folder = train(flags("PatchCore", "mvtec_loco", trees, tmp_path)).path
+    details = json.loads((folder / "metrics.json").read_text())["details"]
+    assert {*details["by_defect"]} == {"logical_anomalies", "structural_anomalies"}
+    values = [of["pixel_AUsPRO_0.05"] for of in details["by_defect"].values()]
+    assert details["mean_over_defects"]["pixel_AUsPRO_0.05"] == pytest.approx(sum(values) / 2)
+    assert "AUsPRO 0.05" in (folder / "report.html").read_text()
+
+
+def test_two_runs_are_compared(trees, tmp_path, capsys):
+    first = train(flags("PatchCore", "mtd", trees, tmp_path)).path
+    second = train(flags("PaDiM", "mtd", trees, tmp_path)).path
+    capsys.readouterr()
+    assert evaluate_or_compare(["--compare", str(first.parent), str(second)]) == 0
+    printed = capsys.readouterr().out
+    a, b = (metrics_of(folder)["image_AUROC"] for folder in (first, second))
+    values = f"{a:>9.6f}  {b:>9.6f}  {b - a:>+9.6f}"
+    assert re.search(rf"image_AUROC +{re.escape(values)}  \[[-+.\d]+, [-+.\d]+\] +[.\d]+\n", printed)
+    assert re.search(r"pixel_AUPRO_0\.30 +[.\d]+ +[.\d]+ +[-+.\d]+\n", printed)
+    assert f"A {first}\nB {second}\n" in printed
+    other = train(flags("PatchCore", "folder", trees, tmp_path)).path
+    with pytest.raises(UsageError, match="tested on different images"):
+        evaluate_or_compare(["--compare", str(first), str(other)])
+    assert "measured differently" not in printed
+    cropped = train([*flags("PatchCore", "mtd", trees, tmp_path), "--data.center_crop", "32"]).path
+    capsys.readouterr()
+    evaluate_or_compare(["--compare", str(first), str(cropped)])
+    printed = capsys.readouterr().out
+    assert "measured differently" in printed
+    assert "crop: None and [32, 32]" in printed
+    with pytest.raises(UsageError, match="takes two runs; 1 came"):
+        evaluate_or_compare(["--compare", str(first)])
