@@ -61,21 +61,25 @@ def main() -> None:
             pixels = batch.image.to(device)
             timed("source backbone", lambda x=pixels: module.source(x))
             timed("target backbone", lambda x=pixels: module.target(x))
-            features = module._features(pixels)
+            features = timed("(both, to unit length)", lambda x=pixels: module._features(x))
             cache = FeatureCache(8)
             cache.get(range(8), lambda places, f=features: [x[places] for x in f])
-            kept = timed("(from the cache)", lambda c=cache: c.get(range(8), lambda places: []))
-            kept = [f.to(device) for f in kept]
+            kept = timed(
+                "(from the cache)",
+                lambda c=cache: [
+                    f.to(device).contiguous(memory_format=module.memory_format) for f in c.get(range(8), lambda p: [])
+                ],
+            )
             timed("mappings, forward and backward", lambda f=kept: train(f))
             timed("optimizer", optimizer.step)
             optimizer.zero_grad()
-    cached = spent.pop("(from the cache)")
+    cached, frozen = spent.pop("(from the cache)"), spent.pop("(both, to unit length)")
     total = sum(spent.values())
     print(f"{wish.source} to {wish.target}, latents {tuple(wish.latents)}, {wish.size} px, {device}")
     for name, value in spent.items():
         print(f"{name:<32} {value / wish.batches / 8 * 1000:8.1f} ms an image  {value / total:6.1%}")
-    frozen = spent["source backbone"] + spent["target backbone"]
-    print(f"an epoch with the cache (images are still read): {total / (total - frozen + cached):.2f} times as fast")
+    rest = total - spent["source backbone"] - spent["target backbone"]
+    print(f"an epoch with the cache (images are still read): {(rest + frozen) / (rest + cached):.2f} times as fast")
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ class ThroughputMonitor(Callback):
     """
 
     def __init__(self) -> None:
-        self._mark = self._start = self._waited = 0.0
+        self._mark = self._start = self._waited = self._paused = 0.0
         self._images = 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -148,6 +148,15 @@ class ThroughputMonitor(Callback):
         """The step is done; the next batch is awaited."""
         self._images += len(batch)
         self._mark = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A validation within the epoch is no part of its time."""
+        self._paused = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The clocks go on."""
+        pause = time.perf_counter() - self._paused
+        self._mark, self._start = self._mark + pause, self._start + pause
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs both."""

@@ -18,13 +18,20 @@ from lightning_ad.errors import UsageError
 
 RESUMED = {
     "cfa-average": ("CFA", ["--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging"]),
-    "draem": ("DRAEM", []),
+    "draem": ("DRAEM", ["--model.lr_milestones", "[0.5]"]),
     "draem-2-workers": ("DRAEM", ["--data.num_workers", "2"]),
     "draem-best": (
         "DRAEM",
         [
             *("--data.validation", "holdout", "--data.validation_share", "0.3", "--select", "validation_loss"),
             *("--trainer.max_epochs", "4"),
+        ],
+    ),
+    "pfm-last-epochs": (
+        "PFM",
+        [
+            *("--trainer.callbacks+", "lightning_ad.callbacks.LastEpochsAveraging", "--trainer.callbacks.epochs", "2"),
+            *("--trainer.max_epochs", "3"),
         ],
     ),
     "pfm-scheduler-average": (
@@ -109,4 +116,4 @@ def test_killed_in_its_test_and_resumed_tests_the_average(trees, tmp_path):
 def test_selections_that_cannot_be_made(wish, message, trees, tmp_path):
     with pytest.raises(UsageError, match=message):
         train([*flags("DRAEM", "mvtec", trees, tmp_path), *wish])
-    assert not list(tmp_path.rglob("metrics.json"))
+    assert not list(tmp_path.rglob("config.yaml"))

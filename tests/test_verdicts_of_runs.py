@@ -3,18 +3,18 @@
 import csv
 import json
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
-from runs import (
-    CONFIGS,
-    QUIET,
-    flags,
-    metrics_of,
-)
+from PIL import Image
+from runs import CONFIGS, QUIET, flags, metrics_of
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lightning_ad.commands import evaluate, train
 from lightning_ad.errors import UsageError
 from lightning_ad.main import evaluate_or_compare
+from lightning_ad.reporting.maps import read_map
 
 
 def test_held_out_images_give_p_values(trees, tmp_path):
@@ -58,6 +58,13 @@ def test_each_way_to_choose_a_threshold_is_kept_by_an_evaluation(trees, tmp_path
         assert row["anomalous"] == str(float(row["score"]) > threshold["image"]).lower()
 
 
+def test_a_threshold_of_an_epoch_that_is_not_validated_is_told_before_the_fit(trees, tmp_path):
+    wish = ["--data.validation", "holdout", "--reject", "0.5", "--trainer.check_val_every_n_epoch", "2"]
+    with pytest.raises(UsageError, match=r"after 3 epochs there is none: set trainer\.check_val_every_n_epoch \(2\)"):
+        train([*flags("DRAEM", "mvtec", trees, tmp_path), *wish, "--trainer.max_epochs", "3"])
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(("flag", "message"), [("f1", "labelled validation images"), ("chi2", "Mahalanobis AD alone")])
 def test_a_threshold_that_cannot_be_had_is_told_before_the_fit(trees, tmp_path, flag, message):
     with pytest.raises(UsageError, match=message):
@@ -72,6 +79,30 @@ def test_loco_is_told_by_kind_of_defect_and_as_saturated_overlap(trees, tmp_path
     values = [of["pixel_AUsPRO_0.05"] for of in details["by_defect"].values()]
     assert details["mean_over_defects"]["pixel_AUsPRO_0.05"] == pytest.approx(sum(values) / 2)
     assert "AUsPRO 0.05" in (folder / "report.html").read_text()
+
+
+def test_the_protocol_says_by_what_was_measured(trees, tmp_path):
+    folder = train(flags("PatchCore", "mtd", trees, tmp_path)).path
+    other = train([*flags("PatchCore", "mtd", trees, tmp_path), "--model.coreset_ratio", "0.1"]).path
+    again = evaluate([str(folder), *QUIET]).path
+    first, second, same = (json.loads((f / "metrics.json").read_text())["protocol"] for f in (folder, other, again))
+    assert first == same
+    assert first["weights"] != second["weights"]
+    assert {**first, "weights": None} == {**second, "weights": None}
+    assert (first["resize"], first["crop"], first["pixel_metrics"]) == ([64, 64], None, "exact")
+
+
+def test_each_image_is_told_by_itself(trees, tmp_path):
+    folder = train(flags("PatchCore", "mvtec", trees, tmp_path)).path
+    for row in csv.DictReader((folder / "predictions.csv").open()):
+        if row["defect"] == "good":
+            assert row["pixel_AUROC"] == row["pixel_AP"] == ""
+            continue
+        mask = trees["mvtec"] / f"bottle/ground_truth/{row['defect']}/{Path(row['path']).stem}_mask.png"
+        truth = np.asarray(Image.open(mask).resize((64, 64), Image.Resampling.NEAREST)).ravel() > 127
+        scores = read_map(folder / row["map"]).ravel()
+        assert float(row["pixel_AUROC"]) == pytest.approx(roc_auc_score(truth, scores), abs=1e-3)  # 16-bit maps
+        assert float(row["pixel_AP"]) == pytest.approx(average_precision_score(truth, scores), abs=1e-2)
 
 
 def test_two_runs_are_compared(trees, tmp_path, capsys):
@@ -95,5 +126,10 @@ def test_two_runs_are_compared(trees, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "measured differently" in printed
     assert "crop: None and [32, 32]" in printed
+    any_grey = ["--data.layout_options.mask_threshold", "0"]
+    greys = [train([*flags("PatchCore", "folder", trees, tmp_path), *more]).path for more in ([], any_grey)]
+    capsys.readouterr()
+    evaluate_or_compare(["--compare", *map(str, greys)])
+    assert re.search("masks: .*above 127 of 255 and .*above 0 of 255", capsys.readouterr().out)
     with pytest.raises(UsageError, match="takes two runs; 1 came"):
         evaluate_or_compare(["--compare", str(first)])

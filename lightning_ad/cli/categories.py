@@ -17,6 +17,7 @@ from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import categories, layout_names
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import METRIC_NAMES
+from lightning_ad.evaluation.catalogue import oracle
 from lightning_ad.reporting.run_folder import RunFolder
 
 PACKAGE = Path(__file__).parents[2]
@@ -89,6 +90,8 @@ def _summarise(path: Path, folders: dict[str, RunFolder]) -> None:
     width = max(map(len, rows))
     short = [name.replace("pixel_AUPRO", "AUPRO") for name in METRIC_NAMES]
     print(f"\n{'':<{width}}  {'  '.join(f'{name:>11}' for name in short)}")
+    if any(marks := [oracle(name) for name in METRIC_NAMES]):
+        print(f"{'':<{width}}  {'  '.join(f'{mark:>11}' for mark in marks)}".rstrip())
     for name, row in rows.items():
         print(f"{name:<{width}}  {'  '.join('        n/a' if v is None else f'{v:>11.6f}' for v in row)}")
     with path.open("w", newline="") as file:

@@ -9,7 +9,7 @@ import numpy as np
 
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import METRIC_NAMES
-from lightning_ad.evaluation.catalogue import METRICS
+from lightning_ad.evaluation.catalogue import METRICS, oracle
 from lightning_ad.evaluation.intervals import paired_difference
 from lightning_ad.reporting.predictions import ImageResult, read_predictions
 from lightning_ad.reporting.protocol import differences
@@ -33,10 +33,10 @@ def compare(args: Sequence[str]) -> int:
     names = _same_images(rows, args)
     labels = np.array([rows[0][name].label for name in names])
     scores = [np.array([part[name].score for name in names]) for part in rows]
-    found = [json.loads(run.metrics.read_text()) for run in runs]
-    metrics = [part["metrics"] for part in found]
+    written = [json.loads(run.metrics.read_text()) for run in runs]
+    metrics = [part["metrics"] for part in written]
     print(f"A {runs[0].path}\nB {runs[1].path}\n{len(names)} test images\n")
-    if odd := differences(*(part.get("protocol", {}) for part in found)):
+    if odd := differences(*(part.get("protocol", {}) for part in written)):
         print("These runs were measured differently, so that the numbers below are not of the same thing:")
         print("\n".join(f"  {line}" for line in odd) + "\n")
     print(f"{'':<16}  {'A':>9}  {'B':>9}  {'B - A':>9}  {'95 % interval':>22}  {'p':>6}")
@@ -49,7 +49,7 @@ def compare(args: Sequence[str]) -> int:
         if name.startswith("image_"):
             found = paired_difference(METRICS[name], *scores, labels)
             line += f"  [{found.low:+.6f}, {found.high:+.6f}]  {found.p:>6.4f}"
-        print(line)
+        print(f"{line}  {oracle(name)}".rstrip())
     print("\np: two-sided, over test sets drawn anew from these images; it knows nothing of other trainings (seeds).")
     return 0
 

@@ -184,7 +184,7 @@ class RunCLI(LightningCLI):
         self.model.check_image_size(*self.datamodule.input_size)
 
     def check_threshold(self) -> None:
-        """Raises UsageError where the data cannot give the threshold that is asked for; before the fit."""
+        """Raises UsageError where the run cannot end with the threshold that is asked for; before the fit."""
         method, reject, samples = self.config_init.threshold, self.config_init.reject, self.datamodule.samples
         if self.stage == "test" or (method is None and reject is None):
             return
@@ -192,7 +192,16 @@ class RunCLI(LightningCLI):
         good = torch.zeros(len(samples["validation"]) - len(bad))
         drawn = good if self.config_init.data.validation_anomalies else bad
         known = type(self.model).chi_square_threshold is not AnomalyModule.chi_square_threshold
-        choose(method, reject, Calibration(good, good, drawn), 0.0 if known else None)
+        found = choose(method, reject, Calibration(good, good, drawn), lambda share: 0.0 if known else None)
+        if found is None or found.method not in ("conformal", "quantile", "f1") or self.config_init.select != "last":
+            return
+        wanted = self.config_init.trainer
+        every, epochs = wanted.check_val_every_n_epoch or 1, wanted.max_epochs or 0
+        if isinstance(self.model, LearnedModule) and epochs > 0 and epochs % every:
+            raise UsageError(
+                f"--threshold {found.method} rests on a validation of the last epoch, and after {epochs} epochs there "
+                f"is none: set trainer.check_val_every_n_epoch ({every}) to a divisor of trainer.max_epochs"
+            )
 
     def open_folder(self) -> RunFolder:
         """A new version, or with --resume the newest unfinished one; processes but the first only read."""

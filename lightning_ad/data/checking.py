@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_ad.data.reading import read_image, read_mask, verify
+from lightning_ad.data.reading import read_image, read_mask, read_regions, verify
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError
 
@@ -109,6 +109,8 @@ def _read(sample: Sample) -> _Read:
         if not Path(sample.mask_path).exists():
             return _Read(f"it has no mask: expected {sample.mask_path}", content, (width, height))
         mask = read_mask(sample.mask_path, (height, width), sample.mask_threshold)
+        if sample.saturations:
+            read_regions(sample.mask_path, sample.saturations)
         return _Read(None, content, (width, height), empty=not mask.any())
     except DataError as error:
         return _Read(str(error))

@@ -66,7 +66,7 @@ class AnomalyDataset(Dataset[Batch]):
         else:
             image, mask = (self.tiles.cut(whole, tile) for whole in self._whole(number))
         recipe = {}
-        if self.synthesis is not None:
+        if self.synthesis is not None and self.textures is not None:
             rng = np.random.default_rng([self.seed, key.epoch, key.index])
             drawn = self.synthesis.draw(rng, *mask.shape, self.textures)
             recipe = {name: value[None] for name, value in drawn.items()}

@@ -11,7 +11,7 @@ def perlin_noise(angles: Tensor, cells: Tensor, height: int, width: int) -> Tens
 
     The gradient at a node is (cos, sin) of its angle along (height, width). Along each axis a pixel takes the
     values V of its two nodes, weighted by the fade, and their slopes G, weighted by its distance as well. So the
-    noise is sqrt(2) (G_y cos V_x' + V_y sin G_x'): two matrix products a row.
+    noise is sqrt(2) (G_y cos V_x' + V_y sin G_x'): four matrix products a row.
 
     Args:
         angles: of the gradients, in radians, float [B, n, m]; row b uses the first cells[b] + 1 along each axis.

@@ -41,10 +41,8 @@ class Synthesis:
         """For validation: an anomaly on every image, and no rotation."""
         return replace(self, anomaly_probability=1.0, rotate_probability=0.0)
 
-    def draw(self, rng: np.random.Generator, height: int, width: int, textures: Textures | None) -> dict[str, Tensor]:
+    def draw(self, rng: np.random.Generator, height: int, width: int, textures: Textures) -> dict[str, Tensor]:
         """All that is random for one image: numbers, the noise mask, and the texture before augmentation."""
-        if textures is None:
-            raise ValueError("synthesis needs textures")
         rotated = rng.random() < self.rotate_probability
         angle = rng.uniform(-self.rotate_degrees, self.rotate_degrees) if rotated else 0.0
         opacity = rng.uniform(*self.opacity)

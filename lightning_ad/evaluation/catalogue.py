@@ -54,6 +54,11 @@ PLOTS: dict[str, Callable[[Curve], Points]] = {
 }
 
 
+def oracle(name: str) -> str:
+    """What to say behind a metric that looks at the test labels to choose its threshold; nothing for others."""
+    return "oracle" if name.endswith("F1Max") else ""
+
+
 def of_kind(metrics: dict[str, Metric], what: str) -> dict[str, Metric]:
     """Those of `image` or `pixel`."""
     return {name: metric for name, metric in metrics.items() if name.startswith(f"{what}_")}

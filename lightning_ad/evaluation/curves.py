@@ -90,7 +90,7 @@ def sensitivity(curve: Curve, rate: float) -> float:
         raise UsageError(f"A false-positive rate lies in [0, 1], but {rate} came.")
     if not curve.defined:
         return float("nan")
-    allowed = np.append(0, curve.true_positives[curve.false_positives <= rate * curve.false_positives[-1]])
+    allowed = np.append(0, curve.true_positives[curve.false_positives / curve.false_positives[-1] <= rate])
     return float(allowed.max() / curve.true_positives[-1])
 
 

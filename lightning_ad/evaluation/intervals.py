@@ -70,13 +70,15 @@ def pixel_intervals(
 
     Args:
         metrics: of `curves`, by name.
-        images: scores and region weights, both [pixels], of each image; one without weights is a good one.
+        images: scores and region weights, both [pixels], of each image; one without weights is a good one. The draws
+            do not depend on their order, but on their highest scores: which process saw which changes nothing.
         seed: of the draws.
         draws: how many test sets.
 
     Returns:
         Both ends by name; empty where there are no good or no anomalous images.
     """
+    images = sorted(images, key=lambda image: (image[0].max(), image[0].sum(dtype=np.float64)))
     labels = np.array([weights.any() for _, weights in images], bool)
     if not 0 < labels.sum() < len(labels):
         return {}

@@ -19,7 +19,8 @@ from lightning_ad.evaluation.ranking import CurveMetric, same_shape
 from lightning_ad.evaluation.regions import region_weights, saturated_weights
 from lightning_ad.evaluation.sorting import ranked
 
-BYTES = 16  # a pixel takes at the peak: a score, a weight, and sorted copies
+BYTES = 20  # a pixel takes at the peak: a score, a weight, copies of a kind, and sorted ones
+ROWS = 1 << 18  # of bins that are kept from several batches before they are added up
 WHAT = ("pixel", "saturated")  # rankings of pixels: with region weights, and with saturated ones
 
 
@@ -33,7 +34,7 @@ class AnomalyMetrics(CurveMetric):
     pixel precision-recall and pixel PRO, each as (x, y) of at most 300 points, empty where undefined.
 
     Args:
-        memory_gb: GiB that the exact pixel metrics may take on each process; 16 bytes a pixel at the peak.
+        memory_gb: GiB that the exact pixel metrics may take on each process; 20 bytes a pixel at the peak.
         kinds: of defect, those that `update` counts; the same on all processes.
         kwargs: of `torchmetrics.Metric`.
     """
@@ -51,7 +52,7 @@ class AnomalyMetrics(CurveMetric):
         self.add_state("saturated_weights", [], dist_reduce_fx="cat")
         # Bins are float64, told as float32 because processes can only exchange lists of one type.
         self.add_state("pixel_bins", [], dist_reduce_fx="cat")
-        self.plots, self.bounds, self.details, self.intervals, self._held = {}, {}, {}, {}, 0
+        self.plots, self.bounds, self.details, self.intervals, self._held, self._rows = {}, {}, {}, {}, 0, ROWS
 
     def update(
         self,
@@ -73,7 +74,7 @@ class AnomalyMetrics(CurveMetric):
             mask: bool [B, H, W], true where the part is defective.
             label: int64 or bool [B], 0 good, 1 anomalous.
             kind: int64 [B], the place of the kind of defect in `kinds`; None for the label.
-            regions: of each image, where the data set knows their saturation; empty where it does not.
+            regions: of each image, where the data set knows their saturation; their union is its mask.
 
         Raises:
             TypeError: the mask is not bool.
@@ -95,7 +96,7 @@ class AnomalyMetrics(CurveMetric):
             pairs = zip(map, regions, strict=True)
             of_each = [m.new_zeros(m.shape) if r is None else saturated_weights(m, r) for m, r in pairs]
             self.saturated_weights.append(torch.stack(of_each)[outlined].flatten().float())
-        self._held += BYTES * pixels.numel()
+        self._held += (BYTES + 4 * bool(regions)) * pixels.numel()
         if len(self.pixel_bins):
             self._put_in_bins()
         elif self._held > self.memory_gb * 2**30:
@@ -122,7 +123,7 @@ class AnomalyMetrics(CurveMetric):
     def reset(self) -> None:
         """Forgets everything seen, the plots, the bounds and the details."""
         super().reset()
-        self.plots, self.bounds, self.details, self.intervals, self._held = {}, {}, {}, {}, 0
+        self.plots, self.bounds, self.details, self.intervals, self._held, self._rows = {}, {}, {}, {}, 0, ROWS
 
     def _images(self) -> dict[str, Group]:
         """The images of each kind, sorted."""
@@ -136,9 +137,15 @@ class AnomalyMetrics(CurveMetric):
         """The pixels of each kind for each of `WHAT`, sorted; or their bins, where a process has put them in some."""
         if len(self.pixel_bins):
             self._put_in_bins()
-            found = _unpack(self._join("pixel_bins"))
+            found: dict[tuple[int, int], Group] = {**_unpack(self._join("pixel_bins"))}
         else:
-            found = {key: ranked(scores, weights) for key, scores, weights in self._by_kind()}
+            found = {}
+            for (place, kind), scores, weights in self._by_kind():
+                if place == 0:
+                    found[place, kind] = ranked(scores, weights)
+                    continue
+                hits = weights > 0  # the negatives are those of the regions
+                found[place, kind] = ranked(scores[hits], weights[hits])._replace(negatives=found[0, kind].negatives)
         named = [(place, self.kinds[kind], group) for (place, kind), group in found.items()]
         return [{name: group for place, name, group in named if WHAT[place] == what} for what in WHAT]
 
@@ -167,13 +174,14 @@ class AnomalyMetrics(CurveMetric):
         return places[:, 0].tolist(), (places[:, 1] * places[:, 2]).tolist()
 
     def _put_in_bins(self) -> None:
-        """Moves the pixels held so far into the bins."""
-        bins = _unpack(self._join("pixel_bins"))
-        for key, scores, weights in self._by_kind():
-            counted = Histogram.of(scores, weights)
-            bins[key] = add([bins[key], counted]) if key in bins else counted
+        """Moves the pixels held so far into bins; those of several batches are added up once they are many."""
+        counted = {key: Histogram.of(scores, weights) for key, scores, weights in self._by_kind()}
         self.pixel_scores, self.pixel_weights, self.pixel_places, self.saturated_weights = [], [], [], []
-        self.pixel_bins = [_pack(bins).to(self.device)]
+        before = self.pixel_bins if isinstance(self.pixel_bins, list) else [self.pixel_bins]
+        self.pixel_bins = [*before, _pack(counted).to(self.device)]
+        if sum(part.numel() for part in self.pixel_bins) > 12 * self._rows:
+            added = _pack(_unpack(self._join("pixel_bins")))
+            self.pixel_bins, self._rows = [added.to(self.device)], max(ROWS, added.numel() // 6)
 
 
 def _pack(bins: dict[tuple[int, int], Histogram]) -> Tensor:
@@ -188,9 +196,14 @@ def _unpack(packed: Tensor) -> dict[tuple[int, int], Histogram]:
     table = packed.cpu().contiguous().view(torch.float64).reshape(-1, 6).numpy()
     table = table[table[:, 3] + table[:, 4] > 0]
     bins: dict[tuple[int, int], Histogram] = {}
-    for key in np.unique(table[:, :2], axis=0):
+    for key in sorted({*map(tuple, table[_changes(table[:, :2]), :2].tolist())}):
         rows = table[(table[:, :2] == key).all(1)]
         starts = np.flatnonzero(np.diff(rows[:, 2], prepend=np.inf) <= 0)
         parts = [Histogram(*p[:, 2:5].astype(np.int64).T, p[:, 5]) for p in np.split(rows, starts) if len(p)]
         bins[int(key[0]), int(key[1])] = add(parts)
     return bins
+
+
+def _changes(keys: NDArray) -> NDArray[np.bool_]:
+    """Where a row differs from the one before."""
+    return np.append(True, (np.diff(keys, axis=0) != 0).any(1))[: len(keys)]

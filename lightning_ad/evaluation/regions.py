@@ -58,11 +58,12 @@ def saturated_weights(scores: Tensor, regions: Regions) -> Tensor:
     if len(regions.shares) and not bool(((regions.shares > 0) & (regions.shares <= 1)).all()):
         raise ValueError(f"the share of a region must lie in (0, 1]; {regions.shares.tolist()} came")
     flat = scores.flatten().float().cpu()
-    weights = regions.masks.any(0).flatten().cpu() * torch.finfo(torch.float32).tiny  # still positives
+    weights = regions.masks.any(0).flatten().cpu().float() * torch.finfo(torch.float32).tiny  # still positives
     for mask, share in zip(regions.masks.flatten(1).cpu(), regions.shares.tolist(), strict=True):
         pixels = mask.nonzero().flatten()
         enough = share * len(pixels)
         if len(pixels):
             highest = pixels[flat[pixels].argsort(descending=True)]
-            weights[highest] += (enough - torch.arange(len(pixels))).clamp(0, 1) / enough
+            before = torch.arange(len(pixels), dtype=torch.float64)
+            weights[highest] += ((enough - before).clamp(0, 1) / enough).float()
     return weights.reshape(scores.shape).to(scores.device)

@@ -103,6 +103,8 @@ def quantile_threshold(calibration: Tensor, reject: float) -> float:
 def f1_threshold(good: Tensor, anomalous: Tensor) -> float:
     """The score halfway below the lowest one that is called anomalous where F1 on validation images is best.
 
+    Where that is all of them, just below it.
+
     Args:
         good: float [M], scores of held-out good images.
         anomalous: float [A], scores of held-out anomalous images, real or synthetic; never of test images.
@@ -120,4 +122,4 @@ def f1_threshold(good: Tensor, anomalous: Tensor) -> float:
     labels = torch.cat([torch.zeros(good.numel()), torch.ones(anomalous.numel())])
     lowest = f1_max(rank(scores, labels))[1]
     below = scores[scores < lowest]
-    return lowest if not len(below) else (lowest + float(below.max())) / 2
+    return math.nextafter(lowest, -math.inf) if not len(below) else (lowest + float(below.max())) / 2

@@ -1,5 +1,6 @@
 """Which scores are called anomalous: the threshold of a run, by whichever method it is chosen."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -62,7 +63,10 @@ class Threshold:
 
 
 def choose(
-    method: Method | float | None, reject: float | None, calibration: Calibration, chi_square: float | None = None
+    method: Method | float | None,
+    reject: float | None,
+    calibration: Calibration,
+    chi_square: Callable[[float], float | None] = lambda share: None,
 ) -> Threshold | None:
     """The threshold of a run; nothing of it comes from test images.
 
@@ -71,15 +75,16 @@ def choose(
             enough images are held out for it.
         reject: the share of good parts that may be called anomalous, in (0, 1); None for `REJECT`.
         calibration: of the run.
-        chi_square: the threshold of a method whose scores have a known distribution, for this share.
+        chi_square: the threshold for a share, of a method whose scores have a known distribution; None for others.
 
     Returns:
         None where `method` and `reject` are None and too few images are held out.
 
     Raises:
-        UsageError: the method lacks what it needs.
+        UsageError: the share is outside (0, 1), or the method lacks what it needs.
     """
-    share, held = reject or REJECT, len(calibration)
+    share, held = REJECT if reject is None else reject, len(calibration)
+    needed = images_needed(share)
     per_cent = f"{100 * share:g} %"
     if isinstance(method, int | float):
         return Threshold(float(method), None, "number", "a number that was given")
@@ -88,13 +93,13 @@ def choose(
         images = f"{held} good and {len(calibration.anomalous)} anomalous validation images"
         return Threshold(value, None, method, f"labels: the best F1 on {images}")
     if method == "chi2":
-        if chi_square is None:
+        if (known := chi_square(share)) is None:
             raise UsageError("--threshold chi2 is for Mahalanobis AD alone; choose conformal")
-        return Threshold(chi_square, None, method, f"{per_cent} of good parts, were distances chi-square distributed")
+        return Threshold(known, None, method, f"{per_cent} of good parts, were distances chi-square distributed")
     if method == "quantile":
         both = (quantile_threshold(scores, share) for scores in (calibration.good, calibration.maxima))
         return Threshold(*both, method, f"{per_cent} of {held} held-out good images lie above it")
-    if method is None and reject is None and held < images_needed(share):
+    if method is None and reject is None and held < needed:
         return None
     image, pixel = (conformal_threshold(scores, share) for scores in (calibration.good, calibration.maxima))
     basis = f"at most {per_cent} of good parts, on average, by {held} held-out good images"

@@ -125,6 +125,8 @@ class AnomalyModule(LightningModule):
         own, other = type(self).__name__, checkpoint.get("method", "something else")
         if own != other:
             raise WeightsError(f"this is a checkpoint of {other}, not of {own}; load it with {other}")
+        if not isinstance(checkpoint["calibration"], dict):
+            raise WeightsError("this checkpoint was written by an earlier version of lightning_ad; train again")
         self.calibration = Calibration(**checkpoint["calibration"])
         self.trained_images = checkpoint.get("trained_images", 0)
 

@@ -138,15 +138,27 @@ class LearnedModule(AnomalyModule):
         self._paths = []
         self.log("gradient_norm", norm)
 
-    def on_train_epoch_end(self) -> None:
-        """Looks at the weights before they are saved.
+    def on_validation_start(self) -> None:
+        """Looks at the weights before the best ones are saved.
 
         Raises:
             UserError: where one of them is not finite.
         """
+        if self.trainer.training and not self.trainer.sanity_checking:
+            self._check_weights()
+
+    def on_train_epoch_end(self) -> None:
+        """Looks at the weights before the last ones are saved.
+
+        Raises:
+            UserError: where one of them is not finite.
+        """
+        self._check_weights()
+
+    def _check_weights(self) -> None:
         norm = torch.nn.utils.get_total_norm([p.detach() for p in self.parameters() if p.requires_grad])
         if not bool(norm.isfinite()):
-            self._stop("norm of the weights", norm, ["the last step of the epoch"])
+            self._stop("norm of the weights", norm, ["the last step"])
 
     def on_train_end(self) -> None:
         """Says where a validation set has calibrated nothing."""

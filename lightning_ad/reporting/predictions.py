@@ -11,7 +11,13 @@ from typing import TextIO
 from lightning_ad.errors import DataError
 
 COLUMNS = ["path", "label", "defect", "score", "p_value", "anomalous"]
-MORE = {"area": "area", "map": "map_path", "nearest": "nearest"}  # columns that only some runs have
+MORE = {  # columns that only some runs have: the field, and what its text is read by
+    "area": ("area", float),
+    "pixel_AUROC": ("pixel_auroc", float),
+    "pixel_AP": ("pixel_ap", float),
+    "map": ("map_path", str),
+    "nearest": ("nearest", str),
+}
 VERDICTS = {(0, False): "passed", (0, True): "false alarm", (1, False): "missed", (1, True): "found"}
 
 
@@ -27,6 +33,8 @@ class ImageResult:
         p_value: how often a good image would score as high, in [0, 1]; None where it is not known.
         anomalous: the verdict; None where there is no limit.
         area: the share of its pixels that is called anomalous; None where there is no threshold for pixels.
+        pixel_auroc: of the image's own pixels, in [0, 1]; None where it has no outline.
+        pixel_ap: likewise, the average precision.
         map_path: the anomaly map, relative to the run folder; None where none was written.
         nearest: the good patch nearest to the image's worst, `<training image>@<row>,<column>` of the grid of
             features; None for methods that keep no patches.
@@ -39,6 +47,8 @@ class ImageResult:
     p_value: float | None = None
     anomalous: bool | None = None
     area: float | None = None
+    pixel_auroc: float | None = None
+    pixel_ap: float | None = None
     map_path: str | None = None
     nearest: str | None = None
 
@@ -50,14 +60,14 @@ class ImageResult:
 
 def write_predictions(path: str | Path, rows: Sequence[ImageResult]) -> None:
     """Writes predictions.csv; unknown values are empty, columns of `MORE` are there if any row has one."""
-    more = [name for name, field in MORE.items() if any(getattr(r, field) is not None for r in rows)]
+    more = [name for name, (field, _) in MORE.items() if any(getattr(r, field) is not None for r in rows)]
     with replacing(path) as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS + more)
         for r in rows:
             p_value = "" if r.p_value is None else repr(r.p_value)
             anomalous = "" if r.anomalous is None else str(r.anomalous).lower()
-            where = ["" if (value := getattr(r, MORE[name])) is None else str(value) for name in more]
+            where = ["" if (value := getattr(r, MORE[name][0])) is None else str(value) for name in more]
             table.writerow([r.path, r.label, r.defect, repr(r.score), p_value, anomalous, *where])
 
 
@@ -73,9 +83,7 @@ def read_predictions(path: str | Path) -> list[ImageResult]:
                     score=float(r["score"]),
                     p_value=float(r["p_value"]) if r["p_value"] else None,
                     anomalous=r["anomalous"] == "true" if r["anomalous"] else None,
-                    area=float(r["area"]) if r.get("area") else None,
-                    map_path=r.get("map") or None,
-                    nearest=r.get("nearest") or None,
+                    **{field: read(r[name]) for name, (field, read) in MORE.items() if r.get(name)},
                 )
                 for r in csv.DictReader(file)
             ]

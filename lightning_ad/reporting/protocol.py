@@ -21,12 +21,13 @@ def protocol(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, Any]:
         `docs/metrics.md`; `seed` of the data.
     """
     height, width = data.geometry.output
+    limits = sorted({s.mask_threshold for s in data.samples["test"] if s.mask_path is not None})
     return {
         "weights": weights_hash(model.state_dict()),
         "resize": data.geometry.resize_to,
         "crop": data.geometry.crop_to,
         "tiles": data.tiles and [*data.tiles.shape, data.tiles.overlap],
-        "masks": "nearest-neighbour resize; true above the threshold of the layout",
+        "masks": f"nearest-neighbour resize; true above {' or '.join(map(str, limits)) or 'nothing'} of 255",
         "pixels": "all test images; anomalous ones without an outline are left out",
         "aupro": "8-connected regions of equal weight, false positives of all good pixels, linear at the limit",
         "resolution": f"{height} x {width} px, as the network sees the image",

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_ad.data.sample import Batch
-from lightning_ad.evaluation import conformal_p_values, images_needed
+from lightning_ad.evaluation import auroc, average_precision, conformal_p_values, images_needed, rank
 from lightning_ad.evaluation.verdicts import REJECT, Method, Threshold, choose
 from lightning_ad.methods.base import AnomalyModule, Prediction
 from lightning_ad.reporting.maps import write_map
@@ -60,8 +60,7 @@ class TestRecorder(Callback):
         """Forgets an earlier test; all processes write into the first one's folder."""
         self.folder = RunFolder(Path(trainer.strategy.broadcast(str(self.folder.path))))
         self.rows, self._own = [], []
-        known = pl_module.chi_square_threshold(self.reject or REJECT) if self.method == "chi2" else None
-        self.threshold = choose(self.method, self.reject, pl_module.calibration, known)
+        self.threshold = choose(self.method, self.reject, pl_module.calibration, pl_module.chi_square_threshold)
         if self.threshold is None and (count := len(pl_module.calibration)):
             rank_zero_warn(
                 f"{count} held-out good images give p-values down to {1 / (count + 1):.2g}; verdicts at {REJECT:g} "
@@ -102,6 +101,7 @@ class TestRecorder(Callback):
                 p_value=p,
                 anomalous=None if self.threshold is None else float(scores[i]) > self.threshold.image,
                 area=_area(maps[i], self.threshold),
+                **_of_its_pixels(maps[i], batch.mask[i].cpu()),
                 map_path=str(path),
                 nearest=nearest,
             )
@@ -122,6 +122,14 @@ def _area(map: Tensor, threshold: Threshold | None) -> float | None:
     if threshold is None or threshold.pixel is None:
         return None
     return float((map > threshold.pixel).double().mean())
+
+
+def _of_its_pixels(map: Tensor, mask: Tensor) -> dict[str, float]:
+    """The pixel metrics of an image by itself, where it has an outline and is not all of it."""
+    if not bool(mask.any()) or bool(mask.all()):
+        return {}
+    curve = rank(map.flatten(), mask.flatten().float())
+    return {"pixel_auroc": auroc(curve), "pixel_ap": average_precision(curve)}
 
 
 def _place(nearest: Tensor, paths: Sequence[str]) -> str:

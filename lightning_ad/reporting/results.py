@@ -20,7 +20,7 @@ from lightning_ad.data.checking import write_faults
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.reading import read_image, read_mask
 from lightning_ad.evaluation import f1_max, rank
-from lightning_ad.evaluation.catalogue import METRICS, of_kind
+from lightning_ad.evaluation.catalogue import METRICS, of_kind, oracle
 from lightning_ad.evaluation.intervals import intervals
 from lightning_ad.methods.base import AnomalyModule, Suspect
 from lightning_ad.reporting.predictions import ImageResult, replacing, write_predictions
@@ -69,6 +69,7 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     write_predictions(folder.predictions, rows)
     sure = {**_intervals(rows), **run.model.metrics.intervals}
     details = {**run.model.metrics.details, "oracle_threshold": _oracle(rows)}
+    details["by_defect_intervals"] = {kind: _intervals_of(rows, kind) for kind in details["by_defect"]}
     if run.model.suspects is not None:
         write_suspects(folder.suspects, run.model.suspects)
     if run.datamodule.skipped:
@@ -86,7 +87,7 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             threshold=run.recorder.threshold,
             intervals=sure,
             by_defect=details["by_defect"],
-            by_defect_intervals={kind: _intervals_of(rows, kind) for kind in details["by_defect"]},
+            by_defect_intervals=details["by_defect_intervals"],
         )
         write_report(folder.report, results, _picture(run.datamodule), folder.path)
     write_json(
@@ -133,8 +134,8 @@ def table(metrics: dict[str, float], sure: dict[str, tuple[float, float]]) -> st
     lines = []
     for name, value in metrics.items():
         ends = f"  [{sure[name][0]:.3f}, {sure[name][1]:.3f}]" if name in sure else ""
-        oracle = "  oracle: at the best threshold for these test images" if name.endswith("F1Max") else ""
-        lines.append(f"{name:<{width}}  {'n/a' if math.isnan(value) else f'{value:.6f}'}{ends}{oracle}")
+        line = f"{name:<{width}}  {'n/a' if math.isnan(value) else f'{value:.6f}'}{ends}  {oracle(name)}"
+        lines.append(line.rstrip())
     return "\n".join(lines)
 
 

@@ -4,11 +4,12 @@ import csv
 import shutil
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from lightning_ad.data.checking import stop_at_missing_masks
+from lightning_ad.data.checking import examine, stop_at_missing_masks
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import find_samples
 from lightning_ad.data.reading import read_mask, read_regions
@@ -166,7 +167,19 @@ def test_loco_saturations_reach_the_metrics(trees):
         assert regions.shares.tolist() == pytest.approx([0.2, 20 / 24] if "logical" in path else [0.5, 0.5])
 
 
-@pytest.mark.parametrize("text", ["{", '[{"pixel_value": 3}]', "[1]"])
+def test_a_region_without_a_saturation_is_a_fault(trees, tmp_path):
+    root = shutil.copytree(trees["mvtec_loco"], tmp_path / "loco")
+    part = root / "pushpins/ground_truth/logical_anomalies/001/000.png"
+    Image.new("L", (48, 40), 7).save(part)
+    faults = examine(find_samples("mvtec_loco", root, "pushpins", {})).faults
+    assert [Path(fault.path).parts[-2:] for fault in faults] == [("logical_anomalies", "001.png")]
+    assert "has the value 7, which defects_config.json does not name" in faults[0].reason
+
+
+ZERO = '[{"pixel_value": 3, "saturation_threshold": 0, "relative_saturation": true}]'
+
+
+@pytest.mark.parametrize("text", ["{", '[{"pixel_value": 3}]', "[1]", ZERO])
 def test_a_list_of_saturations_that_is_none_is_told(trees, tmp_path, text):
     root = shutil.copytree(trees["mvtec_loco"], tmp_path / "loco")
     (root / "pushpins/defects_config.json").write_text(text)

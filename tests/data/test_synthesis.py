@@ -49,6 +49,12 @@ def test_augmenters_equal_pillow(picture):
     inner = (slice(None), slice(1, -1), slice(1, -1))
     sharp = tensor(ImageEnhance.Sharpness(pillow).enhance(1.7))
     torch.testing.assert_close(apply_one("sharpness", image, 1.7)[inner], sharp[inner], atol=2 / 255, rtol=0)
+    equal = tensor(ImageOps.equalize(pillow))
+    assert (equal - image).abs().max() > 10 / 255
+    torch.testing.assert_close(apply_one("equalize", image), equal, atol=2 / 255, rtol=0)
+    middle = (slice(None), *(slice(side // 4, -(side // 4)) for side in picture.shape[:2]))
+    turned = tensor(pillow.rotate(20, Image.Resampling.BILINEAR))
+    torch.testing.assert_close(apply_one("rotate", image, 20.0)[middle], turned[middle], atol=3 / 255, rtol=0)
 
 
 def test_augmenters_equal_hand_computed_values(picture):

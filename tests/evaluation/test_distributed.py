@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from lightning_ad.data.sample import Regions
 from lightning_ad.evaluation import AUPRO, AUROC, AnomalyMetrics
 
+KINDS = ["good", "crack", "hole"]
 BATCHES = [2, 1, 3, 2, 1]  # nine images
 SHARES = {"three and two batches": [[0, 2, 4], [1, 3]], "all and none": [[0, 1, 2, 3, 4], []]}
 
@@ -15,27 +17,40 @@ def batches():
     mask = (torch.rand(9, 12, 12, generator=draw, dtype=torch.float32) > 0.8) & label.bool()[:, None, None]
     map = torch.rand(9, 12, 12, generator=draw, dtype=torch.float32) * 60 + mask * 15
     score = torch.rand(9, generator=draw, dtype=torch.float32) * 60 + label * 15
-    return list(zip(*(tensor.split(BATCHES) for tensor in (map, score, mask, label)), strict=True))
+    kind = label * (1 + torch.arange(9) % 3 // 2)  # good, crack, hole
+    found = [Regions(one[None], torch.tensor([0.4], dtype=torch.float32)) if one.any() else None for one in mask]
+    regions = [found[sum(BATCHES[:i]) : sum(BATCHES[: i + 1])] for i in range(len(BATCHES))]
+    tensors = [tensor.split(BATCHES) for tensor in (map, score, mask, label, kind)]
+    return list(zip(*tensors, regions, strict=True))
 
 
 def values(indices):
-    metrics, auroc, aupro = AnomalyMetrics(), AUROC(), AUPRO()
+    metrics, auroc, aupro = AnomalyMetrics(kinds=KINDS), AUROC(), AUPRO()
     for index in indices:
-        map, score, mask, label = batches()[index]
-        metrics.update(map, score, mask, label)
+        map, score, mask, label, *_ = batch = batches()[index]
+        metrics.update(*batch)
         auroc.update(score, label)
         aupro.update(map, mask)
-    return {**metrics.compute(), "AUROC": auroc.compute().item(), "AUPRO": aupro.compute().item()}
+    found = {**metrics.compute(), "AUROC": auroc.compute().item(), "AUPRO": aupro.compute().item()}
+    return {**found, **flat("details", metrics.details), **flat("intervals", metrics.intervals)}
 
 
-def binned(rank: int) -> dict[str, tuple[float, float]]:
+def flat(name, value):
+    if isinstance(value, dict):
+        return {k: v for key, part in value.items() for k, v in flat(f"{name} {key}", part).items()}
+    if isinstance(value, tuple):
+        return {f"{name} {place}": part for place, part in enumerate(value)}
+    return {name: value}
+
+
+def binned(rank: int) -> tuple[dict, dict]:
     """The first process is over its budget, the second is not."""
-    metrics = AnomalyMetrics(memory_gb=1e-6 if rank == 0 else 1.0)
+    metrics = AnomalyMetrics(1e-6 if rank == 0 else 1.0, KINDS)
     for index in SHARES["three and two batches"][rank]:
         metrics.update(*batches()[index])
     values = metrics.compute()
     assert all(low <= values[name] <= high for name, (low, high) in metrics.bounds.items())
-    return metrics.bounds
+    return metrics.bounds, flat("details", metrics.details)
 
 
 @pytest.mark.distributed
@@ -44,9 +59,12 @@ def test_pixels_are_binned_where_one_process_has_too_many(over_processes):
     found = over_processes(2, binned)
     exact = values(range(len(BATCHES)))
     assert found[0] == found[1]
-    for name, (low, high) in found[0].items():
+    bounds, details = found[0]
+    for name, (low, high) in bounds.items():
         assert low <= exact[name] <= high
-    assert len(found[0]) == 5
+    assert len(bounds) == 5
+    assert details == pytest.approx({k: v for k, v in exact.items() if k.startswith("details")}, abs=0.02)
+    assert "details by_defect hole pixel_AUsPRO_0.05" in details
 
 
 def shares_of(rank: int) -> dict[str, dict[str, float]]:

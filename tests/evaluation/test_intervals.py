@@ -75,10 +75,11 @@ def test_pixel_intervals_equal_a_bootstrap_without_bins():
     for number in range(30):
         weights = np.where(draw.random(400) < 0.05, 0.5, 0.0) if number % 3 else np.zeros(400)
         images.append(((draw.normal(size=400) + 2 * (weights > 0) * draw.random()).astype(np.float32), weights))
+    images.sort(key=lambda image: image[0].max())
     metrics = {"pixel_AUROC": auroc, "pixel_AP": average_precision, "pixel_AUPRO": aupro}
     found = pixel_intervals(metrics, images, seed=3, draws=60)
     draw, values = np.random.default_rng(3), []
-    kinds = [[i for i in range(30) if bool(i % 3) == kind] for kind in (False, True)]
+    kinds = [[i for i in range(30) if images[i][1].any() == kind] for kind in (False, True)]
     for _ in range(60):
         rows = np.concatenate([draw.choice(rows, len(rows)) for rows in kinds])
         score, weights = (np.concatenate([images[i][part] for i in rows]) for part in (0, 1))

@@ -50,9 +50,22 @@ def test_f1_is_the_best_on_validation_images():
 
 def test_a_number_and_a_known_distribution():
     assert choose(0.25, None, Calibration.empty()).image == 0.25
-    assert choose("chi2", 0.05, Calibration.empty(), 7.5).image == 7.5
+    assert choose("chi2", 0.05, Calibration.empty(), lambda share: 150 * share).image == 7.5
     with pytest.raises(UsageError, match="for Mahalanobis AD alone"):
         choose("chi2", 0.05, calibration())
+
+
+@pytest.mark.parametrize("method", [None, "conformal", "quantile", "f1", "chi2", 0.3])
+@pytest.mark.parametrize("reject", [0, 5, -0.1])
+def test_a_share_that_is_none_is_told_by_every_method(method, reject):
+    with pytest.raises(UsageError, match="lies between 0 and 1"):
+        choose(method, reject, calibration(), lambda share: 1.0)
+
+
+def test_f1_is_the_best_where_that_calls_everything_anomalous():
+    scores = [torch.tensor([5.0]), torch.tensor([5.0]), torch.tensor([1.0, 2.0, 3.0])]
+    assert choose("f1", None, Calibration(*scores)).image < 1.0
+    assert choose("f1", None, Calibration(torch.ones(2), torch.ones(2), torch.ones(2))).image < 1.0
 
 
 def test_a_calibration_comes_back_from_its_state():

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -174,3 +176,41 @@ def test_errors_name_the_argument(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="do not fit the encoder resnet18"):
         DRAEM(8, discriminator="unet", discriminator_encoder="resnet18", encoder_weights=str(tmp_path / "other.pth"))
+
+
+def test_a_milestone_never_comes_before_the_first_step():
+    module = DRAEM(8, 8, lr_milestones=(0.25, 0.5))
+    module.trainer = SimpleNamespace(max_epochs=2)
+    optimizer = module.default_optimizer(module.parameter_groups())
+    module.default_scheduler(optimizer)
+    assert optimizer.param_groups[0]["lr"] == 1e-4
+
+
+def test_an_encoder_that_the_architecture_does_not_take_is_said():
+    with pytest.raises(UsageError, match=r"model\.discriminator dpt cannot be built .* choose another model\.disc"):
+        DRAEM(8, discriminator="dpt", discriminator_encoder="resnet34")
+    with pytest.raises(UsageError, match=r"model\.reconstructor: unknown network 'unett'; expected original, .*unet"):
+        DRAEM(8, 8, reconstructor="unett")
+
+
+def reconstructions():
+    """Two batches, of which only the first falls below -0.5."""
+    draw = torch.Generator().manual_seed(0)
+    target = torch.rand(4, 3, 32, 32, generator=draw)
+    found = target + 0.2 * torch.randn(target.shape, generator=draw)
+    found[0, 0, 0, 0] = -0.6
+    found[2:] = found[2:].clamp_min(-0.4)
+    return found, target
+
+
+def loss_of_share(rank):
+    found, target = (t[2 * rank : 2 * rank + 2] for t in reconstructions())
+    return ssim_loss(found, target, over_processes=True).item()
+
+
+@pytest.mark.distributed
+def test_the_range_of_ssim_is_that_of_all_processes(over_processes):
+    whole, apart = ssim_loss(*reconstructions()).item(), ssim_loss(*(t[2:] for t in reconstructions())).item()
+    shares = over_processes(2, loss_of_share)
+    assert sum(shares) / 2 == pytest.approx(whole, abs=1e-6)
+    assert abs(shares[1] - apart) > 1e-3

@@ -1,55 +1,20 @@
-"""What every learned method can be asked for: optimizers, averages, precision, compiling, and a stop at NaN."""
+"""What every learned method can be asked for: optimizers, averages, precision, compiling."""
 
 import copy
 import csv
+import time
 
-import numpy as np
 import pytest
 import torch
+from learning import METHODS, data, draem, fit, pfm, trained
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.plugins import MixedPrecision, TorchSyncBatchNorm
 
 from lightning_ad.callbacks import LastEpochsAveraging, StepsAveraging, ThroughputMonitor
-from lightning_ad.data.datamodule import AnomalyDataModule
-from lightning_ad.errors import UsageError, UserError
-from lightning_ad.methods import DRAEM, PFM
-
-SMALL_PFM = {
-    **{"source": "squeezenet1_1", "target": "mobilenet_v2", "latents": (8, 8, 8)},
-    **{"source_weights": None, "target_weights": None},
-}
-
-
-def draem(**more):
-    torch.manual_seed(0)
-    return DRAEM(8, 8, **more)
-
-
-def pfm(**more):
-    torch.manual_seed(0)
-    return PFM(**SMALL_PFM, **more)
-
-
-METHODS = pytest.mark.parametrize("build", [draem, pfm])
-
-
-def data(trees, **more):
-    options = {"layout": "mvtec", "category": "bottle", "image_size": 64, "batch_size": 4, "num_workers": 0}
-    return AnomalyDataModule(root=str(trees["even"]), **{**options, **more})
-
-
-def fit(model, datamodule, epochs=2, **more):
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = Trainer(**{**quiet, "accelerator": "cpu", "max_epochs": epochs, "num_sanity_val_steps": 0, **more})
-    trainer.fit(model, datamodule=datamodule)
-    return trainer
+from lightning_ad.errors import UsageError
+from lightning_ad.methods import DRAEM
 
 
 class Snapshots(Callback):
@@ -60,10 +25,6 @@ class Snapshots(Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         self.states.append([p.detach().clone() for p in module.parameters() if p.requires_grad])
-
-
-def trained(module):
-    return [p.detach() for p in module.parameters() if p.requires_grad]
 
 
 @METHODS
@@ -157,6 +118,35 @@ def test_channels_last_changes_rounding_only(build):
     torch.testing.assert_close(*maps, rtol=1e-4, atol=1e-5)
 
 
+@METHODS
+def test_synchronised_batch_norm_leaves_maps_and_frozen_networks_as_they_are(build, trees):
+    """One process; over several it needs GPUs."""
+    module, image = build().eval(), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    before, frozen = module(image).map, {n for n, p in module.named_parameters() if not p.requires_grad}
+    synchronised = TorchSyncBatchNorm().apply(copy.deepcopy(module))
+    assert any(isinstance(part, torch.nn.SyncBatchNorm) for part in synchronised.modules())
+    torch.testing.assert_close(synchronised(image).map, before)
+    assert {n for n, p in synchronised.named_parameters() if not p.requires_grad} == frozen
+    losses = []
+    for one in (module, synchronised):
+        fit(one, data(trees), epochs=1)
+        losses.append(one.trainer.callback_metrics["loss"].item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_a_validation_within_the_epoch_is_no_waiting(trees):
+    class Slow(Callback):
+        def on_validation_epoch_start(self, trainer, module):
+            time.sleep(1.0)
+
+    held_out = data(trees, validation="holdout", validation_share=0.3)
+    trainer = fit(
+        draem(norm="group"), held_out, epochs=1, val_check_interval=1, callbacks=[ThroughputMonitor(), Slow()]
+    )
+    seconds = len(held_out.samples["train"]) / trainer.callback_metrics["images_per_second"].item()
+    assert trainer.callback_metrics["wait_share"].item() * seconds < 0.9
+
+
 def test_resuming_brings_back_scheduler_and_scaler(trees, tmp_path):
     """16-mixed as on a GPU, with its gradient scaler, on the CPU."""
 
@@ -193,70 +183,6 @@ def test_what_is_logged(trees, tmp_path):
     epoch = next(row for row in rows if row["wait_share"])
     assert 0 < float(epoch["wait_share"]) < 1
     assert float(epoch["images_per_second"]) > 0
-
-
-class Poison(Callback):
-    """Makes a weight NaN after a step."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if trainer.global_step == self.step:
-            with torch.no_grad():
-                trained(module)[0].fill_(np.nan)
-
-
-@METHODS
-def test_a_loss_that_is_not_finite_stops_the_run(build, trees, tmp_path):
-    last = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
-    with pytest.raises(UserError, match=r"the loss is nan on .*train.good.*png, .*epoch 1, step 3.*last\.ckpt"):
-        fit(build(), data(trees), enable_checkpointing=True, callbacks=[Poison(3), last])
-    with pytest.raises(UserError, match="no checkpoint has been written"):
-        fit(build(), data(trees), callbacks=[Poison(1)])
-
-
-@METHODS
-def test_a_gradient_that_is_not_finite_never_reaches_a_checkpoint(build, trees):
-    class Spoil(Callback):
-        def on_after_backward(self, trainer, module):
-            next(p.grad for p in module.parameters() if p.grad is not None).fill_(np.inf)
-
-    module = build()
-    with pytest.raises(UserError, match=r"the gradient norm is inf on .*png"):
-        fit(module, data(trees), callbacks=[Spoil()])
-    assert all(p.isfinite().all() for p in trained(module))
-
-
-def test_the_images_of_accumulated_gradients_are_named(trees):
-    class Spoil(Callback):
-        def on_after_backward(self, trainer, module):
-            next(p.grad for p in module.parameters() if p.grad is not None).fill_(np.inf)
-
-    with pytest.raises(UserError) as raised:
-        fit(draem(), data(trees, batch_size=2), callbacks=[Spoil()], accumulate_grad_batches=2)
-    assert str(raised.value).count(".png") == 4
-
-
-def test_a_scaler_that_leaves_out_every_step_stops_the_run(trees):
-    class Spoil(Callback):
-        def on_after_backward(self, trainer, module):
-            next(p.grad for p in module.parameters() if p.grad is not None).fill_(np.nan)
-
-    mixed = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
-    with pytest.raises(UserError, match=r"the gradient norm is nan on .*png"):
-        fit(draem(norm="group"), data(trees), epochs=30, callbacks=[Spoil()], plugins=[mixed])
-
-
-@METHODS
-def test_weights_that_are_not_finite_are_not_saved(build, trees, tmp_path):
-    """The second epoch's last step spoils them; the first epoch's checkpoint stays, and is named."""
-    last = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
-    with pytest.raises(UserError, match=r"the norm of the weights is nan.*last good checkpoint is .*last\.ckpt"):
-        fit(build(), data(trees), enable_checkpointing=True, callbacks=[Poison(4), last])
-    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert kept["epoch"] == 0
-    assert all(v.isfinite().all() for v in kept["state_dict"].values())
 
 
 def test_a_calibration_is_that_of_the_weights(trees):

@@ -54,11 +54,13 @@ def read_saturations(path: Path) -> tuple[Saturation, ...]:
     if not path.is_file():
         return ()
     try:
-        kinds = json.loads(path.read_text())
-        return tuple(
+        found = tuple(
             Saturation(int(k["pixel_value"]), float(k["saturation_threshold"]), bool(k["relative_saturation"]))
-            for k in kinds
+            for k in json.loads(path.read_text())
         )
+        if bad := [s for s in found if s.threshold <= 0]:
+            raise ValueError(f"a saturation_threshold is above 0, {bad[0].threshold:g} came")
+        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} is not a list of kinds with pixel_value, saturation_threshold and relative_saturation: {error!r}"

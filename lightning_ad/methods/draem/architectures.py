@@ -12,10 +12,13 @@ from lightning_ad.features.weights import is_path, read_weights, weights_skipped
 ARCHITECTURES = tuple(smp.MODEL_ARCHITECTURES_MAPPING)
 
 
-def segmentation_network(name: str, encoder: str, weights: str | None, inputs: int, outputs: int) -> nn.Module:
+def segmentation_network(
+    setting: str, name: str, encoder: str, weights: str | None, inputs: int, outputs: int
+) -> nn.Module:
     """A network from [B, inputs, H, W] to [B, outputs, H, W], without an output activation.
 
     Args:
+        setting: whose network it is, for messages: `reconstructor` or `discriminator`.
         name: of the architecture (`unet`, `fpn`, ...).
         encoder: its name in segmentation-models-pytorch (`resnet34`, `tu-convnext_tiny`, ...).
         weights: of the encoder: a name that the package knows (`imagenet`), the path of a state dict of the
@@ -25,13 +28,18 @@ def segmentation_network(name: str, encoder: str, weights: str | None, inputs: i
         outputs: channels.
 
     Raises:
-        UsageError: for an unknown architecture or encoder.
+        UsageError: for an unknown architecture or encoder, or two that do not go together.
         WeightsError: where the weights cannot be had or do not fit.
     """
     if name not in ARCHITECTURES:
-        raise UsageError(f"unknown network '{name}'; expected original or one of {', '.join(ARCHITECTURES)}")
+        known = ", ".join(ARCHITECTURES)
+        null = ", or null" if setting == "discriminator" else ""
+        raise UsageError(f"model.{setting}: unknown network '{name}'; expected original, {known}{null}")
     if not encoder.startswith("tu-") and encoder not in smp.encoders.get_encoder_names():
-        raise UsageError(f"unknown encoder '{encoder}'; see segmentation_models_pytorch.encoders.get_encoder_names()")
+        raise UsageError(
+            f"model.{setting}_encoder: unknown encoder '{encoder}'; see segmentation_models_pytorch.encoders."
+            "get_encoder_names()"
+        )
     if weights_skipped():
         weights = None
     file = Path(weights) if weights is not None and is_path(weights) else None
@@ -41,6 +49,11 @@ def segmentation_network(name: str, encoder: str, weights: str | None, inputs: i
         named = None if file else weights
         network = smp.create_model(name, encoder, named, in_channels=3 if file else inputs, classes=outputs)
     except (OSError, KeyError, ValueError, RuntimeError) as error:
+        if named is None:
+            raise UsageError(
+                f"model.{setting} {name} cannot be built on the encoder {encoder} ({error}); choose another "
+                f"model.{setting}_encoder"
+            ) from error
         raise WeightsError(
             f"cannot get {name} with the encoder {encoder} and its weights {weights} ({error}). Where there is no "
             "network, give the path of a file of the encoder's weights (model.encoder_weights), or null"

@@ -1,17 +1,26 @@
 """DRAEM's losses as released (section 3.4 of the paper)."""
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from kornia.metrics import ssim
 from torch import Tensor
 
+from lightning_ad.statistics.distributed import world_size
+
 WINDOW = 11  # Gaussian, sigma 1.5
 
 
-def ssim_loss(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """1 - mean structural similarity of [B, 3, H, W]; zeros outside the image, range 1, or 2 below -0.5."""
+def ssim_loss(reconstruction: Tensor, target: Tensor, over_processes: bool = False) -> Tensor:
+    """1 - mean structural similarity of [B, 3, H, W]; zeros outside the image, range 1, or 2 below -0.5.
+
+    With `over_processes`, the range is that of the batches of all processes, which must all be here.
+    """
     border = [WINDOW // 2] * 4
-    value_range = 2.0 if bool(reconstruction.detach().min() < -0.5) else 1.0
+    lowest = reconstruction.detach().float().min()
+    if over_processes and world_size() > 1:
+        dist.all_reduce(lowest, dist.ReduceOp.MIN)
+    value_range = 2.0 if bool(lowest < -0.5) else 1.0
     padded = F.pad(reconstruction.float(), border), F.pad(target.float(), border)
     with torch.autocast(target.device.type, enabled=False):
         return 1 - ssim(*padded, WINDOW, max_val=value_range, eps=0.0, padding="valid").mean()

@@ -101,11 +101,15 @@ class DRAEM(LearnedModule):
         if reconstructor == ORIGINAL:
             self.reconstructive = ReconstructiveNetwork(reconstructive_width, norm)
         else:
-            self.reconstructive = segmentation_network(reconstructor, reconstructor_encoder, encoder_weights, 3, 3)
+            self.reconstructive = segmentation_network(
+                "reconstructor", reconstructor, reconstructor_encoder, encoder_weights, 3, 3
+            )
         if discriminator == ORIGINAL:
             self.discriminative = DiscriminativeNetwork(discriminative_width, norm)
         elif discriminator is not None:
-            self.discriminative = segmentation_network(discriminator, discriminator_encoder, encoder_weights, 6, 2)
+            self.discriminative = segmentation_network(
+                "discriminator", discriminator, discriminator_encoder, encoder_weights, 6, 2
+            )
         for network in (self.reconstructive, self.discriminative):
             if isinstance(network, ReconstructiveNetwork | DiscriminativeNetwork) and released_initialisation:
                 initialise(network)
@@ -140,7 +144,7 @@ class DRAEM(LearnedModule):
         reconstruction = self.reconstructive(image)
         losses = {
             "loss_l2": F.mse_loss(reconstruction.float(), target),
-            "loss_ssim": ssim_loss(reconstruction, target),
+            "loss_ssim": ssim_loss(reconstruction, target, over_processes=self.training),
         }
         if self.discriminative is not None:
             seen = reconstruction if self.joint_gradient else reconstruction.detach()
@@ -160,5 +164,5 @@ class DRAEM(LearnedModule):
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
             raise UsageError(f"DRAEM's schedule needs trainer.max_epochs of at least 1, {epochs} came")
-        milestones = [round(share * epochs) for share in self.lr_milestones]
+        milestones = [max(1, round(share * epochs)) for share in self.lr_milestones]
         return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, self.lr_factor)

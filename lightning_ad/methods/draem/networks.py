@@ -91,11 +91,11 @@ class DiscriminativeNetwork(nn.Module):
         return self.head(x)
 
 
-def initialise(network: nn.Module, generator: torch.Generator | None = None) -> None:
+def initialise(network: nn.Module) -> None:
     """Convolution weights N(0, 0.02), norm weights N(1, 0.02), as released."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.normal_(module.weight, 0.0, 0.02, generator=generator)
+            nn.init.normal_(module.weight, 0.0, 0.02)
         elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
-            nn.init.normal_(module.weight, 1.0, 0.02, generator=generator)
+            nn.init.normal_(module.weight, 1.0, 0.02)
             nn.init.zeros_(module.bias)
