@@ -172,7 +172,7 @@ def test_a_region_without_a_saturation_is_a_fault(trees, tmp_path):
     part = root / "pushpins/ground_truth/logical_anomalies/001/000.png"
     Image.new("L", (48, 40), 7).save(part)
     faults = examine(find_samples("mvtec_loco", root, "pushpins", {})).faults
-    assert [Path(fault.path).parts[-2:] for fault in faults] == [("logical_anomalies", "001.png")]
+    assert [Path(fault.sample.path).parts[-2:] for fault in faults] == [("logical_anomalies", "001.png")]
     assert "has the value 7, which defects_config.json does not name" in faults[0].reason
 
 

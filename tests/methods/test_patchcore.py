@@ -115,7 +115,7 @@ def test_validation_sees_a_complete_bank_and_calibrates(trees, tmp_path):
     module = model()
     fit(module, data(trees, validation="holdout", validation_share=0.3), tmp_path)
     assert len(module.calibration) == 2
-    assert module.calibration[0] > 0
+    assert module.calibration.good[0] > 0
 
 
 @pytest.mark.parametrize("wish", [{"max_epochs": 2}, {"max_steps": 1}, {"accumulate_grad_batches": 2}])
