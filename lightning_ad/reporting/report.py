@@ -225,7 +225,7 @@ def _defect(defect: str, rows: Sequence[ImageResult], results: RunResults) -> st
     metrics, sure = (part.get(defect, {}) for part in (results.by_defect, results.by_defect_intervals))
     for name in _columns(results):
         value = metrics.get(name, math.nan)
-        ends = "<small> {:.3f} to {:.3f}</small>".format(*sure[name]) if name in sure else ""
+        ends = '<small title="95 % interval">{:.3f} to {:.3f}</small>'.format(*sure[name]) if name in sure else ""
         cells.append("" if math.isnan(value) else f"{value:.4f}{ends}")
     if _has_verdicts(rows):
         called = sum(r.anomalous or False for r in of_kind)
