@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from lightning_ad.data.ignoring import read_ignored
 from lightning_ad.data.reading import read_image, read_mask, read_regions, verify
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError
@@ -99,16 +100,17 @@ def _read_all(samples: Sequence[Sample]) -> list[_Read]:
 
 def _read(sample: Sample) -> _Read:
     try:
-        for path in (sample.path, sample.mask_path):
+        for path in (sample.path, sample.mask_path, sample.ignore_path):
             if path is not None and Path(path).is_file():
                 verify(path)
         height, width = read_image(sample.path).shape[1:]
         content = hashlib.blake2b(Path(sample.path).read_bytes(), digest_size=16).digest()
+        if sample.mask_path is not None and not Path(sample.mask_path).exists():
+            return _Read(f"it has no mask: expected {sample.mask_path}", content, (width, height))
+        read_ignored(sample, (height, width))
         if sample.mask_path is None:
             return _Read(None, content, (width, height))
-        if not Path(sample.mask_path).exists():
-            return _Read(f"it has no mask: expected {sample.mask_path}", content, (width, height))
-        mask = read_mask(sample.mask_path, (height, width), sample.mask_threshold)
+        mask = read_mask(sample.mask_path, (height, width), sample.mask_threshold, sample.ignore_value)
         if sample.saturations:
             read_regions(sample.mask_path, sample.saturations)
         return _Read(None, content, (width, height), empty=not mask.any())

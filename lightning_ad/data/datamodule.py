@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from lightning_ad.data.checking import Fault, stop_at_missing_masks, usable
 from lightning_ad.data.dataset import AnomalyDataset
 from lightning_ad.data.geometry import Geometry, Size
+from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import find_samples, prepare_layout
 from lightning_ad.data.layouts._files import seeded_split
 from lightning_ad.data.sample import Batch, Sample, Split, collate
@@ -47,6 +48,10 @@ class AnomalyDataModule(LightningDataModule):
         fold: which of them is held out, counted from 0.
         validation_anomalies: lay a synthetic anomaly on each held-out good image too, for validation_AUROC.
         textures: a folder of photographs for synthetic anomalies (DTD); null for procedural noise.
+        ignore: regions that are not to be looked at: an image for all, not black there, or a folder of one for each
+            image that has some, named as the image is under `root`. They are filled with the colours around them, and
+            count neither for scores nor for metrics (docs/metrics.md).
+        ignore_value: of ignored pixels in the true masks, 1 to 255; null for none.
         on_error: stop, with its name, at a file that cannot be used; or skip: read all files before the start, and
             leave those out, and training images that are tested too. They are counted, and listed in skipped.csv.
         seed: of the order, hold-out, folds and synthetic anomalies; the command line sets it from seed_everything.
@@ -70,6 +75,8 @@ class AnomalyDataModule(LightningDataModule):
         fold: int = 0,
         validation_anomalies: bool = False,
         textures: str | None = None,
+        ignore: str | None = None,
+        ignore_value: int | None = None,
         on_error: Literal["stop", "skip"] = "stop",
         seed: int = 0,
     ) -> None:
@@ -84,6 +91,7 @@ class AnomalyDataModule(LightningDataModule):
         self.folds, self.fold = folds, fold
         self.validation_anomalies = validation_anomalies
         self.textures = textures
+        self.ignore, self.ignore_value = ignore, ignore_value
         self.seed = seed
         self.on_error = on_error
         self.samples: dict[Split, list[Sample]] = {}
@@ -126,6 +134,7 @@ class AnomalyDataModule(LightningDataModule):
 
     def _find(self, hold_out: bool) -> None:
         found = find_samples(self.layout, self.root, self.category, self.layout_options)
+        found = with_ignored(found, self.root, self.ignore, self.ignore_value)
         if self.on_error == "stop":
             stop_at_missing_masks(found)
         else:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_ad.data.geometry import Geometry
+from lightning_ad.data.ignoring import fill, read_ignored
 from lightning_ad.data.reading import read_image, read_mask, read_regions
 from lightning_ad.data.sample import Batch, Regions, Sample
 from lightning_ad.data.sampler import MIXED, Key
@@ -41,7 +42,8 @@ class AnomalyDataset(Dataset[Batch]):
         self.textures = textures
         self.seed = seed
         self.tiles = tiles
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.ignoring = any(s.ignore_path is not None or s.ignore_value is not None for s in samples)
+        self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.samples) * self.rows_per_image
@@ -62,9 +64,9 @@ class AnomalyDataset(Dataset[Batch]):
         number, tile = divmod(key.index, self.rows_per_image)
         sample = self.samples[number]
         if self.tiles is None:
-            image, mask = self._read(sample)
+            image, mask, ignore = self._read(sample)
         else:
-            image, mask = (self.tiles.cut(whole, tile) for whole in self._whole(number))
+            image, mask, ignore = (self.tiles.cut(whole, tile) for whole in self._whole(number))
         recipe = {}
         if self.synthesis is not None and self.textures is not None:
             rng = np.random.default_rng([self.seed, key.epoch, key.index])
@@ -78,23 +80,24 @@ class AnomalyDataset(Dataset[Batch]):
             path=[sample.path],
             defect=[sample.defect],
             recipe=recipe,
-            regions=[self._regions(sample)] if sample.saturations else [],
+            regions=[self._regions(sample, ignore)] if sample.saturations else [],
+            ignore=ignore[None] if self.ignoring else None,
         )
 
     def read(self, path: str) -> Tensor:
         """An image file in the geometry of the data, [3, H, W]."""
         return self.geometry.image(read_image(path))
 
-    def _regions(self, sample: Sample) -> Regions | None:
-        """The regions of an image at the size that the network sees; those that the crop cuts off are left out."""
+    def _regions(self, sample: Sample, ignore: Tensor) -> Regions | None:
+        """The regions of an image at the size that the network sees, but for those that it does not see."""
         if sample.mask_path is None:
             return None
         regions = read_regions(sample.mask_path, sample.saturations)
-        masks = torch.stack([self.geometry.mask(mask) for mask in regions.masks])
+        masks = torch.stack([self.geometry.mask(mask) for mask in regions.masks]) & ~ignore
         seen = masks.flatten(1).any(1)
         return Regions(masks[seen], regions.shares[seen])
 
-    def _whole(self, number: int) -> tuple[Tensor, Tensor]:
+    def _whole(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """An image whose tiles are wanted in turn with those of others."""
         if number not in self._kept:
             if len(self._kept) == MIXED:
@@ -102,11 +105,14 @@ class AnomalyDataset(Dataset[Batch]):
             self._kept[number] = self._read(self.samples[number])
         return self._kept[number]
 
-    def _read(self, sample: Sample) -> tuple[Tensor, Tensor]:
-        """The image [3, H, W] and its mask [H, W]."""
+    def _read(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
+        """The image [3, H, W], filled where it is ignored; its mask, and where that is, both [H, W]."""
         full = read_image(sample.path)
-        if sample.mask_path is None:
-            return self.geometry.image(full), torch.zeros(self.geometry.output, dtype=torch.bool)
-        height, width = full.shape[-2:]
-        mask = self.geometry.mask(read_mask(sample.mask_path, (height, width), sample.mask_threshold))
-        return self.geometry.image(full), mask
+        size = full.shape[-2], full.shape[-1]
+        mask = ignore = torch.zeros(self.geometry.output, dtype=torch.bool)
+        if (ignored := read_ignored(sample, size)) is not None:
+            full, ignore = fill(full, ignored), self.geometry.mask(ignored)
+        if sample.mask_path is not None:
+            whole = read_mask(sample.mask_path, size, sample.mask_threshold, sample.ignore_value)
+            mask = self.geometry.mask(whole) & ~ignore
+        return self.geometry.image(full), mask, ignore

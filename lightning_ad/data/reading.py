@@ -26,28 +26,20 @@ def read_image(path: str) -> Tensor:
     return torch.from_numpy(_unit(array, path)).permute(2, 0, 1).contiguous()
 
 
-def read_mask(path: str, size: tuple[int, int], threshold: int = 127) -> Tensor:
+def read_mask(path: str, size: tuple[int, int], threshold: int = 127, ignore: int | None = None) -> Tensor:
     """A mask file as bool [h, w], true above `threshold` of 255; an RGB mask is true where any channel is.
 
-    Of a folder, the union of the masks in it.
+    Of a folder, the union of the masks in it. Pixels of the value `ignore` are not true.
 
     Raises:
         DataError: naming the file, where it is unreadable, its size is not `size` (h, w) of its image, or it
             has values, but none above the threshold; or a folder without masks.
     """
     if Path(path).is_dir():
-        parts = [read_mask(str(part), size, threshold) for part in sorted(Path(path).glob("*.png"))]
-        if not parts:
-            raise DataError(f"there is no mask (*.png) in {path}")
-        return torch.stack(parts).any(0)
-    array = _open(path, "mask")
-    value = _unit(array, path) * np.float32(255)
-    value = value if value.ndim == 2 else value.max(axis=2)
-    if value.shape != size:
-        raise DataError(
-            f"the mask {path} is {value.shape[1]}x{value.shape[0]} px, its image {size[1]}x{size[0]} px; "
-            "they must be of one size. Export the mask again at the size of the image"
-        )
+        return torch.stack([read_mask(part, size, threshold, ignore) for part in _parts(path)]).any(0)
+    value = _mask_values(path, size)
+    if ignore is not None:
+        value[_of_value(value, ignore)] = 0
     mask = value > threshold
     if value.max() > 0 and not mask.any():
         raise DataError(
@@ -55,6 +47,16 @@ def read_mask(path: str, size: tuple[int, int], threshold: int = 127) -> Tensor:
             "expected 0 and 255 (in the layout 'folder', data.layout_options.mask_threshold 0 takes any value)"
         )
     return torch.from_numpy(mask)
+
+
+def read_value(path: str, size: tuple[int, int], value: int) -> Tensor:
+    """Where a mask file has a value of 0..255, bool [h, w]; of a folder, where any mask in it has.
+
+    Raises:
+        DataError: as `read_mask`.
+    """
+    parts = _parts(path) if Path(path).is_dir() else [path]
+    return torch.stack([torch.from_numpy(_of_value(_mask_values(part, size), value)) for part in parts]).any(0)
 
 
 def read_regions(path: str, saturations: Sequence[Saturation]) -> Regions:
@@ -66,15 +68,13 @@ def read_regions(path: str, saturations: Sequence[Saturation]) -> Regions:
     """
     by_value = {saturation.value: saturation for saturation in saturations}
     masks, shares = [], []
-    for part in sorted(Path(path).glob("*.png")):
-        array = _open(str(part), "mask")
+    for part in _parts(path):
+        array = _open(part, "mask")
         value = int(array.max())
         if value not in by_value:
             raise DataError(f"the mask {part} has the value {value}, which defects_config.json does not name")
         masks.append(torch.from_numpy(array if array.ndim == 2 else array.max(axis=2)) > 0)
         shares.append(by_value[value].share(int(masks[-1].sum())))
-    if not masks:
-        raise DataError(f"there is no mask (*.png) in {path}")
     return Regions(torch.stack(masks), torch.tensor(shares))
 
 
@@ -98,6 +98,29 @@ def is_blank(path: str) -> bool:
         DataError: naming the file, where it is unreadable.
     """
     return not _open(path, "mask").any()
+
+
+def _parts(folder: str) -> list[str]:
+    """The masks in a folder; raises DataError where there is none."""
+    if not (parts := sorted(Path(folder).glob("*.png"))):
+        raise DataError(f"there is no mask (*.png) in {folder}")
+    return [str(part) for part in parts]
+
+
+def _mask_values(path: str, size: tuple[int, int]) -> np.ndarray:
+    """float32 [h, w] in 0..255, the highest of the channels."""
+    value = _unit(_open(path, "mask"), path) * np.float32(255)
+    value = value if value.ndim == 2 else value.max(axis=2)
+    if value.shape != size:
+        raise DataError(
+            f"the mask {path} is {value.shape[1]}x{value.shape[0]} px, its image {size[1]}x{size[0]} px; "
+            "they must be of one size. Export the mask again at the size of the image"
+        )
+    return value
+
+
+def _of_value(values: np.ndarray, value: int) -> np.ndarray:
+    return np.abs(values - value) < 0.5
 
 
 def _open(path: str, kind: str) -> np.ndarray:

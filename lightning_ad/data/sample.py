@@ -53,6 +53,8 @@ class Sample:
             the data set has none.
         mask_threshold: a pixel is defective where the mask, scaled to 0..255, is above it.
         saturations: of the kinds of region in the masks; empty where the data set knows none.
+        ignore_path: the file of the regions that are not to be looked at, those that are not black; None for none.
+        ignore_value: of ignored pixels in the mask, in 1..255; None for none.
     """
 
     path: str
@@ -61,6 +63,8 @@ class Sample:
     mask_path: str | None = None
     mask_threshold: int = 127
     saturations: tuple[Saturation, ...] = ()
+    ignore_path: str | None = None
+    ignore_value: int | None = None
 
     @property
     def label(self) -> int:
@@ -81,6 +85,8 @@ class Batch:
         defect: the kinds of defect, `good` for a good part.
         recipe: what the loader drew and read for synthetic anomalies, by name; empty where the method wants none.
         regions: those of each image, None where there are none; empty where the data set knows no saturation.
+        ignore: bool [B, H, W], true where the image is not to be looked at; it is not defective there. None where the
+            data set has no such regions.
     """
 
     image: Tensor
@@ -91,6 +97,7 @@ class Batch:
     defect: list[str]
     recipe: dict[str, Tensor]
     regions: list[Regions | None] = field(default_factory=list)
+    ignore: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.image)
@@ -114,9 +121,9 @@ class Batch:
         return type(self)(**kept)
 
 
-def _take(value: Tensor | list | dict, keep: Tensor, rows: list[int]) -> Tensor | list | dict:
-    if isinstance(value, Tensor):
-        return value[keep]
+def _take(value: Tensor | list | dict | None, keep: Tensor, rows: list[int]) -> Tensor | list | dict | None:
+    if value is None or isinstance(value, Tensor):
+        return None if value is None else value[keep]
     if isinstance(value, dict):
         return {k: v[keep] for k, v in value.items()}
     return [value[row] for row in rows] if value else []
@@ -134,4 +141,5 @@ def collate(items: list[Batch]) -> Batch:
         defect=[d for i in items for d in i.defect],
         recipe={k: torch.cat([i.recipe[k] for i in items]) for k in first.recipe},
         regions=[r for i in items for r in i.regions],
+        ignore=None if first.ignore is None else torch.cat([i.ignore for i in items if i.ignore is not None]),
     )

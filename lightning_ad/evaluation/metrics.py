@@ -20,6 +20,7 @@ from lightning_ad.evaluation.regions import region_weights, saturated_weights
 from lightning_ad.evaluation.sorting import ranked
 
 BYTES = 20  # a pixel takes at the peak: a score, a weight, copies of a kind, and sorted ones
+HALF = 1 << 16  # pixels of an image are counted in two parts, which float32 holds exactly
 ROWS = 1 << 18  # of bins that are kept from several batches before they are added up
 WHAT = ("pixel", "saturated")  # rankings of pixels: with region weights, and with saturated ones
 
@@ -48,7 +49,7 @@ class AnomalyMetrics(CurveMetric):
         super().__init__("image_", "pixel_", **kwargs)
         self.memory_gb, self.kinds = memory_gb, kinds
         self.add_state("image_kinds", [], dist_reduce_fx="cat")
-        self.add_state("pixel_places", [], dist_reduce_fx="cat")  # of each image: its kind, rows and columns
+        self.add_state("pixel_places", [], dist_reduce_fx="cat")  # of each image: its kind and its pixels, see `_places`
         self.add_state("saturated_weights", [], dist_reduce_fx="cat")
         # Bins are float64, told as float32 because processes can only exchange lists of one type.
         self.add_state("pixel_bins", [], dist_reduce_fx="cat")
@@ -62,11 +63,12 @@ class AnomalyMetrics(CurveMetric):
         label: Tensor,
         kind: Tensor | None = None,
         regions: Sequence[Regions | None] = (),
+        ignore: Tensor | None = None,
     ) -> None:
         """Takes one batch; B may be 0.
 
         An image labelled anomalous whose mask is empty has no pixel truth: it counts as an image, and its
-        pixels are left out.
+        pixels are left out. So are those of an image that is ignored everywhere.
 
         Args:
             map: float [B, H, W], higher is more anomalous; any range.
@@ -75,6 +77,7 @@ class AnomalyMetrics(CurveMetric):
             label: int64 or bool [B], 0 good, 1 anomalous.
             kind: int64 [B], the place of the kind of defect in `kinds`; None for the label.
             regions: of each image, where the data set knows their saturation; their union is its mask.
+            ignore: bool [B, H, W], pixels that do not count, of a region neither; None for none.
 
         Raises:
             TypeError: the mask is not bool.
@@ -84,19 +87,25 @@ class AnomalyMetrics(CurveMetric):
         same_shape(score=score, label=label)
         if len(map) != len(score):
             raise ValueError(f"Each image needs a map and a score, but {len(map)} maps met {len(score)} scores.")
-        weights, kind = region_weights(mask), label.long() if kind is None else kind
-        outlined = mask.flatten(1).any(1) | ~label.bool()
+        kind, seen = label.long() if kind is None else kind, torch.ones_like(label, dtype=torch.bool)
+        if ignore is not None:
+            mask, seen = mask & ~ignore, ~ignore.flatten(1).all(1)
+        outlined = seen & (mask.flatten(1).any(1) | ~label.bool())
         self._append("image_", score, label.bool())
         self.image_kinds.append(kind.float())
-        pixels, places = map[outlined], kind[outlined, None].float()
-        self._append("pixel_", pixels, weights[outlined])
-        shape = places.new_tensor(map.shape[1:]).expand(len(places), 2)
-        self.pixel_places.append(torch.cat((places, shape), 1).flatten())
+        kind, kept = kind[outlined], None if ignore is None else ~ignore[outlined]
+        counts = kind.new_full((len(kind),), map[:1].numel()) if kept is None else kept.flatten(1).sum(1)
+        self.pixel_places.append(torch.stack((kind, counts // HALF, counts % HALF), 1).flatten().float())
+
+        def pixels(values: Tensor) -> Tensor:
+            return values[outlined] if kept is None else values[outlined][kept]
+
+        self._append("pixel_", pixels(map), pixels(region_weights(mask)))
         if regions:
             pairs = zip(map, regions, strict=True)
             of_each = [m.new_zeros(m.shape) if r is None else saturated_weights(m, r) for m, r in pairs]
-            self.saturated_weights.append(torch.stack(of_each)[outlined].flatten().float())
-        self._held += (BYTES + 4 * bool(regions)) * pixels.numel()
+            self.saturated_weights.append(pixels(torch.stack(of_each)).flatten().float())
+        self._held += (BYTES + 4 * bool(regions)) * int(counts.sum())
         if len(self.pixel_bins):
             self._put_in_bins()
         elif self._held > self.memory_gb * 2**30:
@@ -171,7 +180,7 @@ class AnomalyMetrics(CurveMetric):
     def _places(self) -> tuple[list[int], list[int]]:
         """The kind and the number of pixels of each image that is held."""
         places = self._join("pixel_places").reshape(-1, 3).long()
-        return places[:, 0].tolist(), (places[:, 1] * places[:, 2]).tolist()
+        return places[:, 0].tolist(), (places[:, 1] * HALF + places[:, 2]).tolist()
 
     def _put_in_bins(self) -> None:
         """Moves the pixels held so far into bins; those of several batches are added up once they are many."""

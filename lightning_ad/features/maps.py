@@ -26,6 +26,25 @@ def score_map(scores: Tensor, height: int, width: int, sigma: float) -> Tensor:
         return torch.stack(each_alone(lambda grid: rows @ grid @ columns, scores.unbind()))
 
 
+def hide(scores: Tensor, ignore: Tensor | None) -> Tensor:
+    """Scores of a grid [B, h, w], those that are ignored as low as the lowest of their image that is not.
+
+    Args:
+        scores: finite.
+        ignore: bool [B, H, W]; a cell of the grid is ignored where more than half of it is. None for nowhere.
+
+    Returns:
+        Scores of the same shape; zeros for an image that is ignored everywhere.
+    """
+    if ignore is None:
+        return scores
+    cells = ignore
+    if ignore.shape != scores.shape:
+        cells = F.adaptive_avg_pool2d(ignore[:, None].float(), list(scores.shape[1:]))[:, 0] > 0.5
+    lowest = scores.masked_fill(cells, torch.inf).amin((1, 2), keepdim=True)
+    return torch.where(cells, lowest.masked_fill(lowest.isinf(), 0), scores)
+
+
 def spatial_mean(maps: Tensor) -> Tensor:
     """Means over the positions of maps [B, C, h, w]: float32 [B, C], the same bits in any batch."""
     if maps.device.type != "cpu":

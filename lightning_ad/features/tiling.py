@@ -104,7 +104,11 @@ def _smooth(x: Tensor) -> Tensor:
 
 
 def score_by_tiles(
-    score: Callable[[Tensor], tuple[Tensor | None, ...]], image: Tensor, tiles: Tiles, block: int = 1
+    score: Callable[..., tuple[Tensor | None, ...]],
+    image: Tensor,
+    tiles: Tiles,
+    block: int = 1,
+    ignore: Tensor | None = None,
 ) -> tuple[Tensor | None, ...]:
     """Scores large images, holding little more than their maps and what `block` tiles take.
 
@@ -113,6 +117,7 @@ def score_by_tiles(
         image: [B, C, H, W].
         tiles: of that size.
         block: how many tiles are scored together.
+        ignore: bool [B, H, W], of which `score` is given the tiles too; None for nothing.
 
     Returns:
         Blended maps [B, H, W], scores [B], the largest of each image's tiles, and the other values of that tile.
@@ -128,16 +133,18 @@ def score_by_tiles(
         )
     if not len(image):
         return image.new_zeros(0, *tiles.size), image.new_zeros(0)
-    return _joined([_score_one(score, one, tiles, block) for one in image])
+    return _joined(
+        [_score_one(score, (one,) if ignore is None else (one, ignore[k]), tiles, block) for k, one in enumerate(image)]
+    )
 
 
 def _score_one(
-    score: Callable[[Tensor], tuple[Tensor | None, ...]], image: Tensor, tiles: Tiles, block: int
+    score: Callable[..., tuple[Tensor | None, ...]], wholes: tuple[Tensor, ...], tiles: Tiles, block: int
 ) -> tuple[Tensor | None, ...]:
-    whole, parts = image.new_zeros(1, *tiles.size), []
+    whole, parts = wholes[0].new_zeros(1, *tiles.size), []
     for start in range(0, len(tiles), block):
         numbers = range(start, min(start + block, len(tiles)))
-        maps, *values = score(torch.stack([tiles.cut(image, number) for number in numbers]))
+        maps, *values = score(*(torch.stack([tiles.cut(one, number) for number in numbers]) for one in wholes))
         for number, map in zip(numbers, maps, strict=True):
             tiles.blend(whole[0], map, number)
         parts.append(values)

@@ -14,6 +14,7 @@ from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.evaluation import AnomalyMetrics, auroc, rank
 from lightning_ad.evaluation.verdicts import Calibration
 from lightning_ad.features.backbone import BLOCK
+from lightning_ad.features.maps import hide
 from lightning_ad.features.tiling import Tiles, score_by_tiles
 from lightning_ad.statistics.distributed import gather_rows
 
@@ -79,22 +80,30 @@ class AnomalyModule(LightningModule):
         self.calibration = Calibration.empty()
         self._validation_scores: list[Tensor] = []
 
-    def forward(self, image: Tensor) -> Prediction:
+    def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
         """Scores images [B, 3, H, W] in [0, 1], RGB, not normalised.
+
+        Args:
+            image: filled where it is ignored (`data.ignoring`).
+            ignore: bool [B, H, W], where no score may come from (`maps.hide`); None for nowhere.
 
         Raises:
             NotFittedError: before anything was learned.
         """
         raise NotImplementedError
 
-    def score(self, image: Tensor) -> Prediction:
+    def score(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
         """Scores images [B, 3, H, W] by `forward`, or by their `tiles`.
 
-        Then maps are blended, and the score is the largest of an image's tiles.
+        Then maps are blended, and the score is the largest of an image's tiles. Where an image is ignored, its map is
+        as low as at its lowest pixel that is not.
         """
         if self.tiles is None:
-            return self(image)
-        return Prediction(*score_by_tiles(self, image, self.tiles, BLOCK.get(image.device.type, 1)))
+            prediction = self(image, ignore)
+        else:
+            block = BLOCK.get(image.device.type, 1)
+            prediction = Prediction(*score_by_tiles(self, image, self.tiles, block, ignore))
+        return prediction._replace(map=hide(prediction.map, ignore))
 
     def chi_square_threshold(self, reject: float) -> float | None:
         """The score that a good image exceeds with a probability of `reject`, where a method knows; None elsewhere."""
@@ -174,16 +183,18 @@ class AnomalyModule(LightningModule):
         batch = batch.real()
         if not len(batch) or self.trainer.sanity_checking:
             return
-        self._keep_scores(batch.image, batch.label, batch.index)
+        self._keep_scores(batch.image, batch.label, batch.index, batch.ignore)
         good = batch.take(batch.label == 0)
         if getattr(getattr(self.trainer, "datamodule", None), "validation_anomalies", False) and len(good):
             _, anomalous, mask = self.validation_synthesis.apply(good.image, good.recipe)
-            if bool((rows := mask.flatten(1).any(1)).any()):
-                self._keep_scores(anomalous[rows], good.label[rows] + 1, good.index[rows])
+            seen = mask if good.ignore is None else mask & ~good.ignore
+            if bool((rows := seen.flatten(1).any(1)).any()):
+                ignore = None if good.ignore is None else good.ignore[rows]
+                self._keep_scores(anomalous[rows], good.label[rows] + 1, good.index[rows], ignore)
 
-    def _keep_scores(self, image: Tensor, label: Tensor, index: Tensor) -> None:
-        prediction, number = self(image), index // self.rows_per_image
-        columns = (prediction.score, label, number, prediction.map.flatten(1).amax(1))
+    def _keep_scores(self, image: Tensor, label: Tensor, index: Tensor, ignore: Tensor | None) -> None:
+        prediction, number = self(image, ignore), index // self.rows_per_image
+        columns = (prediction.score, label, number, hide(prediction.map, ignore).flatten(1).amax(1))
         self._validation_scores.append(torch.stack([column.float() for column in columns], 1))
 
     def on_validation_epoch_end(self) -> None:
@@ -217,11 +228,13 @@ class AnomalyModule(LightningModule):
         batch = batch.real()
         if not len(batch):
             return None
-        prediction = self.score(batch.image)
+        prediction = self.score(batch.image, batch.ignore)
         kind = None
         if {*batch.defect} <= {*self.metrics.kinds}:
             kind = torch.tensor([self.metrics.kinds.index(d) for d in batch.defect], device=batch.label.device)
-        self.metrics.update(prediction.map, prediction.score, batch.mask, batch.label, kind, batch.regions)
+        self.metrics.update(
+            prediction.map, prediction.score, batch.mask, batch.label, kind, batch.regions, batch.ignore
+        )
         return prediction
 
     def on_test_epoch_end(self) -> None:
@@ -230,7 +243,8 @@ class AnomalyModule(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Scores a batch, but for rows that only fill it up."""
-        return self.score(batch.real().image)
+        batch = batch.real()
+        return self.score(batch.image, batch.ignore)
 
 
 def _by_image(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:

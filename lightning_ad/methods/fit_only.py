@@ -63,8 +63,11 @@ class FitOnlyModule(AnomalyModule):
         """What a fit on this process's share of `images`, and the test of as many images as `tested`, will take."""
         raise NotImplementedError
 
-    def leave_one_out(self, image: Tensor, index: Tensor) -> Tensor:
-        """Scores [B] of the training images `index` as though each had not been in the fit; higher is suspicious."""
+    def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
+        """Scores [B] of the training images `index` as though each had not been in the fit; higher is suspicious.
+
+        `ignore` as in `forward`.
+        """
         raise NotImplementedError
 
     @property
@@ -183,7 +186,9 @@ class FitOnlyModule(AnomalyModule):
     def _without_suspects(self, names: Sequence[str]) -> list[int]:
         """Lists the suspicious training images, fits again without those that are to be trimmed; the rows kept."""
         found = [
-            torch.stack((batch.index.double(), self.leave_one_out(batch.image, batch.index).double()), 1)
+            torch.stack(
+                (batch.index.double(), self.leave_one_out(batch.image, batch.index, batch.ignore).double()), 1
+            )
             for batch in self._images_again("Scoring the training images")
         ]
         rows, scores = gather_rows(torch.cat(found)).cpu().unbind(1)

@@ -128,7 +128,7 @@ class MahalanobisAD(FitOnlyModule):
         """The backbone."""
         return [self.backbone.body]
 
-    def forward(self, image: Tensor) -> Prediction:
+    def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
         """The score is a Mahalanobis distance, at least 0; the map is the score at every pixel but with `map`."""
         self.require_fitted()
         levels = self._maps(image)
@@ -165,7 +165,7 @@ class MahalanobisAD(FitOnlyModule):
         radii = self.thresholds(1 - reject)
         return float(self._combined([torch.tensor([radius]) for radius in radii.values()]))
 
-    def leave_one_out(self, image: Tensor, index: Tensor) -> Tensor:
+    def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
         """Scores [B] of training images as though each had not been in the fit.
 
         Exact, the shrinkage too, but that with pca and npca the directions of the components stay.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
-from lightning_ad.features.maps import score_map
+from lightning_ad.features.maps import hide, score_map
 from lightning_ad.forecast import Stage, evaluating
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
@@ -148,12 +148,12 @@ class PaDiM(FitOnlyModule):
         """The backbone."""
         return [self.backbone.body]
 
-    def forward(self, image: Tensor) -> Prediction:
+    def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
         """The map is of Mahalanobis distances, at least 0; the score is the maximum of the smoothed map."""
         self.require_fitted()
-        return self._predict(image, self._squared(image, 1.0))
+        return self._predict(image, self._squared(image, 1.0), ignore)
 
-    def leave_one_out(self, image: Tensor, index: Tensor) -> Tensor:
+    def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
         """Scores [B] of training images as though each had not been in the fit; exact but for rounding.
 
         Raises:
@@ -163,11 +163,11 @@ class PaDiM(FitOnlyModule):
         if count < 3:
             raise UserError(f"to leave an image out takes at least 3 training images; there are {count}")
         squared = self._squared(image, (count - 1) / (count - 2))
-        return self._predict(image, leave_one_out(squared, count, 1 / (count - 2))).score
+        return self._predict(image, leave_one_out(squared, count, 1 / (count - 2)), ignore).score
 
-    def _predict(self, image: Tensor, squared: Tensor) -> Prediction:
+    def _predict(self, image: Tensor, squared: Tensor, ignore: Tensor | None) -> Prediction:
         with torch.autocast(image.device.type, enabled=False):
-            maps = score_map(squared.sqrt(), image.shape[2], image.shape[3], self.sigma)
+            maps = hide(score_map(squared.sqrt(), image.shape[2], image.shape[3], self.sigma), ignore)
         return Prediction(maps, maps.flatten(1).amax(1))
 
     def _squared(self, image: Tensor, scale: float) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
-from lightning_ad.features.maps import score_map, spatial_mean
+from lightning_ad.features.maps import hide, score_map, spatial_mean
 from lightning_ad.features.patches import patch_features
 from lightning_ad.forecast import Stage, evaluating
 from lightning_ad.methods.base import Prediction
@@ -152,7 +152,7 @@ class SPADE(FitOnlyModule):
         """The backbone."""
         return [self.backbone.body]
 
-    def forward(self, image: Tensor) -> Prediction:
+    def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
         """Scores are distances, at least 0.
 
         `nearest` is the gallery pixel of the finest level that is nearest to the pixel where the map is highest.
@@ -163,9 +163,10 @@ class SPADE(FitOnlyModule):
             wanted = min(max(self.k_image, self.k_pixel), len(self.features))
             squared, images = nearest_neighbours(spatial_mean(last), self.features, wanted)
             score = self._distances(squared[:, : self.k_image]).mean(1)
-            return self._score([m.float() for m in maps], images[:, : self.k_pixel], score, image.shape[2:])
+            maps = [m.float() for m in maps]
+            return self._score(maps, images[:, : self.k_pixel], score, image.shape[2:], ignore)
 
-    def leave_one_out(self, image: Tensor, index: Tensor) -> Tensor:
+    def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
         """Exact: the image itself is left out of those that are nearest to it. Image features come from the fit.
 
         Raises:
@@ -180,7 +181,9 @@ class SPADE(FitOnlyModule):
         kept = others & (others.cumsum(1) <= count)  # itself may be farther than its duplicates
         return self._distances(squared)[kept].view(-1, count).mean(1)
 
-    def _score(self, maps: list[Tensor], images: Tensor, score: Tensor, size: torch.Size) -> Prediction:
+    def _score(
+        self, maps: list[Tensor], images: Tensor, score: Tensor, size: torch.Size, ignore: Tensor | None
+    ) -> Prediction:
         """The maps [B, C_l, h_l, w_l] against the pixels of the training images `images` [B, k]."""
         together, nearest = [], []
         for group in self.groups:
@@ -193,7 +196,7 @@ class SPADE(FitOnlyModule):
                 grid[k], found[k] = self._distances(squared).mean(1).view(height, width), pixels[:, 0]
             together.append(score_map(grid, *size, self.sigma))
             nearest.append(found)
-        map = torch.stack(together).mean(0)
+        map = hide(torch.stack(together).mean(0), ignore)
         return Prediction(map, score, self._positions(map, nearest[0], maps[0].shape[2:]))
 
     def _search(self, queries: Tensor, group: list[int], images: Tensor) -> tuple[Tensor, Tensor]:

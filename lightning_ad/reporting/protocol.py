@@ -1,13 +1,15 @@
 """What a metric was measured by: two numbers mean the same only where this is the same."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.data.sample import Sample
 from lightning_ad.methods.base import AnomalyModule
 
 OWN = ("weights", "seed")  # what two runs may differ in, and be compared
@@ -18,7 +20,7 @@ def protocol(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, Any]:
 
     Returns:
         `weights`: the first 16 digits of the SHA-256 of all that was learned or loaded; the geometry and the rules of
-        `docs/metrics.md`; `seed` of the data.
+        `docs/metrics.md`; a hash of what is ignored; `seed` of the data.
     """
     height, width = data.geometry.output
     limits = sorted({s.mask_threshold for s in data.samples["test"] if s.mask_path is not None})
@@ -29,6 +31,7 @@ def protocol(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, Any]:
         "tiles": data.tiles and [*data.tiles.shape, data.tiles.overlap],
         "masks": f"nearest-neighbour resize; true above {' or '.join(map(str, limits)) or 'nothing'} of 255",
         "pixels": "all test images; anomalous ones without an outline are left out",
+        "ignored": ignored_hash(data.samples["test"]),
         "aupro": "8-connected regions of equal weight, false positives of all good pixels, linear at the limit",
         "resolution": f"{height} x {width} px, as the network sees the image",
         "pixel_metrics": "bins" if model.metrics.bounds else "exact",
@@ -43,6 +46,16 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def ignored_hash(samples: Sequence[Sample]) -> str | None:
+    """The first 16 digits of the SHA-256 of what tells ignored regions: files, and values in masks; None for none."""
+    digest, none = hashlib.sha256(), True
+    for sample in samples:
+        told = sample.ignore_path and Path(sample.ignore_path).read_bytes(), sample.ignore_value
+        none = none and told == (None, None)
+        digest.update(repr(told).encode())
+    return None if none else digest.hexdigest()[:16]
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

@@ -101,7 +101,7 @@ class TestRecorder(Callback):
                 p_value=p,
                 anomalous=None if self.threshold is None else float(scores[i]) > self.threshold.image,
                 area=_area(maps[i], self.threshold),
-                **_of_its_pixels(maps[i], batch.mask[i].cpu()),
+                **_of_its_pixels(maps[i], batch.mask[i].cpu(), None if batch.ignore is None else batch.ignore[i].cpu()),
                 map_path=str(path),
                 nearest=nearest,
             )
@@ -124,8 +124,10 @@ def _area(map: Tensor, threshold: Threshold | None) -> float | None:
     return float((map > threshold.pixel).double().mean())
 
 
-def _of_its_pixels(map: Tensor, mask: Tensor) -> dict[str, float]:
+def _of_its_pixels(map: Tensor, mask: Tensor, ignore: Tensor | None) -> dict[str, float]:
     """The pixel metrics of an image by itself, where it has an outline and is not all of it."""
+    if ignore is not None:
+        map, mask = map[~ignore], mask[~ignore]
     if not bool(mask.any()) or bool(mask.all()):
         return {}
     curve = rank(map.flatten(), mask.flatten().float())

@@ -1,4 +1,4 @@
-"""ROOT/samples.csv  (or .parquet)                      columns path, split; label or defect; mask
+"""ROOT/samples.csv  (or .parquet)                      columns path, split; label or defect; mask; ignore
 path,split,label,mask
 images/0001.png,train,good,
 images/0002.png,test,anomalous,masks/0002.png
@@ -22,7 +22,7 @@ def find(
 ) -> list[Sample]:
     """Any data set that a table describes; one row is one image.
 
-    Columns: `path` and `mask`, relative to the root (or absolute); `split`: train, validation or test; `label`: good
+    Columns: `path`, `mask` and `ignore` (regions that are not to be looked at), relative to the root (or absolute); `split`: train, validation or test; `label`: good
     or 0, anomalous or 1; `defect`: its kind, `good` for a good part. One of `label` and `defect` must be there;
     an empty `mask` is none. With `data.category`, the rows whose column `category` has it.
 
@@ -72,11 +72,13 @@ def _sample(root: Path, row: dict[str, str], where: str, threshold: int, outside
         raise DataError(f"{where}: an anomalous image can only test, its split is {row['split']}")
     if LABELS[label] == (defect == GOOD) and defect:
         raise DataError(f"{where}: label '{row.get('label')}' and defect '{defect}' do not agree")
-    path, mask = (_inside(root, row.get(name, "").strip(), where, outside) for name in ("path", "mask"))
+    path, mask, ignore = (
+        _inside(root, row.get(name, "").strip(), where, outside) for name in ("path", "mask", "ignore")
+    )
     if path is None:
         raise DataError(f"{where}: no path")
     defect = (defect or "anomalous") if LABELS[label] else GOOD
-    return Sample(path, row["split"], defect, mask if LABELS[label] else None, threshold)
+    return Sample(path, row["split"], defect, mask if LABELS[label] else None, threshold, ignore_path=ignore)
 
 
 def _inside(root: Path, name: str, where: str, outside: bool) -> str | None:

@@ -11,6 +11,7 @@ from lightning_ad.data.augmenters import AUGMENTERS
 from lightning_ad.data.sample import Batch
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.errors import UsageError
+from lightning_ad.features.maps import hide
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.draem.architectures import segmentation_network
 from lightning_ad.methods.draem.losses import focal_loss, ssim_loss
@@ -127,13 +128,14 @@ class DRAEM(LearnedModule):
         """What torch.compile is worth while for."""
         return [network for network in (self.reconstructive, self.discriminative) if network is not None]
 
-    def forward(self, image: Tensor) -> Prediction:
+    def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
         """The map is the probability of an anomaly, in [0, 1], unsmoothed; the score likewise."""
         reconstruction = self.reconstructive(image)
         if self.discriminative is None:
             maps = (reconstruction.float() - image).square().sum(1)
         else:
             maps = self.discriminative(torch.cat((reconstruction, image), 1)).float().softmax(1)[:, 1]
+        maps = hide(maps, ignore)
         smooth = F.avg_pool2d(maps, self.score_window, stride=1, padding=self.score_window // 2)
         return Prediction(maps, smooth.flatten(1).amax(1))
 

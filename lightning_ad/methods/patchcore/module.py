@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
-from lightning_ad.features.maps import score_map
+from lightning_ad.features.maps import hide, score_map
 from lightning_ad.features.patches import patch_features
 from lightning_ad.forecast import Stage, evaluating
 from lightning_ad.methods.base import Prediction
@@ -154,35 +154,36 @@ class PatchCore(FitOnlyModule):
         """The backbones."""
         return [backbone.body for backbone in self.backbones]
 
-    def forward(self, image: Tensor) -> Prediction:
+    def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
         """Patch scores are distances to the bank, at least 0; the image score is their maximum."""
         self.require_fitted()
         size = image.shape[2], image.shape[3]
-        maps, scores, nearest = [], [], None
+        maps, image_scores, nearest = [], [], None
         for member, bank in enumerate(self.banks):
             features, grid = self._patches(image, member)
             with torch.autocast(image.device.type, enabled=False):  # distances and maps in float32
                 found = self._find(bank, features)
-                score, worst = found.scores.max(1)
+                scores = hide(found.scores.view(-1, *grid), ignore)
+                score, worst = scores.flatten(1).max(1)
                 row = found.rows.gather(1, worst[:, None])[:, 0]
                 if self.reweight:
                     score = score * self._weight(bank, features[torch.arange(len(worst)), worst], row)
                 nearest = bank.origin[row].long() if nearest is None else nearest
                 unit = bank.scale ** (2 if self.distance == "squared" else 1) if len(self.banks) > 1 else 1
-                maps.append(score_map(found.scores.view(-1, *grid) / unit, *size, self.sigma))
-                scores.append(score / unit)
-        return Prediction(torch.stack(maps).mean(0), torch.stack(scores).mean(0), nearest)
+                maps.append(score_map(scores / unit, *size, self.sigma))
+                image_scores.append(score / unit)
+        return Prediction(torch.stack(maps).mean(0), torch.stack(image_scores).mean(0), nearest)
 
-    def leave_one_out(self, image: Tensor, index: Tensor) -> Tensor:
+    def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
         """The largest distance of a patch to the rows of other images; the rows stay those selected with the image."""
         scores = []
         for member, bank in enumerate(self.banks):
-            features = self._patches(image, member)[0]
+            features, grid = self._patches(image, member)
             alone = [
-                self._find(bank, one[None], without=int(number)).scores.amax()
+                self._find(bank, one[None], without=int(number)).scores.view(grid)
                 for one, number in zip(features, self.images_before + index, strict=True)
             ]
-            scores.append(torch.stack(alone) / bank.scale)
+            scores.append(hide(torch.stack(alone), ignore).flatten(1).amax(1) / bank.scale)
         return torch.stack(scores).mean(0)
 
     def _find(self, bank: PatchBank, features: Tensor, without: int | None = None) -> Found:

@@ -11,7 +11,7 @@ from lightning_ad.data.sample import Batch
 from lightning_ad.errors import UsageError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.cache import FeatureCache
-from lightning_ad.features.maps import score_map
+from lightning_ad.features.maps import hide, score_map
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.layers import Norm
 from lightning_ad.methods.learned import LearnedModule
@@ -110,7 +110,7 @@ class PFM(LearnedModule):
         super().on_train_end()
         self._cache = None
 
-    def forward(self, image: Tensor) -> Prediction:
+    def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
         """The map is the squared error of unit vectors, at least 0; the score is its maximum."""
         height, width = image.shape[2:]
         maps = []
@@ -118,7 +118,7 @@ class PFM(LearnedModule):
             grid = torch.stack([(a.float() - b).square().sum(1) for a, b in pairs.values()]).mean(0)
             maps.append(score_map(grid, height, width, sigma=0))
         together = torch.stack(maps)
-        fused = together.mean(0) if self.fusion == "mean" else together.prod(0)
+        fused = hide(together.mean(0) if self.fusion == "mean" else together.prod(0), ignore)
         return Prediction(fused, fused.flatten(1).amax(1))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
