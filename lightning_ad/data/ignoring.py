@@ -93,4 +93,3 @@ def _nearest(packed: bytes, height: int, width: int) -> tuple[Tensor, Tensor]:
     ignored = bits.reshape(height, width).astype(bool)
     row, column = distance_transform_edt(ignored, return_distances=False, return_indices=True)
     return torch.from_numpy(np.flatnonzero(ignored)), torch.from_numpy((row * width + column)[ignored].astype(np.int64))
-

@@ -49,7 +49,7 @@ class AnomalyMetrics(CurveMetric):
         super().__init__("image_", "pixel_", **kwargs)
         self.memory_gb, self.kinds = memory_gb, kinds
         self.add_state("image_kinds", [], dist_reduce_fx="cat")
-        self.add_state("pixel_places", [], dist_reduce_fx="cat")  # of each image: its kind and its pixels, see `_places`
+        self.add_state("pixel_places", [], dist_reduce_fx="cat")  # of each image: its kind and pixels (`_places`)
         self.add_state("saturated_weights", [], dist_reduce_fx="cat")
         # Bins are float64, told as float32 because processes can only exchange lists of one type.
         self.add_state("pixel_bins", [], dist_reduce_fx="cat")

@@ -186,9 +186,7 @@ class FitOnlyModule(AnomalyModule):
     def _without_suspects(self, names: Sequence[str]) -> list[int]:
         """Lists the suspicious training images, fits again without those that are to be trimmed; the rows kept."""
         found = [
-            torch.stack(
-                (batch.index.double(), self.leave_one_out(batch.image, batch.index, batch.ignore).double()), 1
-            )
+            torch.stack((batch.index.double(), self.leave_one_out(batch.image, batch.index, batch.ignore).double()), 1)
             for batch in self._images_again("Scoring the training images")
         ]
         rows, scores = gather_rows(torch.cat(found)).cpu().unbind(1)

@@ -73,6 +73,14 @@ def draw_outline(image: Picture, mask: Mask, colour: tuple[int, int, int] = (0, 
     return drawn
 
 
+def hatch(image: Picture, mask: Mask, stride: int = 8) -> Picture:
+    """A copy of `image` [H, W, 3], fainter and with diagonal lines `stride` pixels apart where `mask` [H, W] is."""
+    row, column = np.indices(mask.shape)
+    drawn = np.where(mask[..., None], image // 2 + 64, image)
+    drawn[mask & ((row + column) % stride == 0)] = 40
+    return drawn
+
+
 def outline_path(mask: Mask) -> str:
     """The border of `mask` [H, W] as SVG path data, one unit a pixel; empty where the mask is."""
     rows = np.diff(np.pad(mask, 1).astype(np.int8), axis=0)[:, 1:-1]  # [H + 1, W], not 0 between unlike pixels

@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from lightning_ad import __version__
 from lightning_ad.data.checking import write_faults
 from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.data.ignoring import read_ignored
 from lightning_ad.data.reading import read_image, read_mask
 from lightning_ad.evaluation import f1_max, rank
 from lightning_ad.evaluation.catalogue import METRICS, of_kind, oracle
 from lightning_ad.evaluation.intervals import intervals
 from lightning_ad.methods.base import AnomalyModule, Suspect
+from lightning_ad.reporting.figures import hatch
 from lightning_ad.reporting.predictions import ImageResult, replacing, write_predictions
 from lightning_ad.reporting.protocol import protocol
 from lightning_ad.reporting.recorder import TestRecorder, peak_memory_gib
@@ -180,10 +182,12 @@ def _picture(data: AnomalyDataModule):  # noqa: ANN202
         sample = samples[row.path]
         full = read_image(sample.path)
         image = data.geometry.image(full).mul(255).round().byte().permute(1, 2, 0).numpy()
-        mask = torch.zeros(data.geometry.output, dtype=torch.bool)
+        mask, size = torch.zeros(data.geometry.output, dtype=torch.bool), (full.shape[-2], full.shape[-1])
         if sample.mask_path is not None:
-            height, width = full.shape[-2:]
-            mask = data.geometry.mask(read_mask(sample.mask_path, (height, width), sample.mask_threshold))
+            mask = data.geometry.mask(read_mask(sample.mask_path, size, sample.mask_threshold, sample.ignore_value))
+        if (ignored := read_ignored(sample, size)) is not None:
+            ignore = data.geometry.mask(ignored)
+            image, mask = hatch(image, ignore.numpy()), mask & ~ignore
         return image, mask.numpy()
 
     return picture

@@ -1,6 +1,7 @@
 """Every method: what an ignored region shows changes nothing, and no score comes from it."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -66,7 +67,8 @@ def test_what_it_shows_changes_nothing(name, twins):
     """Not a bit of what is learned, of a map, a score, a metric or the calibration."""
     one, scores, maps, metrics, data = fitted(name, twins, "one")
     other, other_scores, other_maps, other_metrics, other_data = fitted(name, twins, "other")
-    assert open(data.samples["test"][0].path, "rb").read() != open(other_data.samples["test"][0].path, "rb").read()
+    first, second = (Path(d.samples["test"][0].path).read_bytes() for d in (data, other_data))
+    assert first != second
     for key, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[key]), key
     assert torch.equal(scores, other_scores)

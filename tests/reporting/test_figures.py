@@ -118,3 +118,15 @@ def test_curve_thins_out_but_keeps_extremes():
     assert line.count(",") < 1300
     assert ",0.0000" in line
     assert figures.curve(axis, axis, [], []).count(",") == 0
+
+
+def test_hatched_where_the_mask_is_and_nowhere_else():
+    image = np.full((20, 30, 3), 200, np.uint8)
+    mask = np.zeros((20, 30), bool)
+    mask[5:15, 10:20] = True
+    drawn = figures.hatch(image, mask, 5)
+    assert (drawn[~mask] == 200).all()
+    assert drawn.dtype == np.uint8
+    assert {tuple(colour) for colour in drawn[mask].reshape(-1, 3).tolist()} == {(164,) * 3, (40,) * 3}
+    assert (drawn[mask] == 40).all(1).mean() == 0.2  # one of five
+    assert (image == 200).all()
