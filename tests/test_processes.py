@@ -28,10 +28,11 @@ def test_patchcore_on_two_processes_equals_one(trees, tmp_path):
 
 
 @pytest.mark.distributed
+@pytest.mark.parametrize("tree", ["even", "mvtec"])  # 8 images, and 7: one process fills up its last batch
 @pytest.mark.parametrize("method", ["DRAEM", "PFM"])
-def test_two_processes_with_half_the_batch_have_the_loss_curve_of_one(method, trees, tmp_path):
+def test_two_processes_with_half_the_batch_have_the_loss_curve_of_one(method, tree, trees, tmp_path):
     args = [
-        *flags(method, "mvtec", {"mvtec": trees["even"]}, tmp_path),
+        *flags(method, "mvtec", {"mvtec": trees[tree]}, tmp_path),
         "--model.norm",
         "group",
         "--trainer.max_epochs",
@@ -56,3 +57,24 @@ def test_draem_trains_and_evaluates_on_two_processes(trees, tmp_path):
     again = script("evaluate.py", [str(folder), "--trainer.devices", "2", *QUIET])
     assert again.returncode == 0, again.stderr
     assert metrics_of(folder / "evaluations/version_0") == pytest.approx(metrics_of(folder), abs=1e-6)
+
+
+@pytest.mark.distributed
+def test_a_loss_that_is_not_finite_on_one_process_stops_both(trees, tmp_path):
+    """Only the images of the process that has it are named, and once."""
+    spoil = [
+        "--trainer.callbacks+",
+        "spoil.SpoilImages",
+        "--trainer.callbacks.step",
+        "2",
+        "--trainer.callbacks.rank",
+        "1",
+    ]
+    args = [*flags("DRAEM", "mvtec", {"mvtec": trees["even"]}, tmp_path), "--data.batch_size", "2", *spoil]
+    result = script("train.py", [*args, "--trainer.devices", "2"], timeout=200)
+    assert result.returncode == 1, result.stderr
+    assert result.stderr.count("the loss is nan on") == 1
+    named = result.stderr.partition("the loss is nan on")[2].partition(" (epoch 1, step 2)")[0]
+    assert named.count(".png") == 2
+    assert "last good checkpoint is" in result.stderr
+    assert "last.ckpt" in result.stderr

@@ -27,6 +27,14 @@ RESUMED = {
             *("--trainer.max_epochs", "4"),
         ],
     ),
+    "draem-plateau": (
+        "DRAEM",
+        [
+            *("--model.lr_scheduler", "ReduceLROnPlateau", "--model.lr_scheduler.monitor", "validation_loss"),
+            *("--model.lr_scheduler.patience", "0", "--model.lr_scheduler.threshold", "1e9"),  # drops each epoch
+            *("--data.validation", "holdout", "--data.validation_share", "0.3", "--trainer.max_epochs", "4"),
+        ],
+    ),
     "pfm-last-epochs": (
         "PFM",
         [

@@ -11,6 +11,7 @@ FIXED = (
     *("model", "data", "seed_everything", "select", "extend", "trim", "averaging"),
     *("trainer.max_epochs", "trainer.max_steps", "trainer.precision", "trainer.accumulate_grad_batches"),
     *("trainer.gradient_clip", "trainer.limit_train_batches", "trainer.sync_batchnorm"),
+    *("trainer.devices", "trainer.num_nodes", "trainer.check_val_every_n_epoch", "trainer.val_check_interval"),
 )
 FREE = ("data.num_workers", "data.root")
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -48,6 +50,7 @@ class LearnedModule(AnomalyModule):
         self._make_optimizer, self._make_scheduler = optimizer, lr_scheduler
         self._validation_losses: list[Tensor] = []
         self._paths: list[str] = []  # of the gradients that are being accumulated
+        self._stepped: list[str] = []  # of the last step
         self._skipped = 0
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -82,7 +85,8 @@ class LearnedModule(AnomalyModule):
             return {"optimizer": optimizer}
         chosen: dict[str, Any] = {"scheduler": scheduler}
         if isinstance(scheduler, ReduceLROnPlateau):
-            chosen["monitor"] = scheduler.monitor
+            # Lightning would step it after the epoch's checkpoint was written, and a resumed run would miss that.
+            chosen |= {"monitor": scheduler.monitor, "frequency": sys.maxsize}
         return {"optimizer": optimizer, "lr_scheduler": chosen}
 
     def on_train_epoch_start(self) -> None:
@@ -97,15 +101,21 @@ class LearnedModule(AnomalyModule):
         self.trained_images = len(self.trainer.train_dataloader.dataset) // self.rows_per_image
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The sum of the parts, each logged.
+        """The sum of the parts, each logged. Rows that only fill up the batch of a process have no part in it.
 
         Raises:
             UserError: where it is not finite, on all processes.
             UsageError: for a single image, where the network normalises over a batch.
         """
-        self._paths = [*self._paths, *batch.path]
+        real, share = batch.real(), 1.0
+        self._paths = [*self._paths, *real.path]
+        if world_size() > 1:  # gradients are averaged over processes; what is wanted is the mean over images
+            count = torch.tensor(len(real), device=self.device)
+            dist.all_reduce(count)
+            share = len(real) * world_size() / int(count)
+        batch = real if len(real) else batch
         try:
-            parts = self.losses(batch)
+            parts = {name: value * share if share != 1 else value for name, value in self.losses(batch).items()}
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -135,7 +145,7 @@ class LearnedModule(AnomalyModule):
         self._skipped = 0 if bool(norm.isfinite()) else self._skipped + 1
         if self._skipped >= (SKIPPED if self.trainer.precision.startswith("16") else 1):
             self._stop("gradient norm", norm, self._paths)
-        self._paths = []
+        self._stepped, self._paths = self._paths, []
         self.log("gradient_norm", norm)
 
     def on_validation_start(self) -> None:
@@ -144,21 +154,30 @@ class LearnedModule(AnomalyModule):
         Raises:
             UserError: where one of them is not finite.
         """
-        if self.trainer.training and not self.trainer.sanity_checking:
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._check_weights()
 
     def on_train_epoch_end(self) -> None:
-        """Looks at the weights before the last ones are saved.
+        """Looks at the weights before the last ones are saved, and steps a schedule that waits for a plateau.
 
         Raises:
             UserError: where one of them is not finite.
+            UsageError: where the schedule waits for a metric that is not there.
         """
         self._check_weights()
+        for config in self.trainer.lr_scheduler_configs:
+            if config.reduce_on_plateau:
+                if (value := self.trainer.callback_metrics.get(config.monitor)) is None:
+                    raise UsageError(
+                        f"model.lr_scheduler.monitor is {config.monitor}, which is not there after epoch "
+                        f"{self.current_epoch}; there are {', '.join(self.trainer.callback_metrics)}"
+                    )
+                config.scheduler.step(value)
 
     def _check_weights(self) -> None:
         norm = torch.nn.utils.get_total_norm([p.detach() for p in self.parameters() if p.requires_grad])
         if not bool(norm.isfinite()):
-            self._stop("norm of the weights", norm, ["the last step"])
+            self._stop("norm of the weights", norm, self._stepped)
 
     def on_train_end(self) -> None:
         """Says where a validation set has calibrated nothing."""

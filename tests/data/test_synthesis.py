@@ -42,6 +42,9 @@ def test_augmenters_equal_pillow(picture):
     torch.testing.assert_close(
         apply_one("autocontrast", image, 0.0), tensor(ImageOps.autocontrast(pillow)), atol=2 / 255, rtol=0
     )
+    cut = tensor(ImageOps.autocontrast(pillow, cutoff=10))
+    assert (cut - tensor(ImageOps.autocontrast(pillow))).abs().max() > 10 / 255
+    torch.testing.assert_close(apply_one("autocontrast", image, 0.1), cut, atol=3 / 255, rtol=0)
     torch.testing.assert_close(
         apply_one("solarize", image, 100 / 255, 1.0), tensor(ImageOps.solarize(pillow, 100)), atol=1e-6, rtol=0
     )
@@ -66,6 +69,8 @@ def test_augmenters_equal_hand_computed_values(picture):
     red = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
     torch.testing.assert_close(apply_one("hue and saturation", red, 1 / 3, 0.0).flatten(), torch.tensor([0.0, 1, 0]))
     assert set(apply_one("posterize", image, 1.0).unique().tolist()) == {0.25, 0.75}
+    shades = torch.tensor([0.0, 0.1, 0.3, 0.99]).expand(3, 1, 4)
+    torch.testing.assert_close(apply_one("posterize", shades, 3.0)[0, 0], torch.tensor([1.0, 1, 5, 15]) / 16)
 
 
 def test_a_row_of_a_batch_is_augmented_as_if_alone(picture):

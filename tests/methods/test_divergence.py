@@ -68,15 +68,20 @@ def test_a_scaler_that_leaves_out_every_step_stops_the_run(trees):
 def test_weights_that_are_not_finite_are_not_saved(build, trees, tmp_path):
     """The second epoch's last step spoils them; the first epoch's checkpoint stays, and is named."""
     last = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
-    with pytest.raises(UserError, match=r"the norm of the weights is nan.*last good checkpoint is .*last\.ckpt"):
+    message = r"the norm of the weights is nan on .*train.good.*png.*last good checkpoint is .*last\.ckpt"
+    with pytest.raises(UserError, match=message):
         fit(build(), data(trees), enable_checkpointing=True, callbacks=[Poison(4), last])
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert kept["epoch"] == 0
     assert all(v.isfinite().all() for v in kept["state_dict"].values())
 
 
-def test_weights_that_are_not_finite_are_not_the_best(trees, tmp_path):
-    best = ModelCheckpoint(tmp_path, filename="best", monitor="validation_loss")
+@pytest.mark.parametrize("at_the_epochs_end", [True, False])
+def test_weights_that_are_not_finite_are_not_the_best(at_the_epochs_end, trees, tmp_path):
+    """Lightning saves them at the end of the epoch, or at that of a validation within it."""
+    best = ModelCheckpoint(
+        tmp_path, filename="best", monitor="validation_loss", save_on_train_epoch_end=at_the_epochs_end
+    )
     held_out = data(trees, validation="holdout", validation_share=0.3)
     with pytest.raises(UserError, match=r"the norm of the weights is nan.*no checkpoint has been written"):
         fit(draem(), held_out, enable_checkpointing=True, callbacks=[Poison(2), best])

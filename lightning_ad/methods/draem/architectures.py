@@ -62,7 +62,12 @@ def segmentation_network(
         _load(network.encoder, encoder, file)
         if inputs != 3:
             network.encoder.set_in_channels(inputs, pretrained=True)
-    _freeze_unused(network, inputs)
+    try:
+        _freeze_unused(network, inputs)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"model.{setting}_encoder {encoder} does not take images of every size ({error}); choose another"
+        ) from error
     return network
 
 

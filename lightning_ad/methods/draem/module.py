@@ -129,7 +129,10 @@ class DRAEM(LearnedModule):
         return [network for network in (self.reconstructive, self.discriminative) if network is not None]
 
     def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
-        """The map is the probability of an anomaly, in [0, 1], unsmoothed; the score likewise."""
+        """The map is the probability of an anomaly, in [0, 1], and the score the largest mean of it over a window.
+
+        Without a discriminative sub-network, the map is the squared error summed over the colours, at least 0.
+        """
         reconstruction = self.reconstructive(image)
         if self.discriminative is None:
             maps = (reconstruction.float() - image).square().sum(1)

@@ -11,7 +11,7 @@ from lightning_ad.data.sample import Batch
 from lightning_ad.errors import UsageError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.cache import FeatureCache
-from lightning_ad.features.maps import hide, score_map
+from lightning_ad.features.maps import score_map
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.layers import Norm
 from lightning_ad.methods.learned import LearnedModule
@@ -116,18 +116,18 @@ class PFM(LearnedModule):
         maps = []
         for pairs in self.estimates(self._features(image)).values():
             grid = torch.stack([(a.float() - b).square().sum(1) for a, b in pairs.values()]).mean(0)
-            maps.append(score_map(grid, height, width, sigma=0))
+            maps.append(score_map(grid, height, width, 0, ignore))
         together = torch.stack(maps)
-        fused = hide(together.mean(0) if self.fusion == "mean" else together.prod(0), ignore)
+        fused = together.mean(0) if self.fusion == "mean" else together.prod(0)
         return Prediction(fused, fused.flatten(1).amax(1))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The mean squared error of each level and direction, of equal weight."""
         if self._cache is not None and self.training:
             features = self._cache.get(batch.index.tolist(), lambda places: self._features(batch.image[places]))
-            features = [f.to(self.device).contiguous(memory_format=self.memory_format) for f in features]
         else:
             features = self._features(batch.image)
+        features = [f.to(self.device).contiguous(memory_format=self.memory_format) for f in features]
         return {
             f"loss_{level}_{way}": F.mse_loss(estimate.float(), wanted)
             for level, pairs in self.estimates(features).items()
