@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_ad.data.checking import Fault, Findings, examine, missing_masks, write_faults
+from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import categories, find_samples, layout_module, layout_names
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError, UsageError, UserError
@@ -31,6 +32,8 @@ def datasets(args: Sequence[str]) -> int:
     check.add_argument("--layout", help="how its folders lie; found out where it is left out")
     check.add_argument("--category", help="one category instead of all")
     check.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the layout (repeatable)")
+    check.add_argument("--ignore", help="an image, or a folder of images, of regions that are not to be looked at")
+    check.add_argument("--ignore_value", type=int, help="of ignored pixels in the masks")
     check.add_argument("--file", type=Path, help="write every file that cannot be used, and why, as CSV")
     wanted = parser.parse_args(args)
     if wanted.command is None:
@@ -44,9 +47,10 @@ def datasets(args: Sequence[str]) -> int:
     used: set[str] = set()
     for name in names:
         samples = find_samples(layout, wanted.root, name, options)
+        samples = with_ignored(samples, wanted.root, wanted.ignore, wanted.ignore_value, partly=name is not None)
         found = examine(samples)
         faults += found.faults
-        used |= {path for s in samples for path in (s.path, s.mask_path) if path is not None}
+        used |= {path for s in samples for path in (s.path, s.mask_path, s.ignore_path) if path is not None}
         print(f"\n{name or layout}: {_counts(samples)}\n{_told(found)}")
     _print_unused(wanted.root, used, all_of_it=wanted.category is None)
     if wanted.file:

@@ -44,7 +44,10 @@ def missing_masks(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def stop_at_missing_masks(samples: Sequence[Sample]) -> None:
-    """Raises DataError, naming them, where masks are missing."""
+    """Raises DataError, naming them, where masks are missing, or files of ignored regions."""
+    for sample in samples:
+        if sample.ignore_path is not None and not Path(sample.ignore_path).is_file():
+            raise DataError(f"{sample.path} has no file of ignored regions: expected {sample.ignore_path}")
     if not (missing := missing_masks(samples)):
         return
     more = f"; so have {len(missing) - 1} more: {_listed(missing[1:])}" if missing[1:] else ""
@@ -112,7 +115,7 @@ def _read(sample: Sample) -> _Read:
             return _Read(None, content, (width, height))
         mask = read_mask(sample.mask_path, (height, width), sample.mask_threshold, sample.ignore_value)
         if sample.saturations:
-            read_regions(sample.mask_path, sample.saturations)
+            read_regions(sample.mask_path, sample.saturations, sample.ignore_value)
         return _Read(None, content, (width, height), empty=not mask.any())
     except DataError as error:
         return _Read(str(error))

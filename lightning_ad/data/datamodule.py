@@ -13,7 +13,7 @@ from lightning_ad.data.checking import Fault, stop_at_missing_masks, usable
 from lightning_ad.data.dataset import AnomalyDataset
 from lightning_ad.data.geometry import Geometry, Size
 from lightning_ad.data.ignoring import with_ignored
-from lightning_ad.data.layouts import find_samples, prepare_layout
+from lightning_ad.data.layouts import find_samples, layout_module, prepare_layout
 from lightning_ad.data.layouts._files import seeded_split
 from lightning_ad.data.sample import Batch, Sample, Split, collate
 from lightning_ad.data.sampler import KeySampler
@@ -51,7 +51,7 @@ class AnomalyDataModule(LightningDataModule):
         ignore: regions that are not to be looked at: an image for all, not black there, or a folder of one for each
             image that has some, named as the image is under `root`. They are filled with the colours around them, and
             count neither for scores nor for metrics (docs/metrics.md).
-        ignore_value: of ignored pixels in the true masks, 1 to 255; null for none.
+        ignore_value: of ignored pixels in the true masks, 1 to 255; null for none. Images without a mask have none.
         on_error: stop, with its name, at a file that cannot be used; or skip: read all files before the start, and
             leave those out, and training images that are tested too. They are counted, and listed in skipped.csv.
         seed: of the order, hold-out, folds and synthetic anomalies; the command line sets it from seed_everything.
@@ -134,7 +134,12 @@ class AnomalyDataModule(LightningDataModule):
 
     def _find(self, hold_out: bool) -> None:
         found = find_samples(self.layout, self.root, self.category, self.layout_options)
-        found = with_ignored(found, self.root, self.ignore, self.ignore_value)
+        if self.ignore_value is not None and getattr(layout_module(self.layout), "LABELS_FROM_MASKS", False):
+            raise UsageError(
+                f"data.ignore_value is not for the layout '{self.layout}', where images whose mask is not black are "
+                "defective; name ignored regions by data.ignore"
+            )
+        found = with_ignored(found, self.root, self.ignore, self.ignore_value, self.category is not None)
         if self.on_error == "stop":
             stop_at_missing_masks(found)
         else:

@@ -92,7 +92,9 @@ class AnomalyDataset(Dataset[Batch]):
         """The regions of an image at the size that the network sees, but for those that it does not see."""
         if sample.mask_path is None:
             return None
-        regions = read_regions(sample.mask_path, sample.saturations)
+        regions = read_regions(sample.mask_path, sample.saturations, sample.ignore_value)
+        if regions is None:
+            return None
         masks = torch.stack([self.geometry.mask(mask) for mask in regions.masks]) & ~ignore
         seen = masks.flatten(1).any(1)
         return Regions(masks[seen], regions.shares[seen])

@@ -1,5 +1,6 @@
 """Regions that are not to be looked at (`data.ignore`): what they show changes nothing that is learned or found."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -7,17 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from lightning_ad.data.layouts._files import IMAGE_SUFFIXES
-from lightning_ad.data.reading import read_mask, read_value
+from lightning_ad.data.reading import read_nonzero, read_value
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError, UsageError
 
 
-def with_ignored(samples: Sequence[Sample], root: Path, ignore: str | None, value: int | None) -> list[Sample]:
+def with_ignored(
+    samples: Sequence[Sample], root: Path, ignore: str | None, value: int | None, partly: bool = False
+) -> list[Sample]:
     """The samples, with the files of their ignored regions.
 
     Args:
@@ -26,10 +29,11 @@ def with_ignored(samples: Sequence[Sample], root: Path, ignore: str | None, valu
         ignore: an image file for all samples, or a folder: the file of a sample has the sample's own path under
             `root`, of any suffix; a sample without one has no ignored region.
         value: in 1..255, of ignored pixels in the masks.
+        partly: the samples are one category of the data set, and the folder may be about others.
 
     Raises:
         UsageError: for another value, or where the samples know their files already.
-        DataError: where `ignore` is not there, or no file in it is that of a sample.
+        DataError: where `ignore` is not there, or no file in it is that of a sample and not `partly`.
     """
     if value is not None:
         if not 1 <= value <= 255:
@@ -44,15 +48,19 @@ def with_ignored(samples: Sequence[Sample], root: Path, ignore: str | None, valu
         return [replace(s, ignore_path=ignore) for s in samples]
     if not path.is_dir():
         raise DataError(f"data.ignore {ignore} is not there; expected an image, or a folder of one for each image")
+    top = os.path.abspath(root)
     files = {f.relative_to(path).with_suffix(""): f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES}
-    places = [Path(s.path).relative_to(root) if Path(s.path).is_relative_to(root) else Path(s.path) for s in samples]
+    places = [Path(os.path.relpath(os.path.abspath(s.path), top)) for s in samples]
     found = [files.get(place.with_suffix("")) for place in places]
     count = sum(f is not None for f in found)
     if samples and not count:
-        raise DataError(
+        none = (
             f"no file in data.ignore {ignore} is that of an image: for {samples[0].path}, "
             f"{path / places[0].with_suffix('.png')} was expected"
         )
+        if not partly:
+            raise DataError(none)
+        rank_zero_warn(none)
     rank_zero_info(f"{count} of {len(samples)} images have a file of ignored regions in {ignore}.")
     return [s if f is None else replace(s, ignore_path=str(f)) for s, f in zip(samples, found, strict=True)]
 
@@ -65,7 +73,7 @@ def read_ignored(sample: Sample, size: tuple[int, int]) -> Tensor | None:
     """
     parts = []
     if sample.ignore_path is not None:
-        parts.append(read_mask(sample.ignore_path, size, 0))
+        parts.append(read_nonzero(sample.ignore_path, size, "file of ignored regions"))
     if sample.ignore_value is not None and sample.mask_path is not None:
         parts.append(read_value(sample.mask_path, size, sample.ignore_value))
     ignored = torch.stack(parts).any(0) if parts else torch.zeros(size, dtype=torch.bool)

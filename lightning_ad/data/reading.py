@@ -49,6 +49,15 @@ def read_mask(path: str, size: tuple[int, int], threshold: int = 127, ignore: in
     return torch.from_numpy(mask)
 
 
+def read_nonzero(path: str, size: tuple[int, int], kind: str) -> Tensor:
+    """Where an image file is not black, bool [h, w].
+
+    Raises:
+        DataError: naming the `kind` of file and its path, where it is unreadable or its size is not `size` (h, w).
+    """
+    return torch.from_numpy(_mask_values(path, size, kind) > 0)
+
+
 def read_value(path: str, size: tuple[int, int], value: int) -> Tensor:
     """Where a mask file has a value of 0..255, bool [h, w]; of a folder, where any mask in it has.
 
@@ -59,8 +68,10 @@ def read_value(path: str, size: tuple[int, int], value: int) -> Tensor:
     return torch.stack([torch.from_numpy(_of_value(_mask_values(part, size), value)) for part in parts]).any(0)
 
 
-def read_regions(path: str, saturations: Sequence[Saturation]) -> Regions:
+def read_regions(path: str, saturations: Sequence[Saturation], ignore: int | None = None) -> Regions | None:
     """The regions in a folder of masks, one in each file, and the part of each that is enough.
+
+    Pixels of the value `ignore` are of no region; None where nothing else is left.
 
     Raises:
         DataError: naming the file, where it is unreadable, is 0 everywhere, or has a value without a saturation; or a
@@ -70,12 +81,16 @@ def read_regions(path: str, saturations: Sequence[Saturation]) -> Regions:
     masks, shares = [], []
     for part in _parts(path):
         array = _open(part, "mask")
+        if ignore is not None:
+            array = np.where(array == ignore, 0, array)
+            if not array.any():
+                continue
         value = int(array.max())
         if value not in by_value:
             raise DataError(f"the mask {part} has the value {value}, which defects_config.json does not name")
         masks.append(torch.from_numpy(array if array.ndim == 2 else array.max(axis=2)) > 0)
         shares.append(by_value[value].share(int(masks[-1].sum())))
-    return Regions(torch.stack(masks), torch.tensor(shares))
+    return Regions(torch.stack(masks), torch.tensor(shares)) if masks else None
 
 
 def verify(path: str) -> None:
@@ -107,13 +122,13 @@ def _parts(folder: str) -> list[str]:
     return [str(part) for part in parts]
 
 
-def _mask_values(path: str, size: tuple[int, int]) -> np.ndarray:
+def _mask_values(path: str, size: tuple[int, int], kind: str = "mask") -> np.ndarray:
     """float32 [h, w] in 0..255, the highest of the channels."""
-    value = _unit(_open(path, "mask"), path) * np.float32(255)
+    value = _unit(_open(path, kind), path) * np.float32(255)
     value = value if value.ndim == 2 else value.max(axis=2)
     if value.shape != size:
         raise DataError(
-            f"the mask {path} is {value.shape[1]}x{value.shape[0]} px, its image {size[1]}x{size[0]} px; "
+            f"the {kind} {path} is {value.shape[1]}x{value.shape[0]} px, its image {size[1]}x{size[0]} px; "
             "they must be of one size. Export the mask again at the size of the image"
         )
     return value
@@ -141,7 +156,7 @@ def _unit(array: np.ndarray, path: str) -> np.ndarray:
     """Scales the file's own range to [0, 1]."""
     if array.dtype == np.uint8:
         return array.astype(np.float32) / np.float32(255)
-    if array.dtype.kind == "f" and (array.min() < 0 or array.max() > 1):
+    if array.dtype.kind == "f" and not (array.min() >= 0 and array.max() <= 1):  # NaN neither
         raise DataError(f"{path} holds floats from {array.min():g} to {array.max():g}; expected values in [0, 1]")
     if array.dtype.kind == "f":
         return array.astype(np.float32)

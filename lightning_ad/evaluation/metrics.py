@@ -76,8 +76,9 @@ class AnomalyMetrics(CurveMetric):
             mask: bool [B, H, W], true where the part is defective.
             label: int64 or bool [B], 0 good, 1 anomalous.
             kind: int64 [B], the place of the kind of defect in `kinds`; None for the label.
-            regions: of each image, where the data set knows their saturation; their union is its mask.
-            ignore: bool [B, H, W], pixels that do not count, of a region neither; None for none.
+            regions: of each image, where the data set knows their saturation; their union is its mask, but for ignored
+                pixels, of which they have none.
+            ignore: bool [B, H, W], pixels that do not count, of the mask neither; None for none.
 
         Raises:
             TypeError: the mask is not bool.

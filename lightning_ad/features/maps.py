@@ -9,13 +9,19 @@ from torch import Tensor
 from lightning_ad.parallel import each_alone
 
 
-def score_map(scores: Tensor, height: int, width: int, sigma: float) -> Tensor:
+def score_map(scores: Tensor, height: int, width: int, sigma: float, ignore: Tensor | None = None) -> Tensor:
     """Scores of a grid [B, h, w] to maps [B, height, width]: bilinear, then a Gaussian of `sigma` pixels.
+
+    Cells and pixels that are ignored (bool [B, height, width]) are hidden: no score spreads from them.
 
     Both are linear, and separable into rows and columns: together they are a product from each side, which costs
     less than a resize.
     """
-    scores = scores if scores.dtype == torch.float64 else scores.float()
+    scores = hide(scores if scores.dtype == torch.float64 else scores.float(), ignore)
+    return hide(_enlarged(scores, height, width, sigma), ignore)
+
+
+def _enlarged(scores: Tensor, height: int, width: int, sigma: float) -> Tensor:
     if sigma <= 0:
         return F.interpolate(scores[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
     rows = _axis(scores.shape[1], height, sigma).to(scores)
@@ -42,7 +48,7 @@ def hide(scores: Tensor, ignore: Tensor | None) -> Tensor:
     if ignore.shape != scores.shape:
         cells = F.adaptive_avg_pool2d(ignore[:, None].float(), list(scores.shape[1:]))[:, 0] > 0.5
     lowest = scores.masked_fill(cells, torch.inf).amin((1, 2), keepdim=True)
-    return torch.where(cells, lowest.masked_fill(lowest.isinf(), 0), scores)
+    return torch.where(cells, lowest.masked_fill(cells.all((1, 2), keepdim=True), 0), scores)
 
 
 def spatial_mean(maps: Tensor) -> Tensor:

@@ -117,7 +117,8 @@ def score_by_tiles(
         image: [B, C, H, W].
         tiles: of that size.
         block: how many tiles are scored together.
-        ignore: bool [B, H, W], of which `score` is given the tiles too; None for nothing.
+        ignore: bool [B, H, W], of which `score` is given the tiles too; a tile that is ignored everywhere gives no
+            score. None for nothing.
 
     Returns:
         Blended maps [B, H, W], scores [B], the largest of each image's tiles, and the other values of that tile.
@@ -149,7 +150,11 @@ def _score_one(
             tiles.blend(whole[0], map, number)
         parts.append(values)
     values = _joined(parts)
-    worst = int(values[0].argmax())
+    scores = values[0]
+    if len(wholes) > 1:
+        nothing = torch.stack([tiles.cut(wholes[1], number).all() for number in range(len(tiles))])
+        scores = scores.masked_fill(nothing, -torch.inf)
+    worst = int(scores.argmax())
     return whole, *(None if v is None else v[worst : worst + 1] for v in values)
 
 

@@ -181,14 +181,19 @@ class AnomalyModule(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores held-out images, and those with a synthetic anomaly laid on where the loader drew some."""
         batch = batch.real()
+        if batch.ignore is not None:  # of an image by tiles, some may be ignored everywhere
+            batch = batch.take(~batch.ignore.flatten(1).all(1))
         if not len(batch) or self.trainer.sanity_checking:
             return
         self._keep_scores(batch.image, batch.label, batch.index, batch.ignore)
         good = batch.take(batch.label == 0)
         if getattr(getattr(self.trainer, "datamodule", None), "validation_anomalies", False) and len(good):
             _, anomalous, mask = self.validation_synthesis.apply(good.image, good.recipe)
-            seen = mask if good.ignore is None else mask & ~good.ignore
-            if bool((rows := seen.flatten(1).any(1)).any()):
+            ignore = None
+            if good.ignore is not None:
+                anomalous = torch.where(good.ignore[:, None], good.image, anomalous)
+                mask = mask & ~good.ignore
+            if bool((rows := mask.flatten(1).any(1)).any()):
                 ignore = None if good.ignore is None else good.ignore[rows]
                 self._keep_scores(anomalous[rows], good.label[rows] + 1, good.index[rows], ignore)
 

@@ -139,7 +139,7 @@ class MahalanobisAD(FitOnlyModule):
         if not self.map:
             return Prediction(score[:, None, None].expand(-1, *size), score)
         with torch.autocast(image.device.type, enabled=False):
-            maps = [score_map(_local(g, m), *size, self.sigma) for g, m in zip(gaussians, levels, strict=True)]
+            maps = [score_map(_local(g, m), *size, self.sigma, ignore) for g, m in zip(gaussians, levels, strict=True)]
         return Prediction(self._combined(maps), score)
 
     def distances(self, image: Tensor) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
-from lightning_ad.features.maps import hide, score_map
+from lightning_ad.features.maps import score_map
 from lightning_ad.forecast import Stage, evaluating
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
@@ -167,7 +167,7 @@ class PaDiM(FitOnlyModule):
 
     def _predict(self, image: Tensor, squared: Tensor, ignore: Tensor | None) -> Prediction:
         with torch.autocast(image.device.type, enabled=False):
-            maps = hide(score_map(squared.sqrt(), image.shape[2], image.shape[3], self.sigma), ignore)
+            maps = score_map(squared.sqrt(), image.shape[2], image.shape[3], self.sigma, ignore)
         return Prediction(maps, maps.flatten(1).amax(1))
 
     def _squared(self, image: Tensor, scale: float) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
-from lightning_ad.features.maps import hide, score_map, spatial_mean
+from lightning_ad.features.maps import score_map, spatial_mean
 from lightning_ad.features.patches import patch_features
 from lightning_ad.forecast import Stage, evaluating
 from lightning_ad.methods.base import Prediction
@@ -194,9 +194,9 @@ class SPADE(FitOnlyModule):
             for k, query in enumerate(queries):
                 squared, pixels = self._search(query, group, images[k])
                 grid[k], found[k] = self._distances(squared).mean(1).view(height, width), pixels[:, 0]
-            together.append(score_map(grid, *size, self.sigma))
+            together.append(score_map(grid, *size, self.sigma, ignore))
             nearest.append(found)
-        map = hide(torch.stack(together).mean(0), ignore)
+        map = torch.stack(together).mean(0)
         return Prediction(map, score, self._positions(map, nearest[0], maps[0].shape[2:]))
 
     def _search(self, queries: Tensor, group: list[int], images: Tensor) -> tuple[Tensor, Tensor]:

@@ -50,12 +50,11 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
 
 def ignored_hash(samples: Sequence[Sample]) -> str | None:
     """The first 16 digits of the SHA-256 of what tells ignored regions: files, and values in masks; None for none."""
-    digest, none = hashlib.sha256(), True
-    for sample in samples:
-        told = sample.ignore_path and Path(sample.ignore_path).read_bytes(), sample.ignore_value
-        none = none and told == (None, None)
-        digest.update(repr(told).encode())
-    return None if none else digest.hexdigest()[:16]
+    told = [(sample.ignore_path, sample.ignore_value) for sample in samples]
+    if all(one == (None, None) for one in told):
+        return None
+    files = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, _ in told if path is not None}
+    return hashlib.sha256(repr([(path and files[path], value) for path, value in told]).encode()).hexdigest()[:16]
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:

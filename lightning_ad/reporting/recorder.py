@@ -93,6 +93,8 @@ class TestRecorder(Callback):
             write_map(target, maps[i])
             p = p_values[i]
             nearest = None if outputs.nearest is None else _place(outputs.nearest[i], pl_module.training_paths)
+            kept = None if batch.ignore is None else ~batch.ignore[i].cpu()
+            map, mask = maps[i], batch.mask[i].cpu()
             row = ImageResult(
                 path=batch.path[i],
                 label=int(batch.label[i]),
@@ -100,8 +102,8 @@ class TestRecorder(Callback):
                 score=float(scores[i]),
                 p_value=p,
                 anomalous=None if self.threshold is None else float(scores[i]) > self.threshold.image,
-                area=_area(maps[i], self.threshold),
-                **_of_its_pixels(maps[i], batch.mask[i].cpu(), None if batch.ignore is None else batch.ignore[i].cpu()),
+                area=_area(map if kept is None else map[kept], self.threshold),
+                **(_of_its_pixels(map, mask) if kept is None else _of_its_pixels(map[kept], mask[kept])),
                 map_path=str(path),
                 nearest=nearest,
             )
@@ -119,15 +121,13 @@ class TestRecorder(Callback):
 
 def _area(map: Tensor, threshold: Threshold | None) -> float | None:
     """The share of its pixels that is called anomalous."""
-    if threshold is None or threshold.pixel is None:
+    if threshold is None or threshold.pixel is None or not map.numel():
         return None
     return float((map > threshold.pixel).double().mean())
 
 
-def _of_its_pixels(map: Tensor, mask: Tensor, ignore: Tensor | None) -> dict[str, float]:
+def _of_its_pixels(map: Tensor, mask: Tensor) -> dict[str, float]:
     """The pixel metrics of an image by itself, where it has an outline and is not all of it."""
-    if ignore is not None:
-        map, mask = map[~ignore], mask[~ignore]
     if not bool(mask.any()) or bool(mask.all()):
         return {}
     curve = rank(map.flatten(), mask.flatten().float())

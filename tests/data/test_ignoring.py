@@ -1,6 +1,7 @@
 """Ignored regions: found, read, filled, and refused where they cannot be meant."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +130,9 @@ def test_a_column_of_a_table(tree, strip, tmp_path):
     assert [found.training_set()[row].ignore.any() for row in (0, 1)] == [True, False]
     with pytest.raises(UsageError, match="leave out one"):
         data(tree, layout="table", category=None, ignore=strip)
+    (tree / "strip.png").unlink()
+    with pytest.raises(DataError, match=r"000.png has no file of ignored regions: expected .*strip.png"):
+        data(tree, layout="table", category=None)
 
 
 def test_tiles_are_cut_of_it_too(tree, strip):
@@ -137,19 +141,58 @@ def test_tiles_are_cut_of_it_too(tree, strip):
     assert torch.equal(found[2].ignore, whole.ignore[:, :64, 64:])
 
 
+def test_regions_without_what_is_ignored(trees, tmp_path):
+    """MVTec LOCO: 200 px of a pin with an absolute threshold of 20; ignored pixels are of no region."""
+    root = shutil.copytree(trees["mvtec_loco"], tmp_path / "loco")
+    part = root / "pushpins/ground_truth/logical_anomalies/000/000.png"
+    array = np.zeros((40, 48), np.uint8)
+    array[:10, :20], array[:10, 20:30] = 3, 128
+    Image.fromarray(array).save(part)
+    Image.fromarray((array == 128).astype(np.uint8) * 128).save(part.with_name("001.png"))
+    found = data(root, layout="mvtec_loco", category="pushpins", ignore_value=128, image_size=[40, 48])
+    (item,) = (i for i in map(found._data("test", None).__getitem__, range(7)) if "logical_anomalies/000" in i.path[0])
+    assert item.regions[0].masks.flatten(1).sum(1).tolist() == [200]
+    assert item.regions[0].shares.tolist() == [pytest.approx(0.1)]
+    assert int(item.ignore.sum()) == 100
+
+
+def test_layouts_whose_masks_tell_the_label(trees):
+    with pytest.raises(UsageError, match="images whose mask is not black are defective"):
+        data(trees["ksdd"], layout="ksdd", category=None, ignore_value=100)
+
+
+def test_one_category_may_have_no_files(tree, tmp_path):
+    save(tmp_path / "ignore/cable/train/good/000.png", np.full((40, 48), 255, np.uint8))
+    with pytest.warns(UserWarning, match="no file in data.ignore"):
+        found = data(tree, ignore=str(tmp_path / "ignore"))
+    assert found.training_set()[0].ignore is None
+
+
+def test_absolute_and_relative_paths_are_one(tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tree)
+    save(tmp_path / "ignore/bottle/train/good/000.png", np.eye(40, 48, dtype=np.uint8))
+    samples = [Sample(str(tree / "bottle/train/good/000.png"), "train"), Sample("./bottle/train/good/000.png", "train")]
+    found = with_ignored(samples, Path(), str(tmp_path / "ignore"), None)
+    assert [s.ignore_path for s in found] == [str(tmp_path / "ignore/bottle/train/good/000.png")] * 2
+
+
 def test_what_cannot_be_meant_is_refused(tree, tmp_path):
     with pytest.raises(DataError, match="is not there; expected an image, or a folder"):
         data(tree, ignore=str(tmp_path / "none.png"))
     save(tmp_path / "ignore/000.png", np.zeros((40, 48), np.uint8))
-    with pytest.raises(DataError, match=r"no file in data.ignore .*ignore/bottle/test/broken/000.png was expected"):
-        data(tree, ignore=str(tmp_path / "ignore"))
+    plain = {"layout": "folder", "category": None, "root": str(tree / "bottle")}
+    options = {"layout_options": {"good": "train/good", "bad": "test/broken"}, "ignore": str(tmp_path / "ignore")}
+    with pytest.raises(
+        DataError, match=r"no file in data.ignore .*ignore/(test/broken|train/good)/000.png was expected"
+    ):
+        data(**plain, **options)
     with pytest.raises(UsageError, match="from 1 to 255; 0 came"):
         data(tree, ignore_value=0)
 
 
 def test_an_image_of_another_size_or_one_that_leaves_nothing(tree, tmp_path):
     small = save(tmp_path / "small.png", np.zeros((10, 10), np.uint8))
-    with pytest.raises(DataError, match="they must be of one size"):
+    with pytest.raises(DataError, match=r"the file of ignored regions .* they must be of one size"):
         data(tree, ignore=small).training_set()[0]
     everything = save(tmp_path / "all.png", np.full((40, 48), 255, np.uint8))
     with pytest.raises(DataError, match=r"every pixel of .*000.png is ignored"):

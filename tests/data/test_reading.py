@@ -71,3 +71,12 @@ def test_mask_of_class_numbers_is_not_taken_for_empty(tmp_path):
     with pytest.raises(DataError, match="values up to 3, none above 127"):
         read_mask(save(tmp_path / "m.png", np.array([[0, 3]], np.uint8)), (1, 2))
     assert not read_mask(save(tmp_path / "n.png", np.zeros((1, 2), np.uint8)), (1, 2)).any()
+
+
+@pytest.mark.parametrize("value", [np.nan, -0.1, 1.5])
+def test_floats_that_are_no_shares_are_refused(value, tmp_path):
+    array = np.full((4, 5), 0.5, np.float32)
+    array[2, 3] = value
+    Image.fromarray(array).save(tmp_path / "a.tiff")
+    with pytest.raises(DataError, match=r"a\.tiff holds floats .* expected values in \[0, 1\]"):
+        read_image(str(tmp_path / "a.tiff"))

@@ -109,8 +109,15 @@ def test_saturated_overlap_leaves_them_out(scene):
     map = torch.zeros(2, 4, 4)
     map[1, 0] = torch.tensor([0.0, 0.0, 5.0, 5.0])  # all of what counts is above every good pixel
     mask = torch.stack([torch.zeros(4, 4, dtype=torch.bool), region[0]])
-    metrics = AnomalyMetrics()
     regions = [None, Regions(region & ~ignore[1], torch.tensor([1.0]))]
-    metrics.update(map, torch.tensor([0.0, 1.0]), mask, torch.tensor([0, 1]), None, regions, ignore)
-    assert metrics.compute()["pixel_AUPRO_0.30"] == 1
-    assert "spro" in str(metrics.details).lower()
+    label, score = torch.tensor([0, 1]), torch.tensor([0.0, 1.0])
+
+    def saturated(ignore):
+        metrics = AnomalyMetrics()
+        metrics.update(map, score, mask, label, None, regions, ignore)
+        metrics.compute()
+        return metrics.details["by_defect"]["anomalous"]["pixel_AUsPRO_0.05"]
+
+    assert saturated(ignore) == 1
+    map[1, 0, 3] = -1.0  # below all good pixels: half of the rest is found
+    assert saturated(ignore) == 0.5

@@ -1,6 +1,7 @@
 """Every method: what an ignored region shows changes nothing, and no score comes from it."""
 
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from lightning_ad import methods
 from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.features.tiling import Tiles
 
 OPTIONS = {
     "PatchCore": {**SMALL, "coreset_ratio": 0.2, "reweight": 3},
@@ -94,8 +96,63 @@ def test_no_score_comes_from_it(name, twins):
         nothing = module.score(image, torch.zeros_like(ignore))
     assert torch.equal(nothing.map, plain.map)
     assert torch.equal(nothing.score, plain.score)
+    rest = module.score(torch.where(ignore[:, None], 0.5, image), ignore)
+    assert torch.equal(rest.map.isfinite(), torch.ones_like(ignore))
     for k in range(2):
         assert found.map[k][ignore[k]].max() <= found.map[k][~ignore[k]].min()
         assert found.map[k].max() <= plain.map[k].max()
     if name not in ("SPADE", "MahalanobisAD"):  # those judge the image as a whole
         assert bool((found.score < plain.score).all())
+
+
+@pytest.mark.parametrize("name", ["PaDiM", "CFA", "PFM", "SPADE", "PatchCore"])
+def test_no_score_spreads_from_it(name, twins, monkeypatch):
+    """A patch that is ignored is hidden before its score is enlarged and smoothed, however high it is."""
+    module = fitted(name, twins, "one")[0].eval()
+    ignore = torch.zeros(1, 64, 64, dtype=torch.bool)
+    ignore[:, :32] = True
+    seen = []
+    place = import_module(type(module).__module__)
+    real = place.score_map
+
+    def with_a_peak(scores, *rest):
+        scores = scores.clone()
+        scores[:, : scores.shape[1] // 2] = 1e8
+        seen.append(scores)
+        return real(scores, *rest)
+
+    monkeypatch.setattr(place, "score_map", with_a_peak)
+    with torch.no_grad():
+        assert float(module.score(torch.rand(1, 3, 64, 64), ignore).map.max()) < 1e6
+        assert float(module.score(torch.rand(1, 3, 64, 64)).map.max()) > 1e6
+    assert seen
+
+
+@pytest.mark.parametrize("name", ["SPADE", "PatchCore"])
+def test_a_tile_that_is_ignored_everywhere_gives_no_score(name, twins):
+    module = fitted(name, twins, "one")[0].eval()
+    module.tiles = Tiles.of((64, 128), 64, 32)
+    image = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(3))
+    ignore = torch.zeros(1, 64, 128, dtype=torch.bool)
+    with torch.no_grad():
+        alone = [float(module(module.tiles.cut(image, number)).score) for number in range(len(module.tiles))]
+        worst = alone.index(max(alone))
+        module.tiles.cut(ignore, worst)[:] = True
+        scores = [
+            float(module(module.tiles.cut(image, n), module.tiles.cut(ignore, n)).score)
+            for n in range(len(module.tiles))
+            if n != worst
+        ]
+        assert float(module.score(image, ignore).score) == max(scores) < max(alone)
+
+
+@pytest.mark.parametrize("name", ["PatchCore", "PaDiM"])
+def test_suspicion_does_not_come_from_it(name, twins):
+    module, *_, data = fitted(name, twins, "one")
+    item = data.training_set()[1]
+    index, ignore = torch.tensor([1]), torch.zeros(1, 64, 64, dtype=torch.bool)
+    with torch.no_grad():
+        row, column = divmod(int(module.eval()(item.image).map.argmax()), 64)
+        ignore[:, max(0, row - 20) : row + 20, max(0, column - 20) : column + 20] = True
+        assert module.leave_one_out(item.image, index, ignore) <= module.leave_one_out(item.image, index)
+        assert module.leave_one_out(item.image, index, ~ignore).isfinite().all()

@@ -11,6 +11,7 @@ from lightning_ad.errors import UsageError
 
 SOURCE = "vicos.si/resources/kolektorsdd2"
 LICENCE = "CC BY-NC-SA 4.0"
+LABELS_FROM_MASKS = True  # an image whose mask is not blank is defective
 
 
 def find(root: Path, category: str | None) -> list[Sample]:

@@ -24,7 +24,8 @@ def find(
 
     Columns: `path`, `mask` and `ignore` (regions that are not to be looked at), relative to the root (or absolute);
     `split`: train, validation or test; `label`: good or 0, anomalous or 1; `defect`: its kind, `good` for a good part.
-    One of `label` and `defect` must be there; an empty `mask` or `ignore` is none. With `data.category`, the rows whose column `category` has it.
+    One of `label` and `defect` must be there; an empty `mask` or `ignore` is none. With `data.category`, the rows whose
+    column `category` has it.
 
     Raises:
         UsageError: for an unknown category.

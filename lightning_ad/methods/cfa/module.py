@@ -13,7 +13,7 @@ from lightning_ad.data.sample import Batch
 from lightning_ad.data.sampler import KeySampler
 from lightning_ad.errors import UsageError
 from lightning_ad.features.backbone import Backbone
-from lightning_ad.features.maps import hide, score_map
+from lightning_ad.features.maps import score_map
 from lightning_ad.methods.base import NotFittedError, Prediction
 from lightning_ad.methods.cfa.losses import hypersphere_losses, nearest_squared_distances, softmin_score
 from lightning_ad.methods.cfa.networks import PatchDescriptor, tap_sums
@@ -136,7 +136,7 @@ class CFA(LearnedModule):
         batch, _, rows, columns = maps[0].shape
         squared = self._squared_distances(maps, self.neighbours)
         scores = softmin_score(squared.sqrt()).view(batch, rows, columns)
-        anomaly = hide(score_map(scores, image.shape[2], image.shape[3], self.sigma), ignore)
+        anomaly = score_map(scores, image.shape[2], image.shape[3], self.sigma, ignore)
         return Prediction(anomaly, anomaly.flatten(1).amax(1))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:

@@ -170,7 +170,7 @@ class PatchCore(FitOnlyModule):
                     score = score * self._weight(bank, features[torch.arange(len(worst)), worst], row)
                 nearest = bank.origin[row].long() if nearest is None else nearest
                 unit = bank.scale ** (2 if self.distance == "squared" else 1) if len(self.banks) > 1 else 1
-                maps.append(score_map(scores / unit, *size, self.sigma))
+                maps.append(score_map(scores / unit, *size, self.sigma, ignore))
                 image_scores.append(score / unit)
         return Prediction(torch.stack(maps).mean(0), torch.stack(image_scores).mean(0), nearest)
 
