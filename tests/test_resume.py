@@ -30,7 +30,8 @@ RESUMED = {
     "draem-plateau": (
         "DRAEM",
         [
-            *("--model.lr_scheduler", "ReduceLROnPlateau", "--model.lr_scheduler.monitor", "validation_loss"),
+            *("--model.lr_scheduler", "lightning.pytorch.cli.ReduceLROnPlateau"),
+            *("--model.lr_scheduler.monitor", "validation_loss"),
             *("--model.lr_scheduler.patience", "0", "--model.lr_scheduler.threshold", "1e9"),  # drops each epoch
             *("--data.validation", "holdout", "--data.validation_share", "0.3", "--trainer.max_epochs", "4"),
         ],
