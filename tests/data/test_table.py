@@ -1,0 +1,72 @@
+"""The layout `table`: any data set that a CSV or Parquet file describes."""
+
+import shutil
+import sys
+from collections import Counter
+
+import pytest
+
+from lightning_ad.data.layouts import find_samples
+from lightning_ad.errors import DataError, UsageError, UserError
+
+
+def write(root, *rows, name="samples.csv"):
+    (root / name).write_text("\n".join(["path,split,label,mask,defect", *rows]) + "\n")
+
+
+def test_a_table(trees):
+    root = trees["table"]
+    some, everything = (
+        Counter((s.split, s.label) for s in find_samples("table", root, category, {})) for category in ("a", None)
+    )
+    assert some == {("train", 0): 5, ("test", 0): 2, ("test", 1): 2}
+    assert everything["train", 0] == 6
+    assert {s.defect for s in find_samples("table", root, "a", {}) if s.label} == {"dent"}
+    with pytest.raises(UsageError, match="no row of category 'c'; its categories: a, b"):
+        find_samples("table", root, "c", {})
+
+
+def test_a_parquet_table_is_the_csv(trees, tmp_path):
+    parquet, table = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow.csv")
+    root = shutil.copytree(trees["table"], tmp_path / "table")
+    parquet.write_table(table.read_csv(root / "samples.csv"), root / "samples.parquet")
+    assert find_samples("table", root, "a", {"file": "samples.parquet"}) == find_samples("table", root, "a", {})
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a.png,training,good,,", r"row 2: split is one of train, validation, test; 'training' came"),
+        ("a.png,test,ok,,", r"row 2: label is good \(0\) or anomalous \(1\); 'ok' came"),
+        ("a.png,train,1,,", "row 2: an anomalous image can only test"),
+        ("a.png,test,good,,dent", "label 'good' and defect 'dent' do not agree"),
+        ("../a.png,test,good,,", r"\.\./a\.png lies outside"),
+        ("a.png,test,1,/etc/b.png,", r"/etc/b\.png lies outside"),
+        (",test,good,,", "row 2: no path"),
+    ],
+)
+def test_wrong_rows_of_a_table(tmp_path, row, message):
+    write(tmp_path, "0.png,train,good,,", row)
+    with pytest.raises(DataError, match=message):
+        find_samples("table", tmp_path, None, {})
+
+
+def test_a_table_may_lead_outside_where_the_user_says_so(tmp_path):
+    write(tmp_path, "../a.png,train,,,good", "b.png,test,,,dent")
+    samples = find_samples("table", tmp_path, None, {"outside": "true"})
+    assert {(s.split, s.defect) for s in samples} == {("train", "good"), ("test", "dent")}
+
+
+def test_missing_tables_and_columns(tmp_path):
+    with pytest.raises(DataError, match=r"no table .*samples\.csv"):
+        find_samples("table", tmp_path, None, {})
+    (tmp_path / "samples.csv").write_text("path,label\na,good\n")
+    with pytest.raises(DataError, match="needs the columns path, split, and label or defect; it has"):
+        find_samples("table", tmp_path, None, {})
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    (tmp_path / "a.parquet").touch()
+    with pytest.raises(UserError, match="Parquet needs pyarrow"):
+        find_samples("table", tmp_path, None, {"file": "a.parquet"})
