@@ -12,10 +12,9 @@ from lightning_ad.parallel import each_alone
 def score_map(scores: Tensor, height: int, width: int, sigma: float, ignore: Tensor | None = None) -> Tensor:
     """Scores of a grid [B, h, w] to maps [B, height, width]: bilinear, then a Gaussian of `sigma` pixels.
 
-    Cells and pixels that are ignored (bool [B, height, width]) are hidden: no score spreads from them.
-
     Both are linear, and separable into rows and columns: together they are a product from each side, which costs
-    less than a resize.
+    less than a resize. Cells and pixels that are ignored (bool [B, height, width]) are hidden: no score spreads from
+    them.
     """
     scores = hide(scores if scores.dtype == torch.float64 else scores.float(), ignore)
     return hide(_enlarged(scores, height, width, sigma), ignore)
