@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -133,3 +134,49 @@ def test_two_runs_are_compared(trees, tmp_path, capsys):
     assert re.search("masks: .*above 127 of 255 and .*above 0 of 255", capsys.readouterr().out)
     with pytest.raises(UsageError, match="takes two runs; 1 came"):
         evaluate_or_compare(["--compare", str(first)])
+
+
+def test_held_out_images_that_were_seen_otherwise_give_no_verdicts(trees, tmp_path):
+    args = [*flags("PatchCore", "mvtec", trees, tmp_path), "--data.validation", "holdout", "--reject", "0.5"]
+    folder = train(args).path
+    wish = ["--threshold", "null", "--reject", "null", *QUIET]
+    with pytest.warns(UserWarning, match=r"seen otherwise \(resize \(64, 64\).*resize \(96, 96\)"):
+        again = evaluate([str(folder), "--data.image_size", "96", *wish])
+    assert json.loads(again.metrics.read_text())["threshold"] is None
+    assert {row["p_value"] for row in csv.DictReader(again.predictions.open())} == {""}
+    same = evaluate([str(folder), *QUIET])
+    assert json.loads(same.metrics.read_text())["threshold"]["method"] == "conformal"
+
+
+def test_images_that_chose_the_epoch_promise_nothing(trees, tmp_path):
+    args = [*flags("CFA", "mvtec", trees, tmp_path), "--data.validation", "holdout", "--reject", "0.5"]
+    bases = [
+        json.loads(train([*args, *more]).metrics.read_text())["threshold"]["basis"]
+        for more in ([], ["--select", "validation_loss"])
+    ]
+    assert "at most 50 %" in bases[0]
+    assert "no promise" in bases[1]
+    assert "at most" not in bases[1]
+
+
+def test_a_defect_that_vanishes_in_the_resize_is_told(trees, tmp_path):
+    root = shutil.copytree(trees["mvtec"], tmp_path / "mvtec")
+    mask = root / "bottle/ground_truth/broken/000_mask.png"
+    small = Image.new("L", Image.open(mask).size)
+    small.putpixel((1, 1), 255)
+    small.save(mask)
+    args = [*flags("PatchCore", "mvtec", {"mvtec": root}, tmp_path / "runs"), "--data.image_size", "32"]
+    with pytest.warns(UserWarning, match="1 anomalous images have a mask, but no defective pixel"):
+        folder = train(args)
+    assert json.loads(folder.metrics.read_text())["counts"]["test_without_outline"] == 1
+
+
+def test_other_images_of_the_same_names_are_told_in_a_comparison(trees, tmp_path, capsys):
+    first = train(flags("PatchCore", "mvtec", trees, tmp_path)).path
+    root = shutil.copytree(trees["mvtec"], tmp_path / "mvtec")
+    mask = root / "bottle/ground_truth/broken/000_mask.png"
+    Image.effect_noise(Image.open(mask).size, 200).point(lambda v: 255 * (v > 127)).save(mask)
+    second = train(flags("PatchCore", "mvtec", {"mvtec": root}, tmp_path)).path
+    capsys.readouterr()
+    evaluate_or_compare(["--compare", str(first), str(second)])
+    assert re.search("test_set: [0-9a-f]{16} and [0-9a-f]{16}", capsys.readouterr().out)

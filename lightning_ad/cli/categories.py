@@ -14,7 +14,7 @@ import yaml
 
 from lightning_ad.cli.parser import split_flags
 from lightning_ad.data.datamodule import AnomalyDataModule
-from lightning_ad.data.layouts import categories, layout_names
+from lightning_ad.data.layouts import categories, layout_names, option_names
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.evaluation.catalogue import oracle
@@ -35,7 +35,7 @@ def several(args: Sequence[str]) -> list[str]:
     layout, root = str(_setting(args, "data.layout") or ""), Path(str(_setting(args, "data.root") or "."))
     if not layout:
         raise UsageError(f"--data.category {wanted} of which data set? Add --config configs/data/mvtec.yaml, say")
-    there = categories(layout, root) if layout in layout_names() else []
+    there = categories(layout, root, _options(args, layout)) if layout in layout_names() else []
     if not there:
         raise UsageError(f"--data.category {wanted}: the layout '{layout}' finds no categories in {root}")
     if wanted == "all":
@@ -75,18 +75,24 @@ def train_each(args: Sequence[str], names: Sequence[str]) -> int:
                 continue
         folders[name] = RunFolder.find(output / run)
     if folders:
-        _summarise(output / f"{title}.csv", folders)
+        _summarise(output / f"{title}.csv", folders, len(names))
     if failed := [name for name in names if name not in folders]:
         print(f"error: {len(failed)} of {len(names)} categories failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _summarise(path: Path, folders: dict[str, RunFolder]) -> None:
-    """Prints a row of metrics for each category and their mean, and writes them as CSV."""
+def _summarise(path: Path, folders: dict[str, RunFolder], wanted: int) -> None:
+    """Prints a row of metrics for each category and their mean, and writes them as CSV.
+
+    The mean says of how many categories it is, where it is not of all that are `wanted`.
+    """
     found = {name: json.loads(folder.metrics.read_text())["metrics"] for name, folder in folders.items()}
     rows = {name: [metrics[m] for m in METRIC_NAMES] for name, metrics in found.items()}
     columns = [[v for v in column if v is not None] for column in zip(*rows.values(), strict=True)]
-    rows["mean"] = [sum(column) / len(column) if column else None for column in columns]
+    counts = sorted({len(column) for column in columns})
+    whole = counts == [wanted]
+    mean = "mean" if whole else f"mean of {' or '.join(map(str, counts))} of {wanted}"
+    rows[mean] = [sum(column) / len(column) if column else None for column in columns]
     width = max(map(len, rows))
     short = [name.replace("pixel_AUPRO", "AUPRO") for name in METRIC_NAMES]
     print(f"\n{'':<{width}}  {'  '.join(f'{name:>11}' for name in short)}")
@@ -96,9 +102,16 @@ def _summarise(path: Path, folders: dict[str, RunFolder]) -> None:
         print(f"{name:<{width}}  {'  '.join('        n/a' if v is None else f'{v:>11.6f}' for v in row)}")
     with path.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["category", *METRIC_NAMES])
+        table.writerow(["category", *(f"{name} {oracle(name)}".rstrip() for name in METRIC_NAMES)])
         table.writerows([name, *("" if v is None else repr(v) for v in row)] for name, row in rows.items())
     print(f"\nTable: {path}")
+
+
+def _options(args: Sequence[str], layout: str) -> dict[str, Any]:
+    """What the flags say of the options of a layout."""
+    names = option_names(layout)
+    found = {name: _setting(args, f"data.layout_options.{name}") for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _setting(args: Sequence[str], key: str) -> Any:

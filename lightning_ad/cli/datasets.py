@@ -20,7 +20,7 @@ def datasets(args: Sequence[str]) -> int:
     """`lightning-ad datasets`, and `lightning-ad datasets check ROOT`.
 
     Returns:
-        The exit code: 1 where a file cannot be used.
+        The exit code: 1 where a file or a category cannot be used.
 
     Raises:
         UserError: for whatever the user can put right.
@@ -41,13 +41,21 @@ def datasets(args: Sequence[str]) -> int:
         return 0
     options = dict(_option(text) for text in wanted.option)
     layout = wanted.layout or _guess(wanted.root, options)
-    names = [wanted.category] if wanted.category else categories(layout, wanted.root) or [None]
+    names = [wanted.category] if wanted.category else categories(layout, wanted.root, options) or [None]
     print(f"{wanted.root} by the layout '{layout}'")
     faults: list[Fault] = []
     used: set[str] = set()
+    broken = 0
     for name in names:
-        samples = find_samples(layout, wanted.root, name, options)
-        samples = with_ignored(samples, wanted.root, wanted.ignore, wanted.ignore_value, partly=name is not None)
+        try:
+            samples = find_samples(layout, wanted.root, name, options)
+            samples = with_ignored(samples, wanted.root, wanted.ignore, wanted.ignore_value, partly=name is not None)
+        except DataError as error:
+            if len(names) == 1:
+                raise
+            broken += 1
+            print(f"\n{name}: cannot be used: {error}")
+            continue
         found = examine(samples)
         faults += found.faults
         used |= {path for s in samples for path in (s.path, s.mask_path, s.ignore_path) if path is not None}
@@ -56,7 +64,9 @@ def datasets(args: Sequence[str]) -> int:
     if wanted.file:
         write_faults(wanted.file, faults)
     print(f"\n{len(faults)} images cannot be used" + (" (--data.on_error skip leaves them out)" if faults else ""))
-    return 1 if faults else 0
+    if broken:
+        print(f"{broken} of {len(names)} categories cannot be used")
+    return 1 if faults or broken else 0
 
 
 def _about(layout: str) -> str:
@@ -80,7 +90,7 @@ def _guess(root: Path, options: dict[str, Any]) -> str:
     fits: dict[str, int] = {}
     for layout in layout_names():
         try:
-            names = categories(layout, root) or [None]
+            names = categories(layout, root, options) or [None]
             samples = [s for name in names for s in find_samples(layout, root, name, options)]
         except (UserError, OSError):
             continue

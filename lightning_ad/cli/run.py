@@ -8,7 +8,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    TQDMProgressBar,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -113,8 +120,8 @@ class RunCLI(LightningCLI):
             raise UsageError("trainer.default_root_dir is the run folder; choose its place with --output and --name")
         self.check_data()
         self.folder = self.open_folder()
-        self.recorder = TestRecorder(self.folder, self.config_init.threshold, self.config_init.reject)
-        wanted = self.config_init.trainer
+        wanted, chosen = self.config_init.trainer, self.config_init.select != "last" or self.waits()
+        self.recorder = TestRecorder(self.folder, self.config_init.threshold, self.config_init.reject, chosen)
         try:
             trainer = super().instantiate_trainer(
                 callbacks=[self.recorder, *self.callbacks(listed(wanted.callbacks), wanted)],
@@ -174,6 +181,12 @@ class RunCLI(LightningCLI):
             self.folder.checkpoints, filename="best", monitor=metric, mode=SELECT[metric], enable_version_counter=False
         )
         return [best]
+
+    def waits(self) -> bool:
+        """Whether a held-out image can end the training, or lower its learning rate."""
+        schedule = str(getattr(self.config.model, "init_args", {}).get("lr_scheduler"))
+        stops = any(isinstance(c, EarlyStopping) for c in listed(self.config_init.trainer.callbacks))
+        return stops or ("ReduceLROnPlateau" in schedule and "validation" in schedule)
 
     def check_data(self) -> None:
         """Finds the data before anything is written, so that a wrong path leaves no run folder behind."""

@@ -4,7 +4,7 @@ import csv
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -41,6 +41,27 @@ class Findings(NamedTuple):
 def missing_masks(samples: Sequence[Sample]) -> list[Sample]:
     """Anomalous samples whose mask is not there."""
     return [s for s in samples if s.mask_path is not None and not Path(s.mask_path).exists()]
+
+
+def stop_at_faults(samples: Sequence[Sample]) -> None:
+    """Stops where a file is missing, is no whole image, or is there twice for different ends; decodes no image.
+
+    What only decoding tells (damaged pixels of a JPEG, a mask of another size) is found as an image is read.
+
+    Raises:
+        DataError: naming the files.
+    """
+    stop_at_missing_masks(samples)
+    sizes = Counter(Path(s.path).stat().st_size for s in samples if Path(s.path).is_file())
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reads = list(pool.map(lambda sample: _glance(sample, sizes), samples))
+    if not (faults := _faults(samples, reads)):
+        return
+    more = f", and {len(faults) - 1} more images cannot be used" if faults[1:] else ""
+    raise DataError(
+        f"{faults[0].sample.path}: {faults[0].reason}{more}. `lightning-ad datasets check` lists all that is wrong; "
+        "--data.on_error skip leaves such images out"
+    )
 
 
 def stop_at_missing_masks(samples: Sequence[Sample]) -> None:
@@ -107,7 +128,7 @@ def _read(sample: Sample) -> _Read:
             if path is not None and Path(path).is_file():
                 verify(path)
         height, width = read_image(sample.path).shape[1:]
-        content = hashlib.blake2b(Path(sample.path).read_bytes(), digest_size=16).digest()
+        content = _digest(sample.path)
         if sample.mask_path is not None and not Path(sample.mask_path).exists():
             return _Read(f"it has no mask: expected {sample.mask_path}", content, (width, height))
         read_ignored(sample, (height, width))
@@ -121,23 +142,49 @@ def _read(sample: Sample) -> _Read:
         return _Read(str(error))
 
 
+def _glance(sample: Sample, sizes: Mapping[int, int]) -> _Read:
+    """As `_read`, but for what takes decoding; the content of a file whose size is no other's is not looked at."""
+    try:
+        for path in (sample.path, sample.mask_path, sample.ignore_path):
+            if path is not None and not Path(path).is_dir():
+                verify(path)
+        alone = sizes[Path(sample.path).stat().st_size] == 1
+        return _Read(None, None if alone else _digest(sample.path))
+    except DataError as error:
+        return _Read(str(error))
+
+
+def _digest(path: str) -> bytes:
+    return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
+
+
 def _faults(samples: Sequence[Sample], reads: Sequence[_Read]) -> list[Fault]:
-    """Unreadable samples; good ones that are anomalous too; and training images that are tested."""
-    tested, labels = {}, defaultdict(set)
+    """Unreadable samples; good ones that are anomalous too; and images of the training that validate or test."""
+    used: dict[str, dict[bytes, str]] = {"validation": {}, "test": {}}
+    labels = defaultdict(set)
     for sample, read in zip(samples, reads, strict=True):
-        labels[read.content].add(sample.label)
-        if sample.split == "test" and read.content is not None:
-            tested.setdefault(read.content, sample.path)
+        if read.content is not None:
+            labels[read.content].add(sample.label)
+            if sample.split in used:
+                used[sample.split].setdefault(read.content, sample.path)
     faults = []
     for sample, read in zip(samples, reads, strict=True):
         reason = read.wrong
-        if reason is None and len(labels[read.content]) > 1:
-            reason = "the same file is among the good and the anomalous images"
-        if reason is None and sample.split != "test" and read.content in tested:
-            reason = f"the same file is tested, as {tested[read.content]}"
+        if reason is None and read.content is not None:
+            reason = _misplaced(sample, read.content, labels[read.content], used)
         if reason is not None:
             faults.append(Fault(sample, reason))
     return faults
+
+
+def _misplaced(sample: Sample, content: bytes, labels: set[int], used: dict[str, dict[bytes, str]]) -> str | None:
+    if len(labels) > 1:
+        return "the same file is among the good and the anomalous images"
+    if sample.split != "test" and content in used["test"]:
+        return f"the same file is tested, as {used['test'][content]}"
+    if sample.split == "train" and content in used["validation"]:
+        return f"the same file is held out for validation, as {used['validation'][content]}"
+    return None
 
 
 def _listed(samples: Sequence[Sample], most: int = 10) -> str:

@@ -1,6 +1,7 @@
 """The one AnomalyDataModule: every method, learned or fit-only, reads its data here."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -9,13 +10,13 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
-from lightning_ad.data.checking import Fault, stop_at_missing_masks, usable
+from lightning_ad.data.checking import Fault, stop_at_faults, usable
 from lightning_ad.data.dataset import AnomalyDataset
 from lightning_ad.data.geometry import Geometry, Size
 from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import find_samples, layout_module, prepare_layout
 from lightning_ad.data.layouts._files import seeded_split
-from lightning_ad.data.sample import Batch, Sample, Split, collate
+from lightning_ad.data.sample import GOOD, Batch, Sample, Split, collate
 from lightning_ad.data.sampler import KeySampler
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.textures import NoiseTextures, TextureFolder, Textures
@@ -52,8 +53,9 @@ class AnomalyDataModule(LightningDataModule):
             image that has some, named as the image is under `root`. They are filled with the colours around them, and
             count neither for scores nor for metrics (docs/metrics.md).
         ignore_value: of ignored pixels in the true masks, 1 to 255; null for none. Images without a mask have none.
-        on_error: stop, with its name, at a file that cannot be used; or skip: read all files before the start, and
-            leave those out, and training images that are tested too. They are counted, and listed in skipped.csv.
+        on_error: stop, with its name, at a file that cannot be used, before the start where that can be told without
+            decoding it; or skip: decode all files before the start, and leave those out, and training images that are
+            tested too. They are counted, and listed in skipped.csv.
         seed: of the order, hold-out, folds and synthetic anomalies; the command line sets it from seed_everything.
     """
 
@@ -95,6 +97,7 @@ class AnomalyDataModule(LightningDataModule):
         self.seed = seed
         self.on_error = on_error
         self.samples: dict[Split, list[Sample]] = {}
+        self._truth: list[Sample] = []
         self.skipped: list[Fault] = []
         if batch_size < 1 or self.num_workers < 0:
             raise UsageError(f"data.batch_size {batch_size} and data.num_workers {num_workers} must be positive")
@@ -116,12 +119,23 @@ class AnomalyDataModule(LightningDataModule):
         """[h, w] of what a network sees: an image, or a tile."""
         return self.geometry.output if self.tiles is None else self.tiles.shape
 
+    @property
+    def view(self) -> str:
+        """How images are seen, in words: scores of another view of them are not of one kind."""
+        tiles = "none" if self.tiles is None else f"{self.tiles.shape} overlapping by {self.tiles.overlap}"
+        ignored = [*["files"] * bool(self.ignore), *[str(v) for v in [self.ignore_value] if v is not None]]
+        size = f"resize {self.geometry.resize_to}, crop {self.geometry.crop_to}"
+        return f"{size}, tiles {tiles}, ignored {' and '.join(ignored) or 'nothing'}"
+
     def prepare_data(self) -> None:
         """Draws the demo images where they are asked for and missing (on one process)."""
         prepare_layout(self.layout, self.root)
 
     def setup(self, stage: str | None = None) -> None:
-        """Finds the samples of all splits; reads no image. For `test` alone, no training image is needed.
+        """Finds the samples of all splits; decodes no image. For `test` alone, no training image is needed.
+
+        But for `test` (or all stages, None), test samples come without label, kind of defect or mask (but for one that
+        tells what is ignored).
 
         Raises:
             DataError: where a split that is needed is empty, or the tree is not as the layout says.
@@ -129,6 +143,8 @@ class AnomalyDataModule(LightningDataModule):
         """
         if not self.samples:
             self._find(hold_out=stage != "test")
+            self._truth = self.samples["test"]
+        self.samples["test"] = self._truth if stage in (None, "test") else [_blind(s) for s in self._truth]
         if stage != "test" and not self.samples["train"]:
             raise DataError(f"no training image in {self.root}: a method learns from good images, and there is none")
 
@@ -141,7 +157,7 @@ class AnomalyDataModule(LightningDataModule):
             )
         found = with_ignored(found, self.root, self.ignore, self.ignore_value, self.category is not None)
         if self.on_error == "stop":
-            stop_at_missing_masks(found)
+            stop_at_faults(found)
         else:
             found, self.skipped = usable(found)
         if self.skipped:
@@ -157,7 +173,7 @@ class AnomalyDataModule(LightningDataModule):
 
     def counts(self) -> dict[str, int]:
         """Images by split, and of the test set by label and truth."""
-        test = self.samples["test"]
+        test = self._truth
         return {
             **{split: len(samples) for split, samples in self.samples.items()},
             "test_good": sum(s.label == 0 for s in test),
@@ -208,7 +224,9 @@ class AnomalyDataModule(LightningDataModule):
             raise DataError(f"no test image in {self.root}")
         return self._loader("test")
 
-    predict_dataloader = test_dataloader
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The test images, without what is true of them."""
+        return self.test_dataloader()
 
     def training_set(self, synthesis: Synthesis | None = None) -> AnomalyDataset:
         """The training images, with recipes for synthetic anomalies where a synthesis is given."""
@@ -247,6 +265,12 @@ class AnomalyDataModule(LightningDataModule):
             "Photographs of textures (DTD) give better results."
         )
         return NoiseTextures()
+
+
+def _blind(sample: Sample) -> Sample:
+    """A sample of which the truth is not told; what is ignored in it is no secret."""
+    ignored = sample.ignore_value is not None
+    return replace(sample, defect=GOOD, mask_path=sample.mask_path if ignored else None, saturations=())
 
 
 def _fold(count: int, folds: int, fold: int, seed: int) -> set[int]:

@@ -1,15 +1,18 @@
 """Reads an image or a mask from disk as a tensor."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from lightning_ad.data.sample import Regions, Saturation
 from lightning_ad.errors import DataError
+
+TAIL, JPEG_END = 1 << 16, b"\xff\xd9"  # programs write notes behind a JPEG's end
 
 
 def read_image(path: str) -> Tensor:
@@ -94,25 +97,30 @@ def read_regions(path: str, saturations: Sequence[Saturation], ignore: int | Non
 
 
 def verify(path: str) -> None:
-    """Compares checksums, where the format has them: a file can be read, and its pixels be wrong.
+    """Compares checksums, where the format has them, and looks for a JPEG's end; decodes nothing.
 
     Raises:
-        DataError: naming the file.
+        DataError: naming the file, where it is missing, no image, or not whole.
     """
     try:
         with Image.open(path) as file:
             file.verify()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            kind = file.format
+        if kind == "JPEG":
+            with Path(path).open("rb") as data:
+                data.seek(-min(TAIL, Path(path).stat().st_size), os.SEEK_END)
+                if JPEG_END not in data.read():
+                    raise OSError("image file is truncated")
+    except Exception as error:  # decoders raise whatever they like at a broken file
         raise DataError(f"cannot read the image {path}: {error}. Replace the file or take it out") from error
 
 
-def is_blank(path: str) -> bool:
-    """Whether a mask file is 0 everywhere.
-
-    Raises:
-        DataError: naming the file, where it is unreadable.
-    """
-    return not _open(path, "mask").any()
+def is_blank(path: str) -> bool | None:
+    """Whether a mask file is 0 everywhere; None where it cannot be read (who reads its pixels will say why)."""
+    try:
+        return not _open(path, "mask").any()
+    except DataError:
+        return None
 
 
 def _parts(folder: str) -> list[str]:
@@ -147,7 +155,7 @@ def _open(path: str, kind: str) -> np.ndarray:
             return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
     except FileNotFoundError as error:
         raise DataError(f"the {kind} {path} is not there") from error
-    except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise whatever they like at a broken file
         reason = str(error) or type(error).__name__
         raise DataError(f"cannot read the {kind} {path}: {reason}. Replace the file or take it out") from error
 

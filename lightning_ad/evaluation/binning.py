@@ -21,7 +21,7 @@ BITS = 20
 BINS = 1 << BITS
 _DROPPED = 32 - BITS
 _MAGNITUDE = 0x7FFFFFFF
-_PIECE = 1 << 19  # scores counted at a time
+_PIECE = 1 << 17  # scores counted at a time
 
 
 class Histogram(NamedTuple):

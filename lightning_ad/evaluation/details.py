@@ -9,6 +9,7 @@ from lightning_ad.data.sample import GOOD
 from lightning_ad.evaluation import binning
 from lightning_ad.evaluation.binning import Histogram
 from lightning_ad.evaluation.catalogue import METRICS, SATURATED, SENSITIVITIES, Metric, of_kind
+from lightning_ad.evaluation.curves import f1_max
 from lightning_ad.evaluation.sorting import Curve, Ranked, merge
 
 Group = Ranked | Histogram
@@ -34,7 +35,8 @@ def details(image: Groups, pixel: Groups, saturated: Groups, whole: Mapping[str,
     Returns:
         `by_defect`: all metrics of the good images and those of one kind of defect (the good images are the same for
         each); `mean_over_defects`: their mean, of the kinds that have the metric; `anomalous_images_only`: pixel
-        metrics without the pixels of good images; `sensitivity`: the share found at false-positive rates.
+        metrics without the pixels of good images; `sensitivity`: the share found at false-positive rates;
+        `oracle_threshold` and `oracle_pixel_threshold`: the scores at which F1-max is reached.
     """
     kinds = sorted({*image, *pixel} - {GOOD})
     by_defect = {kind: _of((GOOD, kind), image, pixel, saturated) for kind in kinds}
@@ -44,6 +46,27 @@ def details(image: Groups, pixel: Groups, saturated: Groups, whole: Mapping[str,
         "mean_over_defects": _mean([*by_defect.values()]),
         "anomalous_images_only": _read(alone, of_kind(METRICS, "pixel")),
         "sensitivity": {name: metric(whole[name.partition("_")[0]]) for name, metric in SENSITIVITIES.items()},
+        "oracle_threshold": f1_max(whole["image"])[1],
+        "oracle_pixel_threshold": f1_max(whole["pixel"])[1],
+    }
+
+
+def bounds_of_details(pixel: Groups, saturated: Groups, whole: Curve) -> dict[str, Any]:
+    """Between which numbers the exact ones of `details` lie, where pixels are in bins (`binning.interval`)."""
+
+    def bounds(curve: Curve, metrics: Mapping[str, Metric]) -> dict[str, tuple[float, float]]:
+        return {name: binning.interval(curve, metric) for name, metric in metrics.items()}
+
+    of_pixels = of_kind(METRICS, "pixel")
+    by_defect = {}
+    for kind in sorted({*pixel} - {GOOD}):
+        by_defect[kind] = bounds(_both(pixel, (GOOD, kind)), of_pixels)
+        if saturated:
+            by_defect[kind] |= bounds(_both(saturated, (GOOD, kind)), SATURATED)
+    return {
+        "by_defect": by_defect,
+        "anomalous_images_only": bounds(curve_of([g for kind, g in pixel.items() if kind != GOOD]), of_pixels),
+        "sensitivity": bounds(whole, of_kind(SENSITIVITIES, "pixel")),
     }
 
 
@@ -53,8 +76,12 @@ def _of(kinds: Sequence[str], image: Groups, pixel: Groups, saturated: Groups) -
         (image, of_kind(METRICS, "image")), (pixel, of_kind(METRICS, "pixel")), (saturated, SATURATED)
     ):  # fmt: skip
         if groups:
-            found.update(_read(curve_of([groups[kind] for kind in kinds if kind in groups]), metrics))
+            found.update(_read(_both(groups, kinds), metrics))
     return found
+
+
+def _both(groups: Groups, kinds: Sequence[str]) -> Curve:
+    return curve_of([groups[kind] for kind in kinds if kind in groups])
 
 
 def _read(curve: Curve, metrics: Mapping[str, Metric]) -> dict[str, float]:

@@ -13,15 +13,16 @@ from lightning_ad.data.sample import GOOD, Regions
 from lightning_ad.evaluation.binning import Histogram, add, interval
 from lightning_ad.evaluation.catalogue import METRICS, PLOTS, of_kind
 from lightning_ad.evaluation.curves import thin
-from lightning_ad.evaluation.details import Group, curve_of, details
+from lightning_ad.evaluation.details import Group, bounds_of_details, curve_of, details
 from lightning_ad.evaluation.intervals import pixel_intervals
 from lightning_ad.evaluation.ranking import CurveMetric, same_shape
 from lightning_ad.evaluation.regions import region_weights, saturated_weights
 from lightning_ad.evaluation.sorting import ranked
+from lightning_ad.statistics.distributed import world_size
 
 BYTES = 20  # a pixel takes at the peak: a score, a weight, copies of a kind, and sorted ones
 HALF = 1 << 16  # pixels of an image are counted in two parts, which float32 holds exactly
-ROWS = 1 << 18  # of bins that are kept from several batches before they are added up
+ROWS = 1 << 16  # of bins that are kept from several batches before they are added up
 WHAT = ("pixel", "saturated")  # rankings of pixels: with region weights, and with saturated ones
 
 
@@ -35,7 +36,8 @@ class AnomalyMetrics(CurveMetric):
     pixel precision-recall and pixel PRO, each as (x, y) of at most 300 points, empty where undefined.
 
     Args:
-        memory_gb: GiB that the exact pixel metrics may take on each process; 20 bytes a pixel at the peak.
+        memory_gb: GiB that the exact pixel metrics may take on each process; 20 bytes a pixel at the peak. In the end
+            a process holds the pixels of all.
         kinds: of defect, those that `update` counts; the same on all processes.
         kwargs: of `torchmetrics.Metric`.
     """
@@ -107,13 +109,7 @@ class AnomalyMetrics(CurveMetric):
             of_each = [m.new_zeros(m.shape) if r is None else saturated_weights(m, r) for m, r in pairs]
             self.saturated_weights.append(pixels(torch.stack(of_each)).flatten().float())
         self._held += (BYTES + 4 * bool(regions)) * int(counts.sum())
-        if len(self.pixel_bins):
-            self._put_in_bins()
-        elif self._held > self.memory_gb * 2**30:
-            rank_zero_warn(
-                f"The pixels take more than {self.memory_gb:g} GiB and are counted in bins from here on; the bounds of "
-                "the exact pixel metrics are stated with them. --metrics_gb allows more."
-            )
+        if len(self.pixel_bins) or self._held * world_size() > self.memory_gb * 2**30:
             self._put_in_bins()
 
     def compute(self) -> dict[str, float]:
@@ -121,12 +117,17 @@ class AnomalyMetrics(CurveMetric):
         image = self._images()
         pixel, saturated = self._pixels()
         curves = {"image": curve_of([*image.values()]), "pixel": curve_of([*pixel.values()])}
+        self.details = details(image, pixel, saturated, curves)
         if len(self.pixel_bins):
+            rank_zero_warn(
+                f"The pixels take more than {self.memory_gb:g} GiB and were counted in bins; the bounds of the exact "
+                "pixel metrics are stated with them. --metrics_gb allows more."
+            )
             metrics = of_kind(METRICS, "pixel")
             self.bounds = {name: interval(curves["pixel"], metric) for name, metric in metrics.items()}
+            self.details["bounds"] = bounds_of_details(pixel, saturated, curves["pixel"])
         points = {name: thin(*plot(curves[name.partition(" ")[0]])) for name, plot in PLOTS.items()}
         self.plots = {name: (x.tolist(), y.tolist()) for name, (x, y) in points.items()}
-        self.details = details(image, pixel, saturated, curves)
         self.intervals = pixel_intervals(of_kind(METRICS, "pixel"), self._pixel_arrays())
         return {name: metric(curves[name.partition("_")[0]]) for name, metric in METRICS.items()}
 
@@ -195,25 +196,19 @@ class AnomalyMetrics(CurveMetric):
 
 
 def _pack(bins: dict[tuple[int, int], Histogram]) -> Tensor:
-    """Rows of six float64 (ranking, kind, and those of a histogram), told as float32; at least one row."""
+    """Rows of six float64 (ranking, kind, and those of a histogram), told as float32; the first is of no ranking."""
     rows = [np.stack([np.full(len(h.bins), part) for part in key] + [*h], 1) for key, h in bins.items()]
-    table = np.concatenate([np.zeros((1, 6)), *rows])
+    table = np.concatenate([np.full((1, 6), -1.0), *rows])
     return torch.from_numpy(table).flatten().view(torch.float32)
 
 
 def _unpack(packed: Tensor) -> dict[tuple[int, int], Histogram]:
     """What `_pack` was given, on all processes together."""
     table = packed.cpu().contiguous().view(torch.float64).reshape(-1, 6).numpy()
-    table = table[table[:, 3] + table[:, 4] > 0]
-    bins: dict[tuple[int, int], Histogram] = {}
-    for key in sorted({*map(tuple, table[_changes(table[:, :2]), :2].tolist())}):
-        rows = table[(table[:, :2] == key).all(1)]
-        starts = np.flatnonzero(np.diff(rows[:, 2], prepend=np.inf) <= 0)
-        parts = [Histogram(*p[:, 2:5].astype(np.int64).T, p[:, 5]) for p in np.split(rows, starts) if len(p)]
-        bins[int(key[0]), int(key[1])] = add(parts)
-    return bins
-
-
-def _changes(keys: NDArray) -> NDArray[np.bool_]:
-    """Where a row differs from the one before."""
-    return np.append(True, (np.diff(keys, axis=0) != 0).any(1))[: len(keys)]
+    starts = np.flatnonzero((np.diff(table[:, :2], axis=0) != 0).any(1) | (np.diff(table[:, 2]) <= 0)) + 1
+    parts: dict[tuple[int, int], list[Histogram]] = {}
+    for part in np.split(table, starts):
+        place, kind = int(part[0, 0]), int(part[0, 1])
+        if place >= 0:
+            parts.setdefault((place, kind), []).append(Histogram(*part[:, 2:5].astype(np.int64).T, part[:, 5]))
+    return {key: add(parts[key]) for key in sorted(parts)}

@@ -8,8 +8,7 @@ from torch import Tensor
 from lightning_ad.data.sample import Regions
 
 # Pixels touch along edges and at corners (8-connectivity), and never across images.
-_NEIGHBOURS = np.zeros((3, 3, 3), dtype=bool)
-_NEIGHBOURS[1] = True
+_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
 def region_weights(mask: Tensor) -> Tensor:
@@ -30,10 +29,14 @@ def region_weights(mask: Tensor) -> Tensor:
         raise TypeError(f"A mask must be bool, but is {mask.dtype}. Binarise it first, for example with mask > 0.5.")
     if mask.ndim != 3:
         raise ValueError(f"A mask must have the shape [B, H, W], but has {list(mask.shape)}.")
-    labels, _ = ndimage.label(mask.cpu().numpy(), _NEIGHBOURS)
-    areas = np.bincount(labels.ravel(), minlength=1).astype(np.float32)
-    areas[0] = np.inf  # label 0 is the good surface
-    return torch.from_numpy((1 / areas)[labels]).to(mask.device)
+    weights = np.zeros(mask.shape, np.float32)
+    for own, image in zip(weights, mask.cpu().numpy(), strict=True):
+        if image.any():
+            labels, _ = ndimage.label(image, _NEIGHBOURS)
+            areas = np.bincount(labels.ravel()).astype(np.float32)
+            areas[0] = np.inf  # label 0 is the good surface
+            own[:] = (1 / areas)[labels]
+    return torch.from_numpy(weights).to(mask.device)
 
 
 def saturated_weights(scores: Tensor, regions: Regions) -> Tensor:

@@ -214,7 +214,9 @@ class AnomalyModule(LightningModule):
         self._validation_scores.clear()
         score, maximum, label = (column.cpu() for column in _by_image(rows))
         good = label == 0
-        self.calibration = Calibration(*(s.sort().values for s in (score[good], maximum[good], score[~good])))
+        sorted_scores = (s.sort().values for s in (score[good], maximum[good], score[~good]))
+        data = getattr(self.trainer, "datamodule", None)
+        self.calibration = Calibration(*sorted_scores, view="" if data is None else data.view)
         if len(self.calibration):
             self.log("validation_score", self.calibration.good.mean(), rank_zero_only=True)
         if 0 < label.sum() < len(label):

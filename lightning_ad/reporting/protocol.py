@@ -1,6 +1,7 @@
 """What a metric was measured by: two numbers mean the same only where this is the same."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ def protocol(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, Any]:
 
     Returns:
         `weights`: the first 16 digits of the SHA-256 of all that was learned or loaded; the geometry and the rules of
-        `docs/metrics.md`; a hash of what is ignored; `seed` of the data.
+        `docs/metrics.md`; hashes of what is ignored and of the test set; `seed` of the data.
     """
     height, width = data.geometry.output
     limits = sorted({s.mask_threshold for s in data.samples["test"] if s.mask_path is not None})
@@ -32,6 +33,7 @@ def protocol(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, Any]:
         "masks": f"nearest-neighbour resize; true above {' or '.join(map(str, limits)) or 'nothing'} of 255",
         "pixels": "all test images; anomalous ones without an outline are left out",
         "ignored": ignored_hash(data.samples["test"]),
+        "test_set": fingerprint(data.samples["test"]),
         "aupro": "8-connected regions of equal weight, false positives of all good pixels, linear at the limit",
         "resolution": f"{height} x {width} px, as the network sees the image",
         "pixel_metrics": "bins" if model.metrics.bounds else "exact",
@@ -46,6 +48,25 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """Of a set of images: 16 digits of the SHA-256 of names, kinds of defect, and sizes of images and masks in bytes.
+
+    Names are those within the folder that all images share: the set may have moved.
+    """
+    top = os.path.commonpath([os.path.dirname(s.path) for s in samples]) if samples else ""
+    told = [
+        (Path(os.path.relpath(s.path, top)).as_posix(), s.defect, _bytes(s.path), s.mask_path and _bytes(s.mask_path))
+        for s in samples
+    ]
+    return hashlib.sha256(repr(sorted(told)).encode()).hexdigest()[:16]
+
+
+def _bytes(path: str) -> int:
+    """Of a file, or of the files in a folder."""
+    files = [Path(path)] if Path(path).is_file() else Path(path).iterdir()
+    return sum(file.stat().st_size for file in files)
 
 
 def ignored_hash(samples: Sequence[Sample]) -> str | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.evaluation import auroc, average_precision, conformal_p_values, images_needed, rank
-from lightning_ad.evaluation.verdicts import REJECT, Method, Threshold, choose
+from lightning_ad.evaluation.verdicts import REJECT, Calibration, Method, Threshold, choose
 from lightning_ad.methods.base import AnomalyModule, Prediction
 from lightning_ad.reporting.maps import write_map
 from lightning_ad.reporting.predictions import ImageResult
@@ -44,24 +44,36 @@ class TestRecorder(Callback):
         folder: of the run.
         method: by which the threshold is chosen (`verdicts.choose`).
         reject: the share of good parts that may be called anomalous; None for 1 % where enough images are held out.
+        chosen: whether held-out images had a part in what was learned.
 
     Attributes:
         threshold: above which an image or a pixel is called anomalous; None for no verdicts.
         rows: of all processes, in the order of the data set, on the first process after the test.
+        without_outline: anomalous images without a defective pixel, as the network sees them; likewise.
     """
 
-    def __init__(self, folder: RunFolder, method: Method | float | None = None, reject: float | None = None) -> None:
-        self.folder, self.method, self.reject = folder, method, reject
+    def __init__(
+        self,
+        folder: RunFolder,
+        method: Method | float | None = None,
+        reject: float | None = None,
+        chosen: bool = False,
+    ) -> None:
+        self.folder, self.method, self.reject, self.chosen = folder, method, reject, chosen
         self.threshold: Threshold | None = None
         self.rows: list[ImageResult] = []
-        self._own: list[tuple[int, ImageResult]] = []
+        self.without_outline: list[str] = []
+        self._own: list[tuple[int, ImageResult, bool]] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: AnomalyModule) -> None:
         """Forgets an earlier test; all processes write into the first one's folder."""
         self.folder = RunFolder(Path(trainer.strategy.broadcast(str(self.folder.path))))
         self.rows, self._own = [], []
-        self.threshold = choose(self.method, self.reject, pl_module.calibration, pl_module.chi_square_threshold)
-        if self.threshold is None and (count := len(pl_module.calibration)):
+        self._calibration = _fitting(pl_module.calibration, trainer)
+        self.threshold = choose(
+            self.method, self.reject, self._calibration, pl_module.chi_square_threshold, self.chosen
+        )
+        if self.threshold is None and (count := len(self._calibration)):
             rank_zero_warn(
                 f"{count} held-out good images give p-values down to {1 / (count + 1):.2g}; verdicts at {REJECT:g} "
                 f"take {images_needed(REJECT)} (data.validation_share), so there are none; --reject allows for more "
@@ -83,8 +95,8 @@ class TestRecorder(Callback):
         batch = batch.real()
         scores = outputs.score.float().cpu()
         p_values: list[float | None] = [None] * len(scores)
-        if len(pl_module.calibration):
-            p_values = conformal_p_values(scores, pl_module.calibration.good).tolist()
+        if len(self._calibration):
+            p_values = conformal_p_values(scores, self._calibration.good).tolist()
         maps = outputs.map.float().cpu()
         for i, index in enumerate(batch.index.tolist()):
             path = Path("maps") / batch.defect[i] / f"{index:05d}-{Path(batch.path[i]).stem}.png"
@@ -107,7 +119,7 @@ class TestRecorder(Callback):
                 map_path=str(path),
                 nearest=nearest,
             )
-            self._own.append((index, row))
+            self._own.append((index, row, bool(row.label) and not bool(mask.any())))
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings the rows of all processes to the first."""
@@ -116,7 +128,21 @@ class TestRecorder(Callback):
             gathered: list[Any] | None = [None] * world_size() if trainer.is_global_zero else None
             dist.gather_object(self._own, gathered)
             parts = gathered or []
-        self.rows = [row for _, row in sorted((r for part in parts for r in part), key=lambda r: r[0])]
+        found = sorted((r for part in parts for r in part), key=lambda r: r[0])
+        self.rows = [row for _, row, _ in found]
+        self.without_outline = [row.path for _, row, blank in found if blank]
+
+
+def _fitting(calibration: Calibration, trainer: Trainer) -> Calibration:
+    """The calibration, or an empty one where its images were seen otherwise than those of the test."""
+    data = getattr(trainer, "datamodule", None)
+    if data is None or not len(calibration) or calibration.view in ("", data.view):
+        return calibration
+    rank_zero_warn(
+        f"The held-out images were seen otherwise ({calibration.view}) than these ({data.view}): their scores give no "
+        "p-values here, and no verdicts."
+    )
+    return Calibration.empty()
 
 
 def _area(map: Tensor, threshold: Threshold | None) -> float | None:

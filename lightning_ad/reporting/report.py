@@ -19,7 +19,7 @@ from lightning_ad.reporting import figures
 from lightning_ad.reporting.figures import Axis, Mask, Picture
 from lightning_ad.reporting.maps import read_map
 from lightning_ad.reporting.predictions import VERDICTS, ImageResult, replacing
-from lightning_ad.reporting.report_pictures import SIDE, card, colour_scale, picture_layers, shown_number
+from lightning_ad.reporting.report_pictures import SIDE, card, colour_scale, picture_layers, script_number, shown_number
 
 BUDGET = 18_000_000  # characters for all pictures together; they shrink where it would be exceeded
 WORST = 6
@@ -110,7 +110,7 @@ def write_report(
         script=script.read_text(encoding="utf-8"),
         title=escape(results.title),
         verdict=_verdict(rows),
-        histogram=_histogram(rows),
+        histogram=_histogram(rows, results.threshold),
         defects="".join(_defect(d, rows, results) for d in defects),
         by_defect="".join(f"<th>{BY_DEFECT[name]}</th>" for name in _columns(results)),
         called="<th>called anomalous</th>" if _has_verdicts(rows) else "",
@@ -123,7 +123,7 @@ def write_report(
         high=shown_number(scale[1]),
         colours=", ".join(f"rgb({r} {g} {b} / {a / 255:.2f})" for r, g, b, a in bar[0].tolist()),
         choices="".join(f"<option>{escape(d)}</option>" for d in defects),
-        limit="" if results.threshold is None else repr(results.threshold.image),
+        limit="" if results.threshold is None else script_number(results.threshold.image),
         count=len(rows),
         cards="".join(cards),
         facts="".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in results.facts.items()),
@@ -184,8 +184,11 @@ def _verdict(rows: Sequence[ImageResult]) -> str:
     return text
 
 
-def _histogram(rows: Sequence[ImageResult]) -> str:
-    """Two charts, good over anomalous, with one axis; the last bar takes what lies far above the good images."""
+def _histogram(rows: Sequence[ImageResult], threshold: Threshold | None) -> str:
+    """Two charts, good over anomalous, with one axis; the last bar takes what lies far above the good images.
+
+    The limit of the run is a line, where it lies among the scores.
+    """
     scores = [np.array([r.score for r in rows if r.label == n and math.isfinite(r.score)]) for n in (0, 1)]
     both = np.concatenate(scores)
     x = Axis.fit(both, "image score")
@@ -194,14 +197,13 @@ def _histogram(rows: Sequence[ImageResult]) -> str:
         if both.min() < far < x.high:
             x = Axis(x.low, float(far), f"image score (last bar: {shown_number(float(far))} and above)")
     edges = x.edges(50)
-    passed, called = ([r.score for r in rows if r.anomalous is v] for v in (False, True))
-    limit = min(called, default=math.inf)
-    clean = max(passed, default=-math.inf) < limit < edges[-1]
+    limit = math.inf if threshold is None else threshold.image
+    within = edges[0] <= limit < edges[-1]
     charts = []
     for label, kind in enumerate((GOOD, "anomalous")):
         counts = np.histogram(np.minimum(scores[label], edges[-1]), edges)[0]
         y = Axis(0, max(4, int(counts.max())) * 1.05, kind)
-        notes = {"" if label else "called anomalous from here": limit} if clean else {}
+        notes = {"" if label else "called anomalous above": limit} if within else {}
         axis = replace(x, label=x.label if label else "")
         charts.append(figures.chart(axis, y, figures.bars(axis, y, edges, counts, kind), 440, 122, notes))
     return "".join(charts)

@@ -40,17 +40,30 @@ def colour_scale(rows: Sequence[ImageResult], run_folder: Path) -> tuple[float, 
 def picture_layers(number: int, image: Picture, mask: Mask, heat: Picture | None, room: int) -> str:
     """The image (id i<number>) and the same under its heat map (h<number>), for all cards to use."""
     size = f'width="{mask.shape[1]}" height="{mask.shape[0]}" preserveAspectRatio="none"'
-    path = figures.outline_path(mask)
+    path, scaled = _outline(mask, room // 4)
+    room -= len(path)
     text = f'<image id="p{number}" {size} href="{_uri(image, room * 2 // 3)}"/>'
     line = ""
     if path:
-        text += f'<path id="d{number}" d="{path}"/>'
+        text += f'<path id="d{number}" d="{path}"{scaled}/>'
         line = f'<g class="o"><use class="halo" href="#d{number}"/><use href="#d{number}"/></g>'
     text += f'<g id="i{number}"><use href="#p{number}"/>{line}</g>'
     if heat is not None:
         layer = _uri(figures.translucent(figures.thumbnail(heat, SIDE)), room // 3)
         text += f'<g id="h{number}"><use href="#p{number}"/><image {size} href="{layer}"/>{line}</g>'
     return text
+
+
+def _outline(mask: Mask, most: int) -> tuple[str, str]:
+    """The border of a mask as text of about `most` characters, coarser where it must be, and how it is scaled."""
+    (height, width), path, coarse = mask.shape, figures.outline_path(mask), 1
+    while len(path) > most and min(height, width) // coarse > 16:
+        coarse *= 2
+        small = figures.thumbnail_mask(mask, max(1, height // coarse), max(1, width // coarse))
+        path = figures.outline_path(small)
+    if coarse == 1:
+        return path, ""
+    return path, f' transform="scale({width / small.shape[1]:.4f} {height / small.shape[0]:.4f})"'
 
 
 def _uri(image: Picture, most: int) -> str:
@@ -71,12 +84,17 @@ def card(number: int, row: ImageResult, name: str, height: int, width: int) -> s
     p_value = "" if row.p_value is None else f"<span>p {row.p_value:.2g}</span>"
     verdict = f'<mark class="{row.verdict.replace(" ", "-")}">{row.verdict}</mark>'
     return (
-        f'<figure class="card" tabindex="0" data-number="{number}" data-label="{row.label}" data-score="{row.score!r}"'
-        f' data-defect="{escape(row.defect)}" data-verdict="{row.verdict}">'
+        f'<figure class="card" tabindex="0" data-number="{number}" data-label="{row.label}"'
+        f' data-score="{script_number(row.score)}" data-defect="{escape(row.defect)}" data-verdict="{row.verdict}">'
         f'<div class="pair">{pictures}</div><figcaption title="{escape(row.path)}"><p>{escape(name)}</p>'
         f"<b>{shown_number(row.score)}</b>{p_value}"
         f'<span class="kind-{row.label}">{escape(row.defect)}</span>{verdict}</figcaption></figure>'
     )
+
+
+def script_number(value: float) -> str:
+    """As JavaScript reads it."""
+    return repr(value) if math.isfinite(value) or math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def shown_number(value: float) -> str:

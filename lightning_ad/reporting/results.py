@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
 from lightning_ad import __version__
@@ -20,7 +21,6 @@ from lightning_ad.data.checking import write_faults
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.ignoring import read_ignored
 from lightning_ad.data.reading import read_image, read_mask
-from lightning_ad.evaluation import f1_max, rank
 from lightning_ad.evaluation.catalogue import METRICS, of_kind, oracle
 from lightning_ad.evaluation.intervals import intervals
 from lightning_ad.methods.base import AnomalyModule, Suspect
@@ -67,10 +67,16 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     if not run.trainer.is_global_zero:
         return
     metrics = {name: float(value) for name, value in run.model.metrics.compute().items()}
+    if blank := _small_defects(run):
+        rank_zero_warn(
+            f"{len(blank)} anomalous images have a mask, but no defective pixel at this image size (what is smaller "
+            f"than a pixel vanishes): they are left out of the pixel metrics; the first is {blank[0]}. A larger "
+            "data.image_size, or data.tile, keeps small defects"
+        )
     folder, rows, bounds = run.folder, run.recorder.rows, run.model.metrics.bounds
     write_predictions(folder.predictions, rows)
     sure = {**_intervals(rows), **run.model.metrics.intervals}
-    details = {**run.model.metrics.details, "oracle_threshold": _oracle(rows)}
+    details = dict(run.model.metrics.details)
     details["by_defect_intervals"] = {kind: _intervals_of(rows, kind) for kind in details["by_defect"]}
     if run.model.suspects is not None:
         write_suspects(folder.suspects, run.model.suspects)
@@ -96,6 +102,7 @@ def summarise(run: Run, watch: Stopwatch) -> None:
         folder.metrics,
         {
             "metrics": metrics,
+            "oracle": [name for name in metrics if oracle(name)],
             "intervals": sure,
             **({"bounds": bounds} if bounds else {}),
             "details": details,
@@ -149,12 +156,6 @@ def _intervals(rows: Sequence[ImageResult]) -> dict[str, tuple[float, float]]:
 def _intervals_of(rows: Sequence[ImageResult], kind: str) -> dict[str, tuple[float, float]]:
     """Of the good images and those of one kind of defect."""
     return _intervals([row for row in rows if row.label == 0 or row.defect == kind])
-
-
-def _oracle(rows: Sequence[ImageResult]) -> float:
-    """The score at which the F1 of images is best: known only to who knows the test labels."""
-    labels = torch.tensor([float(r.label) for r in rows])
-    return f1_max(rank(torch.tensor([r.score for r in rows]), labels))[1]
 
 
 def training_curves(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
@@ -211,7 +212,14 @@ def _facts(run: Run, watch: Stopwatch) -> dict[str, str]:
 
 def _counts(run: Run) -> dict[str, int]:
     """Of the data; the training images are those that the model has learned from."""
-    return {**run.datamodule.counts(), "train": run.model.trained_images}
+    blank = len(_small_defects(run))
+    return {**run.datamodule.counts(), "train": run.model.trained_images, "test_without_outline": blank}
+
+
+def _small_defects(run: Run) -> list[str]:
+    """Test images with a mask of which nothing is left at the size of the network's images."""
+    masked = {s.path for s in run.datamodule.samples["test"] if s.mask_path is not None}
+    return [path for path in run.recorder.without_outline if path in masked]
 
 
 def _versions() -> dict[str, str]:

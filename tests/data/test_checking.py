@@ -11,6 +11,7 @@ from trees import draw_image, mvtec_tree, save
 
 from lightning_ad.cli.datasets import datasets
 from lightning_ad.commands import evaluate, train
+from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import layout_module, layout_names
 from lightning_ad.errors import DataError, UsageError
 
@@ -153,3 +154,41 @@ def test_all_layouts_are_listed(capsys):
         assert layout_module(layout).LICENCE in printed
         assert layout_module(layout).SOURCE in printed
     assert "ROOT/<category>/train/good/000.png" in printed
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_file_that_is_not_whole_stops_before_the_start(trees, tmp_path, suffix):
+    root = shutil.copytree(trees["mvtec"], tmp_path / "mvtec")
+    part = root / "bottle/test/good/000.png"
+    if suffix == "jpg":
+        Image.open(part).resize((300, 300)).save(part.with_suffix(".jpg"))
+        part.unlink()
+        part = part.with_suffix(".jpg")
+    part.write_bytes(part.read_bytes()[:-200])
+    with pytest.raises(DataError, match=f"{part}: cannot read the image.*on_error skip"):
+        AnomalyDataModule("mvtec", str(root), "bottle").setup("fit")
+
+
+def test_the_same_file_for_two_ends_stops_before_the_start(trees, tmp_path):
+    root = shutil.copytree(trees["mvtec"], tmp_path / "mvtec")
+    shutil.copy(root / "bottle/test/good/001.png", root / "bottle/train/good/000.png")
+    with pytest.raises(DataError, match=r"train/good/000\.png: the same file is tested, as .*test/good/001\.png"):
+        AnomalyDataModule("mvtec", str(root), "bottle").setup()
+
+
+def test_a_training_image_that_validates_is_a_fault(trees, tmp_path, capsys):
+    root = shutil.copytree(trees["mvtec_loco"], tmp_path / "loco")
+    shutil.copy(root / "pushpins/validation/good/001.png", root / "pushpins/train/good/000.png")
+    assert datasets(["check", str(root)]) == 1
+    assert "the same file is held out for validation" in capsys.readouterr().out
+
+
+def test_a_category_that_is_broken_does_not_hide_the_others(trees, tmp_path, capsys):
+    root = shutil.copytree(trees["mvtec"], tmp_path / "mvtec")
+    shutil.copytree(root / "bottle", root / "cable")
+    shutil.rmtree(root / "bottle/test")
+    assert datasets(["check", str(root), "--layout", "mvtec"]) == 1
+    printed = capsys.readouterr().out
+    assert "bottle: cannot be used: there is no folder" in printed
+    assert "cable: train good 7" in printed
+    assert "1 of 2 categories cannot be used" in printed

@@ -108,3 +108,19 @@ def test_impossible_wishes(options):
 )
 def test_a_run_is_named_after_its_data(settings, title):
     assert AnomalyDataModule(**settings, image_size=32, center_crop=None).title == title
+
+
+def test_the_truth_of_test_images_is_for_the_test_alone(trees):
+    data = module(trees, batch_size=7)
+    truth = data.samples["test"]
+    for stage in ("fit", "validate", "predict"):
+        data.setup(stage)
+        assert all((s.label, s.mask_path) == (0, None) for s in data.samples["test"])
+        assert data.counts()["test_anomalous"] == 4
+        (batch,) = data.predict_dataloader()
+        assert not batch.mask.any()
+        assert not batch.label.any()
+        assert set(batch.defect) == {"good"}
+    data.setup("test")
+    assert data.samples["test"] == truth
+    assert sum(s.label for s in truth) == 4

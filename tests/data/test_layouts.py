@@ -151,3 +151,21 @@ def test_mtd_counts_of_the_real_tree(shared):
     samples = find("mtd", shared / "data/mtd", train_list=str(shared / "data/mtd_train_filenames.txt"))
     published = {"good": 191, "blowhole": 115, "break": 85, "crack": 57, "fray": 32, "uneven": 103}
     assert by_split(samples) == {("train", "good"): 761, **{("test", k): n for k, n in published.items()}}
+
+
+def test_bad_parts_may_lie_deep_in_a_folder(trees, tmp_path):
+    root = shutil.copytree(trees["folder"], tmp_path / "parts")
+    for kind, name in (("bad", "part9.png"), ("masks", "part9_mask.png")):
+        (root / kind / "dent/cam1").mkdir()
+        shutil.copy(root / kind / "dent/part0.png", root / kind / "dent/cam1" / name)
+    found = {Path(s.path).name: s for s in find_samples("folder", root, None, {}) if s.label}
+    assert set(found) == {"part0.png", "part1.png", "part9.png"}
+    assert found["part9.png"].defect == "dent"
+    assert found["part9.png"].mask_path == str(root / "masks/dent/cam1/part9_mask.png")
+
+
+def test_two_masks_of_one_name_are_told(trees, tmp_path):
+    root = shutil.copytree(trees["folder"], tmp_path / "parts")
+    Image.open(root / "masks/dent/part0.png").save(root / "masks/dent/part0.bmp")
+    with pytest.raises(DataError, match=r"part0\.(bmp|png) and part0\.(bmp|png) have one name"):
+        find_samples("folder", root, None, {})

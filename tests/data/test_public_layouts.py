@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from lightning_ad.cli.datasets import datasets
 from lightning_ad.data.checking import examine, stop_at_missing_masks
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import find_samples
@@ -129,17 +130,31 @@ def test_ksdd2_has_the_published_counts(tmp_path):
         touch(tmp_path / split, good + bad, "{}.png")
         for i in range(good + bad):
             blank_or_not(tmp_path / split / f"{i}_GT.png", i >= good)
+    for name in ("10301 (copy).png", "10301_GT (copy).png"):  # the archive has both
+        blank_or_not(tmp_path / "train" / name, True)
     assert counts("ksdd2", tmp_path, [None]) == {("train", 0): 2085, ("test", 0): 894, ("test", 1): 110}
 
 
+def test_mtd_has_the_published_counts(tmp_path):
+    kinds = {"Free": 952, "Blowhole": 115, "Break": 85, "Crack": 57, "Fray": 32, "Uneven": 103}
+    for kind, count in kinds.items():
+        for suffix in ("jpg", "png"):
+            touch(tmp_path / f"MT_{kind}/Imgs", count, kind + "_{}." + suffix)
+    (tmp_path / "train.txt").write_text("\n".join(f"Free_{i}.jpg" for i in range(761)))
+    found = counts("mtd", tmp_path, [None], train_list=str(tmp_path / "train.txt"))
+    assert found == {("train", 0): 761, ("test", 0): 191, ("test", 1): 392}
+
+
 def test_dagm_has_the_published_counts(tmp_path):
+    """In all; which class lacks the four that are in Test more often is not published."""
     sizes = {f"Class{k}": 1 if k < 7 else 2 for k in range(1, 11)}
     for name, times in sizes.items():
         for split in ("Train", "Test"):
             touch(tmp_path / name / split, 575 * times, "{:04d}.PNG")
-            touch(tmp_path / name / split / "Label", 75 * times, "{:04d}_label.PNG")
+            bad = 75 * times + {"Class10 Train": -4, "Class10 Test": 4}.get(f"{name} {split}", 0)
+            touch(tmp_path / name / split / "Label", bad, "{:04d}_label.PNG")
     found = counts("dagm", tmp_path, sizes)
-    assert found == {("train", 0): 14 * 500, ("test", 0): 14 * 500, ("test", 1): 14 * 75}
+    assert found == {("train", 0): 8050 - 1046, ("test", 0): 8050 - 1054, ("test", 1): 1054}
 
 
 def test_the_masks_of_a_folder_are_joined_whatever_their_grey(trees):
@@ -250,3 +265,16 @@ def test_dagm_labels_must_agree_with_the_table(trees, tmp_path):
 def test_the_private_images_of_ad2_are_passed_over(trees):
     found = counts("mvtec_ad2", trees["mvtec_ad2"], ["can"])
     assert found == {("train", 0): 5, ("validation", 0): 2, ("test", 0): 2, ("test", 1): 3}
+
+
+@pytest.mark.parametrize(("layout", "mask"), [("ksdd2", "train/{}_GT.png"), ("ksdd", "kos01/{}_label.bmp")])
+def test_a_mask_that_cannot_be_read_is_a_fault_like_others(trees, tmp_path, layout, mask, capsys):
+    root = shutil.copytree(trees[layout], tmp_path / layout)
+    broken = sorted(root.glob(mask.format("*")))[0]
+    broken.write_bytes(b"")
+    with pytest.raises(DataError, match=str(broken)):
+        AnomalyDataModule(layout, str(root)).setup()
+    with pytest.warns(UserWarning, match=f"1 images are left out.*{broken}"):
+        AnomalyDataModule(layout, str(root), on_error="skip").setup()
+    assert datasets(["check", str(root)]) == 1
+    assert "1 images cannot be used" in capsys.readouterr().out

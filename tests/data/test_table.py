@@ -3,10 +3,11 @@
 import shutil
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from lightning_ad.data.layouts import find_samples
+from lightning_ad.data.layouts import categories, find_samples
 from lightning_ad.errors import DataError, UsageError, UserError
 
 
@@ -38,7 +39,7 @@ def test_a_parquet_table_is_the_csv(trees, tmp_path):
     [
         ("a.png,training,good,,", r"row 2: split is one of train, validation, test; 'training' came"),
         ("a.png,test,ok,,", r"row 2: label is good \(0\) or anomalous \(1\); 'ok' came"),
-        ("a.png,train,1,,", "row 2: an anomalous image can only test"),
+        ("a.png,train,1,,", "row 2: an anomalous image is for test or validation"),
         ("a.png,test,good,,dent", "label 'good' and defect 'dent' do not agree"),
         ("../a.png,test,good,,", r"\.\./a\.png lies outside"),
         ("a.png,test,1,/etc/b.png,", r"/etc/b\.png lies outside"),
@@ -70,3 +71,17 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
     (tmp_path / "a.parquet").touch()
     with pytest.raises(UserError, match="Parquet needs pyarrow"):
         find_samples("table", tmp_path, None, {"file": "a.parquet"})
+
+
+def test_the_categories_of_a_table(trees, tmp_path):
+    assert categories("table", trees["table"]) == ["a", "b"]
+    shutil.copy(trees["table"] / "samples.csv", trees["table"] / "other.csv")
+    assert categories("table", trees["table"], {"file": "other.csv", "outside": True}) == ["a", "b"]
+    write(tmp_path, "0.png,train,good,,")
+    assert categories("table", tmp_path) == []
+
+
+def test_a_table_may_have_anomalous_validation_images(tmp_path):
+    write(tmp_path, "0.png,train,,,Normal", "1.png,validation,1,,dent", "2.png,validation,0,,good")
+    found = {Path(s.path).name: (s.split, s.defect) for s in find_samples("table", tmp_path, None, {})}
+    assert found == {"0.png": ("train", "good"), "1.png": ("validation", "dent"), "2.png": ("validation", "good")}

@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from lightning_ad.errors import UserError
 from lightning_ad.evaluation import aupro, auroc, average_precision, f1_max, rank
 from lightning_ad.evaluation.binning import BINS, Histogram, add, bin_of, curve, interval, lowest_of
+from lightning_ad.evaluation.curves import sensitivity
 
 METRICS = {
     "AUROC": auroc,
@@ -18,6 +19,7 @@ METRICS = {
     "F1Max": lambda c: f1_max(c)[0],
     "AUPRO": lambda c: aupro(c, 0.3),
     "AUPRO_0.05": lambda c: aupro(c, 0.05),
+    "sensitivity": lambda c: sensitivity(c, 0.1),
 }
 floats = st.floats(width=32, allow_nan=False)
 scores = st.one_of(

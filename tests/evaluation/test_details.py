@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from lightning_ad.data.sample import Regions
 from lightning_ad.errors import UsageError
@@ -157,3 +157,18 @@ def test_saturation_by_hand():
         saturated_weights(map, Regions(mask, torch.tensor([0.0])))
     with pytest.raises(ValueError, match="do not fit"):
         saturated_weights(map[:, :5], Regions(mask, torch.tensor([1.0])))
+
+
+def test_the_thresholds_of_the_best_f1_are_those_of_scikit_learn():
+    draw = np.random.default_rng(3)
+    map, mask = draw.normal(size=(6, 8, 8)).astype(np.float32), np.zeros((6, 8, 8), bool)
+    mask[3:, :4] = True
+    map += mask
+    score = map.max((1, 2))
+    metrics = AnomalyMetrics()
+    metrics.update(*(torch.from_numpy(part) for part in (map, score, mask, mask.any((1, 2)))))
+    metrics.compute()
+    for truth, scores, name in ((mask.any((1, 2)), score, "oracle_threshold"), (mask, map, "oracle_pixel_threshold")):
+        precision, recall, limits = precision_recall_curve(truth.ravel(), scores.ravel())
+        best = (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1].argmax()
+        assert metrics.details[name] == limits[best]

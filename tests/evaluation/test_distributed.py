@@ -50,7 +50,28 @@ def binned(rank: int) -> tuple[dict, dict]:
         metrics.update(*batches()[index])
     values = metrics.compute()
     assert all(low <= values[name] <= high for name, (low, high) in metrics.bounds.items())
-    return metrics.bounds, flat("details", metrics.details)
+    details = dict(metrics.details)
+    return metrics.bounds, flat("details", details.pop("bounds")), flat("details", details)
+
+
+def at_the_limit(rank: int) -> bool:
+    """Each process holds less than the budget, both together more."""
+    metrics = AnomalyMetrics(9 * 12 * 12 * 16 / 2**30, KINDS)
+    for index in SHARES["three and two batches"][rank]:
+        metrics.update(*batches()[index])
+    metrics.compute()
+    return bool(metrics.bounds)
+
+
+@pytest.mark.distributed
+@pytest.mark.filterwarnings("ignore")
+def test_the_budget_is_for_the_pixels_of_all_processes(over_processes):
+    assert over_processes(2, at_the_limit) == [True, True]
+    alone = AnomalyMetrics(9 * 12 * 12 * 16 / 2**30, KINDS)
+    for index in SHARES["three and two batches"][0]:
+        alone.update(*batches()[index])
+    alone.compute()
+    assert not alone.bounds
 
 
 @pytest.mark.distributed
@@ -59,12 +80,15 @@ def test_pixels_are_binned_where_one_process_has_too_many(over_processes):
     found = over_processes(2, binned)
     exact = values(range(len(BATCHES)))
     assert found[0] == found[1]
-    bounds, details = found[0]
+    bounds, of_details, details = found[0]
     for name, (low, high) in bounds.items():
         assert low <= exact[name] <= high
     assert len(bounds) == 5
     assert details == pytest.approx({k: v for k, v in exact.items() if k.startswith("details")}, abs=0.02)
     assert "details by_defect hole pixel_AUsPRO_0.05" in details
+    for name in (name.removesuffix(" 0") for name in of_details if name.endswith(" 0")):
+        assert of_details[f"{name} 0"] - 1e-9 <= exact[name] <= of_details[f"{name} 1"] + 1e-9
+    assert {name.split()[1] for name in of_details} == {"by_defect", "anomalous_images_only", "sensitivity"}
 
 
 def shares_of(rank: int) -> dict[str, dict[str, float]]:

@@ -10,6 +10,7 @@ from scipy import ndimage
 
 from lightning_ad.errors import DataError
 from lightning_ad.evaluation import METRIC_NAMES as METRICS
+from lightning_ad.evaluation.verdicts import Threshold
 from lightning_ad.reporting.maps import write_map
 from lightning_ad.reporting.predictions import ImageResult, read_predictions, write_predictions
 from lightning_ad.reporting.report import PLOTS, RunResults, write_report
@@ -141,3 +142,26 @@ def test_colour_scale(tmp_path):
     rows = [ImageResult("a", 0, "good", 1.0, map_path="a.png"), ImageResult("b", 1, "x", 6.0, map_path="b.png")]
     assert colour_scale(rows, tmp_path) == (1.0, 6.0)
     assert colour_scale([], tmp_path) == (0.0, 1.0)
+
+
+def test_the_limit_is_drawn_where_it_is(tmp_path):
+    rows, picture = run(tmp_path, 9)
+    scores = sorted(r.score for r in rows)
+    between = Threshold((scores[4] + scores[5]) / 2, None, "number", "a number")
+    assert "called anomalous above" in written(tmp_path, results(rows, threshold=between), picture)
+    beyond = replace(between, image=scores[-1] + 100)
+    assert "called anomalous above" not in written(tmp_path, results(rows, threshold=beyond), picture)
+
+
+def test_an_endless_score_is_a_number_for_the_page(tmp_path):
+    rows, picture = run(tmp_path, 3)
+    page = written(tmp_path, results([replace(rows[0], score=math.inf), *rows[1:]]), picture)
+    assert 'data-score="Infinity"' in page
+    assert 'data-score="inf"' not in page
+
+
+def test_speckled_masks_do_not_burst_the_report(tmp_path):
+    rows, picture = run(tmp_path, 6, size=256)
+    speckles = np.random.default_rng(0).random((256, 256)) > 0.5
+    size = len(written(tmp_path, results(rows), lambda row: (picture(row)[0], speckles)))
+    assert size * 100 < 20_000_000

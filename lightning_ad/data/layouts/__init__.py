@@ -9,10 +9,10 @@ where the program itself makes the data, `prepare(root: Path) -> None`. Adding t
 
 import inspect
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import yaml
@@ -38,14 +38,21 @@ def prepare_layout(layout: str, root: Path) -> None:
         prepare(root)
 
 
-def categories(layout: str, root: Path) -> list[str]:
+def categories(layout: str, root: Path, options: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
     """The categories of a data set; none where the layout has none, or `root` is one.
+
+    Args:
+        layout: its name.
+        root: the folder of the data set.
+        options: of the layout; those that its categories do not depend on are passed over.
 
     Raises:
         UsageError: for an unknown layout.
     """
     names = getattr(layout_module(layout), "categories", None)
-    return names(root) if names is not None and root.is_dir() else []
+    if names is None or not root.is_dir():
+        return []
+    return names(root, **{k: v for k, v in options.items() if k in inspect.signature(names).parameters})
 
 
 def find_samples(layout: str, root: Path, category: str | None, options: dict[str, Any]) -> list[Sample]:
@@ -57,9 +64,8 @@ def find_samples(layout: str, root: Path, category: str | None, options: dict[st
         UsageError: for an unknown layout, category or option.
         DataError: where the tree is not as the layout says.
     """
-    module = layout_module(layout)
+    module, known = layout_module(layout), option_names(layout)
     find: Callable[..., list[Sample]] = module.find
-    known = [p.name for p in inspect.signature(find).parameters.values() if p.kind is p.KEYWORD_ONLY]
     if unknown := sorted(set(options) - set(known)):
         raise UsageError(
             f"layout '{layout}' has no option {', '.join(map(repr, unknown))}; "
@@ -76,6 +82,16 @@ def find_samples(layout: str, root: Path, category: str | None, options: dict[st
     except MissingFolderError as error:
         raise DataError(f"{error}. {expected_tree(module)}") from error
     return sorted(samples, key=lambda s: (s.split, s.path))
+
+
+def option_names(layout: str) -> list[str]:
+    """The options of a layout.
+
+    Raises:
+        UsageError: for an unknown one.
+    """
+    parameters = inspect.signature(layout_module(layout).find).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 def expected_tree(module: ModuleType) -> str:

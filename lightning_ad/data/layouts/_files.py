@@ -7,7 +7,8 @@ import numpy as np
 from lightning_ad.data.sample import Sample, Split
 from lightning_ad.errors import DataError, UsageError
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = ["png", "jpg", "jpeg", "jfif", "jp2", "bmp", "tif", "tiff", "webp", "pgm", "ppm", "pbm"]
+IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in SUFFIXES)
 
 
 class MissingFolderError(DataError):
@@ -68,10 +69,22 @@ def partners(images: list[Path], folder: Path, suffixes: tuple[str, ...] = ("",)
     """The mask of each image: the file in `folder` with the image's stem and one of `suffixes`, in that order.
 
     Where there is none, the path of a file that is not there: that it is missing is told for all layouts in one place.
+
+    Raises:
+        DataError: where two of the masks, or of the images, have one stem: nobody can tell which belong together.
     """
-    masks = {p.stem: p for p in images_or_none(folder)}
+    masks = _by_stem(images_or_none(folder))
+    _by_stem(images)
     found = [next((masks[i.stem + s] for s in suffixes if i.stem + s in masks), None) for i in images]
     return [m or folder / f"{i.stem}{suffixes[0]}.png" for i, m in zip(images, found, strict=True)]
+
+
+def _by_stem(paths: list[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        if (other := found.setdefault(path.stem, path)) != path:
+            raise DataError(f"{other} and {path.name} have one name: which mask is of which image? Rename one of them")
+    return found
 
 
 def images_or_none(folder: Path) -> list[Path]:

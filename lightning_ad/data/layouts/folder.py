@@ -1,6 +1,6 @@
 """ROOT/<good>/*.png              good parts, split into training and test unless good_test is given
-ROOT/<bad>/[<defect>/]*.png     anomalous parts (none yet: --data.layout_options.bad null)
-ROOT/<masks>/[<defect>/]*.png   their masks, by stem (optional)
+ROOT/<bad>/[<defect>/**/]*.png  anomalous parts (none yet: --data.layout_options.bad null)
+ROOT/<masks>/[<defect>/**/]*.png  their masks, by stem (optional)
 """
 
 from pathlib import Path
@@ -49,8 +49,8 @@ def find(
     samples = [Sample(str(p), "train") for p in train] + [Sample(str(p), "test") for p in test]
     if bad is None:
         return samples
-    for folder in [root / bad, *subfolders(root / bad)] if (root / bad).is_dir() else [root / bad]:
-        defect = "anomalous" if folder == root / bad else folder.name
+    for folder in _tree(root / bad):
+        defect = next(iter(folder.relative_to(root / bad).parts), "anomalous")
         if defect == GOOD:
             raise DataError(f"{folder} lies among the bad images; give it as good_test, or rename it")
         found = images(folder)
@@ -61,3 +61,9 @@ def find(
             pairs = zip(found, partners(found, mirrored, ("", "_mask")), strict=True)
             samples += [Sample(str(p), "test", defect, str(m), mask_threshold) for p, m in pairs]
     return samples
+
+
+def _tree(folder: Path) -> list[Path]:
+    """A folder, and all that lie in it, however deep."""
+    inner = subfolders(folder) if folder.is_dir() else []
+    return [folder, *(deep for one in inner for deep in _tree(one))]

@@ -25,7 +25,7 @@ def find(
 
     Raises:
         UsageError: where a category is asked for.
-        DataError: for a missing folder, label or an unreadable one.
+        DataError: for a missing folder.
     """
     if category is not None:
         raise UsageError(f"the layout 'ksdd' has no categories; leave data.category out (it is '{category}')")

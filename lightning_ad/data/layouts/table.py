@@ -17,6 +17,11 @@ SOURCE = "your own images"
 LICENCE = "yours"
 
 
+def categories(root: Path, *, file: str = "samples.csv") -> list[str]:
+    """What the column `category` has; none where there is no such column."""
+    return sorted({row["category"] for row in _rows(root / file) if row.get("category")})
+
+
 def find(
     root: Path, category: str | None, *, file: str = "samples.csv", mask_threshold: int = 127, outside: bool = False
 ) -> list[Sample]:
@@ -25,7 +30,7 @@ def find(
     Columns: `path`, `mask` and `ignore` (regions that are not to be looked at), relative to the root (or absolute);
     `split`: train, validation or test; `label`: good or 0, anomalous or 1; `defect`: its kind, `good` for a good part.
     One of `label` and `defect` must be there; an empty `mask` or `ignore` is none. With `data.category`, the rows whose
-    column `category` has it.
+    column `category` has it. Anomalous validation images are for `--threshold f1` and `validation_AUROC`.
 
     Raises:
         UsageError: for an unknown category.
@@ -66,11 +71,12 @@ def _sample(root: Path, row: dict[str, str], where: str, threshold: int, outside
     if row["split"] not in get_args(Split):
         raise DataError(f"{where}: split is one of {', '.join(get_args(Split))}; '{row['split']}' came")
     defect = row.get("defect", "").strip()
+    defect = GOOD if LABELS.get(defect.lower()) is False else defect
     label = row.get("label", "").strip().lower() or ("0" if defect == GOOD else "1" if defect else "")
     if label not in LABELS:
         raise DataError(f"{where}: label is good (0) or anomalous (1); '{row.get('label', '')}' came")
-    if LABELS[label] and row["split"] != "test":
-        raise DataError(f"{where}: an anomalous image can only test, its split is {row['split']}")
+    if LABELS[label] and row["split"] == "train":
+        raise DataError(f"{where}: an anomalous image is for test or validation, its split is train")
     if LABELS[label] == (defect == GOOD) and defect:
         raise DataError(f"{where}: label '{row.get('label')}' and defect '{defect}' do not agree")
     path, mask, ignore = (
