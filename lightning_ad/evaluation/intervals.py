@@ -14,6 +14,7 @@ DRAWS = 1000
 PIXEL_DRAWS = 200
 PIXEL_BINS = 2048
 LEVEL = 0.95
+Intervals = dict[str, tuple[float, float]]  # both ends, by the name of a metric
 
 
 class Difference(NamedTuple):
@@ -34,7 +35,7 @@ class Difference(NamedTuple):
 
 def intervals(
     metrics: Mapping[str, Callable[[Curve], float]], scores: NDArray, labels: NDArray, seed: int = 0, draws: int = DRAWS
-) -> dict[str, tuple[float, float]]:
+) -> Intervals:
     """The 95 % intervals of metrics of images: percentiles over test sets drawn anew from the images.
 
     Good and anomalous images are drawn separately, with replacement, as many as there are (Efron and Tibshirani, An
@@ -57,43 +58,71 @@ def intervals(
     return {name: _percentiles(np.array([metric(c) for c in curves])) for name, metric in metrics.items()}
 
 
+class ImagePixels(NamedTuple):
+    """The pixels of N images, counted in K bins.
+
+    Attributes:
+        counts: float32 [N, 3, K], negatives, positives and overlap of each image in each bin, the lowest first.
+        lowest: float32 [K], the lowest score of each bin, the highest first.
+        numbers: int64 [N], which of the images that were given each of these is.
+    """
+
+    counts: NDArray[np.float32]
+    lowest: NDArray[np.float32]
+    numbers: NDArray[np.int64]
+
+
+def image_pixels(images: Sequence[tuple[NDArray, NDArray]]) -> ImagePixels:
+    """Counts the pixels of images in at most `PIXEL_BINS` bins of about equally many.
+
+    Args:
+        images: scores and region weights, both [pixels], of each image, of which there is one at least.
+
+    Returns:
+        The images in the order of their highest scores: which process saw which changes nothing.
+    """
+    numbers = sorted(range(len(images)), key=lambda i: (images[i][0].max(), images[i][0].sum(dtype=np.float64)))
+    images = [images[i] for i in numbers]
+    step = max(1, sum(scores.size for scores, _ in images) // 2**20)
+    most = max(32, min(PIXEL_BINS, 2**25 // len(images)) // 2)
+    shares = np.linspace(0, 1, most + 1)[1:-1]
+    sampled = [np.concatenate([s[::step] for s, _ in images]), np.concatenate([s[w > 0] for s, w in images])]
+    edges = np.unique(np.concatenate([np.quantile(part, shares, method="nearest") for part in sampled if part.size]))
+    counts = np.stack([_counted(scores, weights, edges) for scores, weights in images])
+    return ImagePixels(counts, np.append(edges[::-1], -np.inf).astype(np.float32), np.array(numbers))
+
+
 def pixel_intervals(
     metrics: Mapping[str, Callable[[Curve], float]],
-    images: Sequence[tuple[NDArray, NDArray]],
+    pixels: ImagePixels,
+    among: NDArray[np.bool_] | None = None,
     seed: int = 0,
     draws: int = PIXEL_DRAWS,
-) -> dict[str, tuple[float, float]]:
+) -> Intervals:
     """The 95 % intervals of metrics of pixels, over test sets of images drawn anew (see `intervals`).
 
-    Images are drawn, not pixels: those of one image are not independent. The pixels of each are counted once, in at
-    most `PIXEL_BINS` bins of about equally many, so that the ends are right to a thousandth or so.
+    Images are drawn, not pixels: those of one image are not independent. The bins make the ends right to a thousandth
+    or so. An image without weights is a good one.
 
     Args:
         metrics: of `curves`, by name.
-        images: scores and region weights, both [pixels], of each image; one without weights is a good one. The draws
-            do not depend on their order, but on their highest scores: which process saw which changes nothing.
+        pixels: of the images.
+        among: bool [N], which of the images, as they were given to `image_pixels`; None for all.
         seed: of the draws.
         draws: how many test sets.
 
     Returns:
         Both ends by name; empty where there are no good or no anomalous images.
     """
-    images = sorted(images, key=lambda image: (image[0].max(), image[0].sum(dtype=np.float64)))
-    labels = np.array([weights.any() for _, weights in images], bool)
+    counts = pixels.counts if among is None else pixels.counts[among[pixels.numbers]]
+    labels = counts[:, 1].any(1)
     if not 0 < labels.sum() < len(labels):
         return {}
-    step = max(1, sum(scores.size for scores, _ in images) // 2**20)
-    most = max(32, min(PIXEL_BINS, 2**25 // len(images)) // 2)
-    shares = np.linspace(0, 1, most + 1)[1:-1]
-    sampled = [np.concatenate([s[::step] for s, _ in images]), np.concatenate([s[w > 0] for s, w in images])]
-    edges = np.unique(np.concatenate([np.quantile(part, shares, method="nearest") for part in sampled]))
-    counts = np.stack([_counted(scores, weights, edges) for scores, weights in images])
-    lowest = np.append(edges[::-1], -np.inf).astype(np.float32)
     found = []
     for rows in _resampled(labels, seed, draws):
-        total = np.tensordot(np.bincount(rows, minlength=len(images)).astype(np.float32), counts, 1)
+        total = np.tensordot(np.bincount(rows, minlength=len(counts)).astype(np.float32), counts, 1)
         total, some = total[:, ::-1], total[:2, ::-1].any(0)
-        curve = Curve(lowest[some], *np.cumsum(total[:, some], axis=1, dtype=np.float64))
+        curve = Curve(pixels.lowest[some], *np.cumsum(total[:, some], axis=1, dtype=np.float64))
         found.append([metric(curve) for metric in metrics.values()])
     return {name: _percentiles(values) for name, values in zip(metrics, np.array(found).T, strict=True)}
 

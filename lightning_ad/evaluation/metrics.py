@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.utilities import rank_zero_warn
 
@@ -14,7 +13,7 @@ from lightning_ad.evaluation.binning import Histogram, add, interval
 from lightning_ad.evaluation.catalogue import METRICS, PLOTS, of_kind
 from lightning_ad.evaluation.curves import thin
 from lightning_ad.evaluation.details import Group, bounds_of_details, curve_of, details
-from lightning_ad.evaluation.intervals import pixel_intervals
+from lightning_ad.evaluation.intervals import Intervals, image_pixels, pixel_intervals
 from lightning_ad.evaluation.ranking import CurveMetric, same_shape
 from lightning_ad.evaluation.regions import region_weights, saturated_weights
 from lightning_ad.evaluation.sorting import ranked
@@ -45,7 +44,7 @@ class AnomalyMetrics(CurveMetric):
     plots: dict[str, tuple[list[float], list[float]]]
     bounds: dict[str, tuple[float, float]]
     details: dict[str, Any]
-    intervals: dict[str, tuple[float, float]]
+    intervals: Intervals
 
     def __init__(self, memory_gb: float = 4.0, kinds: Sequence[str] = (GOOD, "anomalous"), **kwargs: Any) -> None:
         super().__init__("image_", "pixel_", **kwargs)
@@ -128,7 +127,7 @@ class AnomalyMetrics(CurveMetric):
             self.details["bounds"] = bounds_of_details(pixel, saturated, curves["pixel"])
         points = {name: thin(*plot(curves[name.partition(" ")[0]])) for name, plot in PLOTS.items()}
         self.plots = {name: (x.tolist(), y.tolist()) for name, (x, y) in points.items()}
-        self.intervals = pixel_intervals(of_kind(METRICS, "pixel"), self._pixel_arrays())
+        self.intervals, self.details["by_defect_intervals"] = self._intervals()
         return {name: metric(curves[name.partition("_")[0]]) for name, metric in METRICS.items()}
 
     def reset(self) -> None:
@@ -173,11 +172,20 @@ class AnomalyMetrics(CurveMetric):
                 rows = [i for i, own in enumerate(kinds) if own == kind]
                 yield (place, kind), torch.cat([scores[i] for i in rows]), torch.cat([parts[i] for i in rows])
 
-    def _pixel_arrays(self) -> list[tuple[NDArray, NDArray]]:
-        """Scores and region weights of each image that is held."""
-        _, sizes = self._places()
+    def _intervals(self) -> tuple[Intervals, dict[str, Intervals]]:
+        """Of the exact pixel metrics, of all images and of the good ones with each kind of defect; empty in bins."""
+        of_each, sizes = self._places()
+        if not sizes:
+            return {}, {}
         both = (self._join(f"pixel_{name}").cpu().split(sizes) for name in ("scores", "weights"))
-        return [(scores.numpy(), weights.numpy()) for scores, weights in zip(*both, strict=True)]
+        pixels = image_pixels([(scores.numpy(), weights.numpy()) for scores, weights in zip(*both, strict=True)])
+        metrics, kinds = of_kind(METRICS, "pixel"), np.array(of_each)
+        by_kind = {
+            kind: pixel_intervals(metrics, pixels, (kinds == number) | (kinds == self.kinds.index(GOOD)))
+            for number, kind in enumerate(self.kinds)
+            if kind != GOOD and number in kinds
+        }
+        return pixel_intervals(metrics, pixels), by_kind
 
     def _places(self) -> tuple[list[int], list[int]]:
         """The kind and the number of pixels of each image that is held."""

@@ -77,7 +77,10 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     write_predictions(folder.predictions, rows)
     sure = {**_intervals(rows), **run.model.metrics.intervals}
     details = dict(run.model.metrics.details)
-    details["by_defect_intervals"] = {kind: _intervals_of(rows, kind) for kind in details["by_defect"]}
+    sure_pixels = details["by_defect_intervals"]
+    details["by_defect_intervals"] = {
+        kind: {**_intervals_of(rows, kind), **sure_pixels.get(kind, {})} for kind in details["by_defect"]
+    }
     if run.model.suspects is not None:
         write_suspects(folder.suspects, run.model.suspects)
     if run.datamodule.skipped:

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import aupro, auroc, average_precision, rank
-from lightning_ad.evaluation.intervals import intervals, paired_difference, pixel_intervals
+from lightning_ad.evaluation.intervals import image_pixels, intervals, paired_difference, pixel_intervals
 
 
 def draw(rng, good=60, bad=40, shift=1.0):
@@ -77,7 +77,8 @@ def test_pixel_intervals_equal_a_bootstrap_without_bins():
         images.append(((draw.normal(size=400) + 2 * (weights > 0) * draw.random()).astype(np.float32), weights))
     images.sort(key=lambda image: image[0].max())
     metrics = {"pixel_AUROC": auroc, "pixel_AP": average_precision, "pixel_AUPRO": aupro}
-    found = pixel_intervals(metrics, images, seed=3, draws=60)
+    order = draw.permutation(30)
+    found = pixel_intervals(metrics, image_pixels([images[i] for i in order]), seed=3, draws=60)
     draw, values = np.random.default_rng(3), []
     kinds = [[i for i in range(30) if images[i][1].any() == kind] for kind in (False, True)]
     for _ in range(60):
@@ -89,10 +90,15 @@ def test_pixel_intervals_equal_a_bootstrap_without_bins():
     for ends, exact in zip(found.values(), expected, strict=True):
         assert ends == pytest.approx(exact, abs=2e-3)
         assert ends[1] - ends[0] > 0.01
+    some = np.arange(30) % 4 < 2
+    alone = pixel_intervals(metrics, image_pixels([image for image, kept in zip(images, some, strict=True) if kept]))
+    among = pixel_intervals(metrics, image_pixels([images[i] for i in order]), some[order])
+    for name, ends in among.items():
+        assert ends == pytest.approx(alone[name], abs=2e-3)
 
 
 def test_pixel_intervals_need_good_and_anomalous_images():
-    assert pixel_intervals({"pixel_AUROC": auroc}, []) == {}
-    assert pixel_intervals({"pixel_AUROC": auroc}, [(np.ones(4, np.float32), np.zeros(4))]) == {}
+    good = image_pixels([(np.ones(4, np.float32), np.zeros(4))])
+    assert pixel_intervals({"pixel_AUROC": auroc}, good) == {}
     constant = [(np.zeros(4, np.float32), np.zeros(4)), (np.zeros(4, np.float32), np.ones(4))]
-    assert pixel_intervals({"pixel_AUROC": auroc}, constant) == {"pixel_AUROC": (0.5, 0.5)}
+    assert pixel_intervals({"pixel_AUROC": auroc}, image_pixels(constant)) == {"pixel_AUROC": (0.5, 0.5)}

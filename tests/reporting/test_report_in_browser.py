@@ -48,12 +48,12 @@ def page(tmp_path_factory):
     return folder / "report.html"
 
 
-def shown(page, tmp_path, address="", script=""):
+def shown(page, tmp_path, address="", script="", more=()):
     """The page's elements after its own scripts, and then `script`, have run."""
     copy = tmp_path / "page.html"
     copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
     profile = ["--virtual-time-budget=2000", f"--user-data-dir={tmp_path / 'profile'}"]
-    command = [str(BROWSER), *FLAGS, *profile, "--dump-dom", f"{copy.as_uri()}#{address}"]
+    command = [str(BROWSER), *FLAGS, *more, *profile, "--dump-dom", f"{copy.as_uri()}#{address}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
@@ -118,3 +118,9 @@ def test_an_address_brings_the_same_view_back(page, tmp_path):
     assert 'open=""' in dom.partition("<dialog")[2].partition(">")[0]
     kept = shown(page, tmp_path, "limit=0.35&defect=hole", "remember(); document.title = location.hash;")
     assert "<title>#defect=hole&amp;limit=0.35</title>" in kept
+
+
+def test_a_narrow_screen_shows_all_of_it(page, tmp_path):
+    measure = "document.body.dataset.over = document.documentElement.scrollWidth - innerWidth;"
+    dom = shown(page, tmp_path, script=measure, more=["--window-size=390,800"])
+    assert int(re.search(r'data-over="(-?\d+)"', dom)[1]) <= 0
