@@ -120,8 +120,9 @@ class RunCLI(LightningCLI):
             raise UsageError("trainer.default_root_dir is the run folder; choose its place with --output and --name")
         self.check_data()
         self.folder = self.open_folder()
-        wanted, chosen = self.config_init.trainer, self.config_init.select != "last" or self.waits()
-        self.recorder = TestRecorder(self.folder, self.config_init.threshold, self.config_init.reject, chosen)
+        wanted = self.config_init.trainer
+        self.recorder = TestRecorder(self.folder, self.config_init.threshold, self.config_init.reject)
+        self.model.held_out_chose = self.config_init.select != "last" or self.waits()
         try:
             trainer = super().instantiate_trainer(
                 callbacks=[self.recorder, *self.callbacks(listed(wanted.callbacks), wanted)],

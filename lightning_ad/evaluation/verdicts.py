@@ -23,12 +23,15 @@ class Calibration:
         maxima: float32 [M], sorted, the highest values of their maps.
         anomalous: float32 [A], sorted, image scores of anomalous images, real or synthetic; none where there are none.
         view: how the images were seen (`AnomalyDataModule.view`); scores of another view are not of their kind.
+        chosen: whether the images had a part in what was learned, an epoch or a learning rate, so that new good images
+            are not like them.
     """
 
     good: Tensor
     maxima: Tensor
     anomalous: Tensor
     view: str = ""
+    chosen: bool = False
 
     @classmethod
     def empty(cls) -> "Calibration":
@@ -38,7 +41,7 @@ class Calibration:
     def __len__(self) -> int:
         return len(self.good)
 
-    def state(self) -> dict[str, Tensor | str]:
+    def state(self) -> dict[str, Tensor | str | bool]:
         """All by name, in main memory: what `Calibration(**state)` makes again."""
         return {name: part.cpu() if isinstance(part, Tensor) else part for name, part in vars(self).items()}
 
@@ -69,7 +72,6 @@ def choose(
     reject: float | None,
     calibration: Calibration,
     chi_square: Callable[[float], float | None] = lambda share: None,
-    chosen: bool = False,
 ) -> Threshold | None:
     """The threshold of a run; nothing of it comes from test images.
 
@@ -79,8 +81,6 @@ def choose(
         reject: the share of good parts that may be called anomalous, in (0, 1); None for `REJECT`.
         calibration: of the run.
         chi_square: the threshold for a share, of a method whose scores have a known distribution; None for others.
-        chosen: whether the held-out images had a part in what was learned, an epoch or a learning rate, so that new
-            good images are not like them.
 
     Returns:
         None where `method` and `reject` are None and too few images are held out.
@@ -108,7 +108,7 @@ def choose(
         return None
     image, pixel = (conformal_threshold(scores, share) for scores in (calibration.good, calibration.maxima))
     basis = f"at most {per_cent} of good parts, on average, by {held} held-out good images"
-    if chosen:
+    if calibration.chosen:
         basis = f"about {per_cent} of good parts, by {held} held-out good images; they had a part in the training, so "
         basis += "this is no promise"
     return Threshold(image, pixel, "conformal", basis)

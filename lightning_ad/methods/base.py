@@ -61,6 +61,7 @@ class AnomalyModule(LightningModule):
         suspects: all training images, the most suspicious first; None where they were not scored.
         tiles: by which images are scored, as the data say (`data.tile`); None where they go through whole.
         trained_images: how many images what was learned is of.
+        held_out_chose: held-out images have a part in the training: they choose its epoch, its end or its learning rate.
         calibration: scores of held-out images; empty where there is no validation set.
     """
 
@@ -72,6 +73,7 @@ class AnomalyModule(LightningModule):
     suspects: Sequence[Suspect] | None = None
     tiles: Tiles | None = None
     trained_images: int = 0
+    held_out_chose: bool = False
     calibration: Calibration
 
     def __init__(self) -> None:
@@ -216,7 +218,9 @@ class AnomalyModule(LightningModule):
         good = label == 0
         sorted_scores = (s.sort().values for s in (score[good], maximum[good], score[~good]))
         data = getattr(self.trainer, "datamodule", None)
-        self.calibration = Calibration(*sorted_scores, view="" if data is None else data.view)
+        self.calibration = Calibration(
+            *sorted_scores, view="" if data is None else data.view, chosen=self.held_out_chose
+        )
         if len(self.calibration):
             self.log("validation_score", self.calibration.good.mean(), rank_zero_only=True)
         if 0 < label.sum() < len(label):

@@ -44,7 +44,6 @@ class TestRecorder(Callback):
         folder: of the run.
         method: by which the threshold is chosen (`verdicts.choose`).
         reject: the share of good parts that may be called anomalous; None for 1 % where enough images are held out.
-        chosen: whether held-out images had a part in what was learned.
 
     Attributes:
         threshold: above which an image or a pixel is called anomalous; None for no verdicts.
@@ -52,14 +51,8 @@ class TestRecorder(Callback):
         without_outline: anomalous images without a defective pixel, as the network sees them; likewise.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        method: Method | float | None = None,
-        reject: float | None = None,
-        chosen: bool = False,
-    ) -> None:
-        self.folder, self.method, self.reject, self.chosen = folder, method, reject, chosen
+    def __init__(self, folder: RunFolder, method: Method | float | None = None, reject: float | None = None) -> None:
+        self.folder, self.method, self.reject = folder, method, reject
         self.threshold: Threshold | None = None
         self.rows: list[ImageResult] = []
         self.without_outline: list[str] = []
@@ -70,9 +63,7 @@ class TestRecorder(Callback):
         self.folder = RunFolder(Path(trainer.strategy.broadcast(str(self.folder.path))))
         self.rows, self._own = [], []
         self._calibration = _fitting(pl_module.calibration, trainer)
-        self.threshold = choose(
-            self.method, self.reject, self._calibration, pl_module.chi_square_threshold, self.chosen
-        )
+        self.threshold = choose(self.method, self.reject, self._calibration, pl_module.chi_square_threshold)
         if self.threshold is None and (count := len(self._calibration)):
             rank_zero_warn(
                 f"{count} held-out good images give p-values down to {1 / (count + 1):.2g}; verdicts at {REJECT:g} "
