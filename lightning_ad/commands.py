@@ -44,13 +44,18 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
     with watch.stage("test"), _interruptible(cli):
         if cli.config_init.trainer.enable_checkpointing is not False:
-            learned = read_state(_of_the_first(cli.trainer, cli.tested_checkpoint))
-            if cli.config_init.select != "last":
-                rank_zero_info(f"--select {cli.config_init.select}: epoch {learned['epoch']} is tested")
-            cli.model.take_over(learned)
+            _take_over(cli, _of_the_first(cli.trainer, cli.tested_checkpoint))
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     summarise(cli, watch)
     return cli.folder
+
+
+def _take_over(cli: RunCLI, checkpoint: Path) -> None:
+    """Gives the model what is in a checkpoint; a gallery that is too large for memory stays in the file."""
+    learned = read_state(checkpoint)
+    if cli.config_init.select != "last":
+        rank_zero_info(f"--select {cli.config_init.select}: epoch {learned['epoch']} is tested")
+    cli.model.take_over(learned)
 
 
 def _of_the_first(trainer: Trainer, found: Callable[[], Path]) -> Path:
@@ -123,9 +128,8 @@ def evaluate(args: Sequence[str] | None = None) -> RunFolder:
         )
     watch = Stopwatch()
     with watch.stage("test"):
-        cli.trainer.test(
-            cli.model, datamodule=cli.datamodule, ckpt_path=str(cli.checkpoint), weights_only=True, verbose=False
-        )
+        _take_over(cli, cli.checkpoint)
+        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
     summarise(cli, watch)
     return cli.folder
 

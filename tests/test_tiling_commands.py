@@ -1,6 +1,7 @@
 """Training, evaluation and data by tiles, through the commands and the data module."""
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -170,3 +171,16 @@ def test_a_few_images_take_turns():
     assert all(len({*images[start : start + MIXED]}) == MIXED for start in range(0, 48, MIXED))
     assert all(len({*images[start : start + 6 * MIXED]}) == MIXED for start in (0, 24))
     assert [row % 6 for row in order[::MIXED][:6]] != list(range(6))
+
+
+def test_a_suspicious_image_is_trimmed_with_all_its_tiles(tree, tmp_path):
+    folder = train([*flags("padim", tree, tmp_path), "--trim", "0.2"])  # 1 of 5
+    rows = list(csv.DictReader(folder.suspects.open()))
+    assert len(rows) == len({row["path"] for row in rows}) == 5
+    assert [row["trimmed"] for row in rows] == ["true", *["false"] * 4]
+    assert all("@" not in row["path"] for row in rows)
+    counts = json.loads(folder.metrics.read_text())["counts"]
+    assert counts["train"] == 4
+    state = torch.load(folder.checkpoint, weights_only=True)
+    assert int(state["state_dict"]["images"]) == 4 * TILES
+    assert not any(rows[0]["path"] in path for path in state["training_paths"])

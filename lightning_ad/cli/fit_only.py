@@ -48,7 +48,7 @@ def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, re
     counts = data.counts()
     images, tested = (-(-counts[split] // trainer.world_size) for split in ("train", "test"))
     tiles = 1 if data.tiles is None else len(data.tiles)
-    stages = model.stages(images * tiles, tested * tiles, *size)
+    stages = model.stages(images * tiles, tested * tiles, *size, trainer.world_size)
     print(table(stages, speed, data.num_workers))
     wanted, there = held_now() + max(stage.held for stage in stages), available()
     if there is not None and wanted > held_now() + there:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import (
     Callback,
@@ -23,6 +24,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lightning_ad.methods  # noqa: F401  (so that --model takes short names)
 from lightning_ad.callbacks import ThroughputMonitor
+from lightning_ad.checkpoints import WholeCheckpoints
 from lightning_ad.cli.fit_only import set_fit_only
 from lightning_ad.cli.flags import add_flags, seed_number
 from lightning_ad.cli.parser import Parser
@@ -128,6 +130,7 @@ class RunCLI(LightningCLI):
                 callbacks=[self.recorder, *self.callbacks(listed(wanted.callbacks), wanted)],
                 logger=self.loggers(wanted.logger),
                 default_root_dir=str(self.folder.path),
+                plugins=self.plugins(listed(wanted.plugins)),
                 **kwargs,
             )
             if str(wanted.precision).startswith("16") and not trainer.precision.startswith("16"):
@@ -139,6 +142,10 @@ class RunCLI(LightningCLI):
                 self.folder.discard()
             raise _users(error) or UsageError(f"the trainer cannot be made: {error}") from error
         return trainer
+
+    def plugins(self, theirs: list[Any]) -> list[Any]:
+        """Those of the configuration, and one that writes checkpoints, where it has none."""
+        return theirs if any(isinstance(p, CheckpointIO) for p in theirs) else [WholeCheckpoints(), *theirs]
 
     def tested_checkpoint(self) -> Path:
         """The file of the weights that are tested.

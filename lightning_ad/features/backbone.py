@@ -33,7 +33,7 @@ class Backbone(nn.Module):
         name: of a torchvision model, or `timm/<name>`.
         weights: name of weights, path of a state dict, or None for random weights (see `build_network`).
         layers: node names (`layer2`, `features.6`); None for the last block at each of `strides`.
-        strides: which blocks to take where `layers` is None.
+        strides: which blocks to take where `layers` is None; None for the last of all that has a map.
         blocks: by type of device, how many images go through together; the whole batch where it has no entry.
         argument: what the user's names of `layers` and `weights` begin with, for messages.
 
@@ -50,7 +50,7 @@ class Backbone(nn.Module):
         name: str,
         weights: str | None = "IMAGENET1K_V1",
         layers: Sequence[str] | None = None,
-        strides: Sequence[int] = (8, 16),
+        strides: Sequence[int | None] = (8, 16),
         blocks: Mapping[str, int] = BLOCK,
         argument: str = "model.",
     ) -> None:
@@ -164,14 +164,15 @@ def _block_names(network: nn.Module) -> list[str]:
     return [name for name, _ in network.named_children()]
 
 
-def _blocks_at(network: nn.Module, name: str, strides: Sequence[int], argument: str) -> list[str]:
-    """The last block at each stride, from one pass on the meta device."""
-    ghost, side, at = copy.deepcopy(network).to("meta"), 256, {}
+def _blocks_at(network: nn.Module, name: str, strides: Sequence[int | None], argument: str) -> list[str]:
+    """The last block at each stride, and of all, from one pass on the meta device."""
+    ghost, side = copy.deepcopy(network).to("meta"), 256
+    at: dict[int | None, str] = {}
 
     def note(block: str) -> None:
         def hook(_module: nn.Module, _args: object, output: object) -> None:
             if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] > 1:
-                at[2 ** round(math.log2(side / output.shape[-1]))] = block
+                at[2 ** round(math.log2(side / output.shape[-1]))] = at[None] = block
 
         ghost.get_submodule(block).register_forward_hook(hook)
 

@@ -1,5 +1,6 @@
 """Where the weights of a backbone come from: an enum name, a path, or nowhere; errors that say the way out."""
 
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -138,7 +139,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A file of tensors, read without running any code in it.
+    """A file of tensors, read without running any code in it; they stay in the file until they are looked at.
 
     Raises:
         WeightsError: where the file is missing, damaged, or holds more than plain data.
@@ -146,7 +147,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"there is no file {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises pickle, zip and runtime errors alike
         raise WeightsError(
             f"cannot read {path} as tensors ({type(error).__name__}): damaged, or not a PyTorch file"

@@ -61,7 +61,7 @@ class AnomalyModule(LightningModule):
         suspects: all training images, the most suspicious first; None where they were not scored.
         tiles: by which images are scored, as the data say (`data.tile`); None where they go through whole.
         trained_images: how many images what was learned is of.
-        held_out_chose: held-out images have a part in the training: they choose its epoch, its end or its learning rate.
+        held_out_chose: held-out images have a part in the training: they choose epoch, end or learning rate.
         calibration: scores of held-out images; empty where there is no validation set.
     """
 

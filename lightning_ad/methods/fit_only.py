@@ -59,8 +59,8 @@ class FitOnlyModule(AnomalyModule):
         """What `observe` takes from images [B, 3, H, W] before it keeps anything; its speed is measured."""
         raise NotImplementedError
 
-    def stages(self, images: int, tested: int, height: int, width: int) -> list[Stage]:
-        """What a fit on this process's share of `images`, and the test of as many images as `tested`, will take."""
+    def stages(self, images: int, tested: int, height: int, width: int, world: int = 1) -> list[Stage]:
+        """What a fit on `images` on each of `world` processes, and the test of `tested` on each, will take."""
         raise NotImplementedError
 
     def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
@@ -175,7 +175,8 @@ class FitOnlyModule(AnomalyModule):
             self.complete()
             rows = list(range(len(data)))
             if self.list_suspects or self.trim:
-                rows = self._without_suspects(data.names)
+                with self.trainer.precision_plugin.forward_context():
+                    rows = self._without_suspects([s.path for s in data.samples])
         before = self.images_before
         self.training_paths = [*self.training_paths[:before], *(data.names[row] for row in rows)]
         self.images.fill_(before + len(rows))
@@ -184,21 +185,23 @@ class FitOnlyModule(AnomalyModule):
         self.fitted.fill_(True)
 
     def _without_suspects(self, names: Sequence[str]) -> list[int]:
-        """Lists the suspicious training images, fits again without those that are to be trimmed; the rows kept."""
+        """Lists the suspicious training images, fits again without those that are to be trimmed; the rows kept.
+
+        An image by tiles is as suspicious as the most suspicious of them, and is trimmed as a whole.
+        """
         found = [
             torch.stack((batch.index.double(), self.leave_one_out(batch.image, batch.index, batch.ignore).double()), 1)
             for batch in self._images_again("Scoring the training images")
         ]
         rows, scores = gather_rows(torch.cat(found)).cpu().unbind(1)
-        rows, scores = rows[rows.argsort()], scores[rows.argsort()]
-        order = scores.argsort(descending=True, stable=True)
-        trimmed = {int(row) for row in rows[order[: int(len(names) * self.trim)]]}
-        self.suspects = [
-            Suspect(names[int(rows[i])], float(scores[i]), int(rows[i]) in trimmed) for i in order.tolist()
-        ]
-        kept = [row for row in range(len(names)) if row not in trimmed]
+        scores = scores[rows.argsort()].view(len(names), -1).amax(1)
+        order = scores.argsort(descending=True, stable=True).tolist()
+        trimmed = {*order[: int(len(names) * self.trim)]}
+        self.suspects = [Suspect(names[i], float(scores[i]), i in trimmed) for i in order]
+        tiles = self.rows_per_image
+        kept = [row for row in range(len(names) * tiles) if row // tiles not in trimmed]
         if trimmed:
-            places = torch.full((len(names),), -1)
+            places = torch.full((len(names) * tiles,), -1)
             places[kept] = torch.arange(len(kept))
             self.begin()
             for batch in self._images_again("Fitting without the suspicious images"):

@@ -114,7 +114,7 @@ class MahalanobisAD(FitOnlyModule):
         """The maps of all levels."""
         return self._maps(image)
 
-    def stages(self, images: int, tested: int, height: int, width: int) -> list[Stage]:
+    def stages(self, images: int, tested: int, height: int, width: int, world: int = 1) -> list[Stage]:
         """One scatter for each level, and its inverse."""
         squares = float(sum(channels**2 for channels in self.widths))
         return [

@@ -32,8 +32,8 @@ class SPADE(FitOnlyModule):
         backbone: a torchvision model, or timm/<name>.
         weights: the name of the backbone's weights, the path of a state dict, or null for random ones.
         layers: node names: the levels of the pyramid, the finest first, and last the layer whose average is the
-            image's feature, which may also be one of the levels; null for the last blocks at strides 4, 8, 16 and 32
-            (layer1 to layer4 of a ResNet).
+            image's feature, which may also be one of the levels; null for the last blocks at strides 4, 8 and 16, and
+            the last of all (layer1 to layer4 of a ResNet).
         k_image: the image score is the mean distance to this many nearest training images.
         k_pixel: the gallery of an image is all pixels of this many nearest training images.
         neighbours: a pixel's score is the mean distance to this many nearest pixels of the gallery (kappa).
@@ -71,7 +71,7 @@ class SPADE(FitOnlyModule):
         if layers is not None and len(layers) < 2:
             raise UsageError(f"model.layers must name the levels and the image feature's layer, {layers} came")
         self.save_hyperparameters()
-        self.backbone = Backbone(backbone, weights, layers, strides=(4, 8, 16, 32))
+        self.backbone = Backbone(backbone, weights, layers, strides=(4, 8, 16, None))
         self.k_image, self.k_pixel, self.neighbours = k_image, k_pixel, neighbours
         self.distance, self.sigma, self.storage = distance, sigma, getattr(torch, storage)
         count = len(self.backbone.layers) - 1
@@ -134,10 +134,9 @@ class SPADE(FitOnlyModule):
         """The maps of all levels."""
         return self.backbone(image)
 
-    def stages(self, images: int, tested: int, height: int, width: int) -> list[Stage]:
+    def stages(self, images: int, tested: int, height: int, width: int, world: int = 1) -> list[Stage]:
         """The gallery is held from the first image on; testing compares pixels with those of `k_pixel` images."""
         *levels, _ = self.backbone.shapes(height, width)
-        world = self.trainer.world_size if self._trainer else 1
         size = self.storage.itemsize * world * images * sum(s.channels * s.height * s.width for s in levels)
         held = float(size if fits(size, self.gallery.memory_bytes) else 0)
         near, areas = min(self.k_pixel, world * images), [s.height * s.width for s in levels]

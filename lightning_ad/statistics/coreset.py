@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lightning_ad.statistics.distributed import broadcast, gather_rows, rank, sum_over_processes, take_rows
+from lightning_ad.statistics.neighbours import nearest_neighbours
 
 POOL = 1024  # candidates of each process that are looked at together
 BLOCK_BYTES = 2 * 2**20  # of distances held at a time: they stay in a core's cache
@@ -18,7 +19,7 @@ class Selection(NamedTuple):
 
     Attributes:
         rows: int64 [count], in order of selection; numbers of vectors over all processes.
-        radius: the largest Euclidean distance of any vector to the nearest selected one.
+        radius: the largest Euclidean distance of any vector to the nearest selected one, whatever the start.
     """
 
     rows: Tensor
@@ -46,7 +47,7 @@ def k_center_greedy(
     outside was, it is the next. Only then are all vectors compared with the new centres, all of them in one matrix
     product, whose rounding decides nothing: where it leaves a doubt, distances are computed from differences.
 
-    Cost: 2 N D count operations, nearly all in matrix products, divided by the processes; 3 floats a vector beside
+    Cost: 2 N D count operations, nearly all in matrix products, divided by the processes; 4 floats a vector beside
     the vectors. Vectors stay where they are: a process sends `POOL` candidates at a time.
 
     Args:
@@ -82,7 +83,10 @@ def k_center_greedy(
         selected.append(numbers)
         missing -= len(numbers)
         advance(len(numbers))
-    return Selection(torch.cat(selected), field.radius())
+    chosen = torch.cat(selected)
+    if starting_points is not None:
+        field.forget_start(take_rows(vectors, rows, chosen, vectors.device))
+    return Selection(chosen, field.radius())
 
 
 class _Field:
@@ -94,15 +98,26 @@ class _Field:
         # Only differences count; without the mean, products of vectors are smaller, and so is their rounding.
         sums = gather_rows(torch.cat([vectors.sum(0), vectors.new_tensor([len(vectors)])])[None]).sum(0)
         self.mean = sums[:-1] / sums[-1]
-        self.norms = torch.cat([(part - self.mean).square_().sum(1) for part in vectors.split(65536)])
+        self.wide = 4 * vectors.shape[1]  # bytes of a vector
+        self.part = max(1, 4 * BLOCK_BYTES // self.wide)
+        self.norms = torch.empty_like(self.nearest)
+        for part, norms in zip(vectors.split(self.part), self.norms.split(self.part), strict=True):
+            torch.sum((part - self.mean).square_(), 1, out=norms)
 
     def start(self, points: Tensor) -> None:
         """The mean distance to some points stands for the distance to the nearest centre."""
         total = torch.zeros_like(self.nearest)
         for point in points:
-            for part, sums in zip(self.vectors.split(65536), total.split(65536), strict=True):
+            for part, sums in zip(self.vectors.split(self.part), total.split(self.part), strict=True):
                 sums += _squared(part, point).sqrt_()
         self.nearest = (total / len(points)).square_()
+        self.first = self.nearest.clone()
+
+    def forget_start(self, centres: Tensor) -> None:
+        """Puts the distance to the nearest centre where that to the start is still less."""
+        kept = (self.nearest == self.first).nonzero().flatten()
+        for rows in kept.split(self.part):
+            self.nearest[rows] = nearest_neighbours(self.vectors[rows], centres)[0][:, 0]
 
     def next(self, most: int) -> tuple[Tensor, Tensor]:
         """Numbers and vectors of the next centres, at least one and at most `most`, in order."""
@@ -134,7 +149,7 @@ class _Field:
         centred = centres - self.mean
         squares = centred.square().sum(1)
         slack = 2 * ROUNDING * self.vectors.shape[1] ** 0.5
-        block = max(64, BLOCK_BYTES // (4 * len(centres)))
+        block = max(64, BLOCK_BYTES // max(4 * len(centres), self.wide))
         parts = (self.vectors.split(block), self.norms.split(block), self.nearest.split(block))
         for vectors, norms, nearest in zip(*parts, strict=True):
             estimates = torch.addmm(squares, vectors - self.mean, centred.T, alpha=-2)
@@ -142,8 +157,9 @@ class _Field:
             nearer = (best < nearest + doubt).nonzero().flatten()
             bound = torch.minimum(best, nearest).add_(doubt).sub_(norms)[nearer]
             places, which = (estimates[nearer] <= bound[:, None]).nonzero().unbind(1)
-            places = nearer[places]
-            nearest.scatter_reduce_(0, places, _squared(vectors[places], centres[which]), "amin")
+            places, some = nearer[places], max(1, BLOCK_BYTES // self.wide)
+            for place, centre in zip(places.split(some), which.split(some), strict=True):
+                nearest.scatter_reduce_(0, place, _squared(vectors[place], centres[centre]), "amin")
 
     def radius(self) -> float:
         """The largest distance of any vector to its nearest centre."""

@@ -144,11 +144,12 @@ def principal_components(variances: Tensor, count: int, kind: Literal["pca", "np
 
     Args:
         variances: [D], descending; or any multiple of them.
-        count: N vectors; they have variance in N - 1 directions at most, and the others are never kept.
+        count: N vectors; they have variance in N - 1 directions at most, and those without any are never kept.
         kind: pca, or npca.
         share: of the variance, above 0 and below 1.
     """
-    rank = min(len(variances), count - 1)
+    noise = torch.finfo(variances.dtype).eps * len(variances)
+    rank = min(len(variances), count - 1, int((variances > noise * variances[0]).sum()))
     explained = variances[:rank].cumsum(0) / variances[:rank].sum()
     crossing = min(int((explained <= share).sum()), rank - 1)
     return slice(0, crossing + 1) if kind == "pca" else slice(max(crossing - 1, 0), rank)

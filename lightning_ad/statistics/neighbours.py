@@ -26,7 +26,7 @@ def nearest_neighbours(
         queries: [M, D].
         bank: [N, D], N at least `count`.
         count: of neighbours, at least 1.
-        norms: [N], squared norms of the bank's rows, where they are known.
+        norms: [N], squared norms of the bank's rows, where they are known; infinite for rows that are no neighbours.
 
     Returns:
         Squared Euclidean distances [M, count], ascending, and rows of the bank int64 [M, count].
@@ -37,6 +37,7 @@ def nearest_neighbours(
     parts = each_alone(search, blocks) if bank.device.type == "cpu" else [search(block) for block in blocks]
     found = torch.cat(parts) if parts else torch.empty(0, count, dtype=torch.int64, device=bank.device)
     exact = torch.stack([(queries - bank[column]).square_().sum(1) for column in found.T], 1)
+    exact.masked_fill_(norms[found].isinf(), float("inf"))
     if found.shape[1] == 1:
         return exact, found
     exact, order = exact.sort(1)

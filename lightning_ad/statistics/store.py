@@ -120,8 +120,12 @@ class RowStore(nn.Module):
     def resize(self, count: int, length: int, dtype: torch.dtype, keep: int = 0) -> None:
         """Makes room for `count` rows of `length` numbers in main memory or in a file; the first `keep` rows stay."""
         old, self.rows = self.rows, allocate((count, length), dtype, self.memory_bytes)
-        if keep:
-            self.rows[:keep] = old[:keep]
+        block = max(1, BLOCK_BYTES // max(1, length * dtype.itemsize))
+        for start in range(0, keep, block):
+            stop = min(start + block, keep)
+            self.rows[start:stop] = old[start:stop]
+            release(self.rows)
+            release(old)
 
     def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
         if fits(self.rows.nbytes, self.memory_bytes):

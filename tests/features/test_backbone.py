@@ -103,3 +103,12 @@ def test_a_deep_copy_gives_the_same_features():
     image = torch.rand(2, 3, 64, 64)
     for ours, copied in zip(backbone(image), copy.deepcopy(backbone)(image), strict=True):
         assert torch.equal(ours, copied)
+
+
+@pytest.mark.parametrize("backbone", ["squeezenet1_1", "mobilenet_v2", "resnet18"])
+def test_the_last_block_of_all_is_there_in_any_network(backbone):
+    """Of one without a stride of 32, too."""
+    layers = Backbone(backbone, None, strides=(4, 8, 16, None)).layers
+    last = {"squeezenet1_1": "features.12", "mobilenet_v2": "features.18", "resnet18": "layer4"}
+    assert len(layers) == 4
+    assert layers[-1] == last[backbone]

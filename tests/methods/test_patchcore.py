@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from contract import training_images
 from lightning.pytorch import Trainer
 from scipy.spatial.distance import cdist
 
@@ -170,3 +171,36 @@ def test_growing_within_a_tight_budget(trees, tmp_path):
     assert len(rows) == len(bank.bank)
     assert {image for image, _, _ in rows} & set(range(7))
     assert {image for image, _, _ in rows} & set(range(7, 12))
+
+
+def test_a_member_of_an_ensemble_weighs_alike_with_and_without_the_image(trees, tmp_path):
+    """Members whose features differ by a factor of 1,000 say the same of an image."""
+    both = model(backbone=["squeezenet1_1"] * 2, weights=[None, None], layers=None, coreset_ratio=0.2)
+    fit(both, data(trees), tmp_path)
+    large, small = both.banks
+    small.load_state_dict(large.state_dict())
+    both.backbones[1].load_state_dict(both.backbones[0].state_dict())
+    images = training_images(data(trees))
+    alone = both.leave_one_out(images, torch.arange(len(images)))
+    factor = 1000.0
+    small.bank, small.scale = small.bank * factor, small.scale * factor
+    before = both._patches
+    both._patches = lambda image, member: (before(image, member)[0] * factor**member, before(image, member)[1])
+    torch.testing.assert_close(both.leave_one_out(images, torch.arange(len(images))), alone, rtol=1e-3, atol=1e-6)
+
+
+def test_an_image_has_itself_for_no_neighbour(trees, tmp_path):
+    """Of a bank with few rows of other images, those of the image are never taken in."""
+    module = model(coreset_ratio=0.05, neighbours=5)
+    fit(module, data(trees), tmp_path)
+    bank = module.banks[0]
+    bank.origin[:, 0] = 0
+    bank.origin[-2:, 0] = 1
+    queries = bank.bank[:4]
+    squared, rows = bank.search(queries, 5, without=0)
+    assert set(rows.flatten().tolist()) == {len(bank.bank) - 2, len(bank.bank) - 1}
+    expected = torch.cdist(queries.double(), bank.bank[-2:].double()).square().sort(1).values
+    torch.testing.assert_close(squared.double(), expected, rtol=1e-4, atol=1e-7)
+    bank.origin[:, 0] = 0
+    with pytest.raises(UserError, match="all patches of the bank are of one training image"):
+        bank.search(queries, 5, without=0)

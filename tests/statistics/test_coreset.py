@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -71,3 +74,36 @@ def test_equal_float32_greedy_where_vectors_lie_far_from_the_origin(monkeypatch)
     assert first.rows.tolist() == expected
     brute = np.sqrt(cdist(vectors, vectors[first.rows], "sqeuclidean").min(1).max())
     assert first.radius == pytest.approx(brute, rel=1e-4)
+
+
+@pytest.mark.parametrize("starting_points", [None, 1, 10])
+@pytest.mark.parametrize("count", [1, 5, 60])
+def test_the_radius_is_that_of_the_centres_whatever_the_start(starting_points, count):
+    spread = torch.randn(300, 4, generator=generator(5))
+    lonely = torch.cat([torch.zeros(99, 4), torch.full((1, 4), 100.0)])
+    for vectors in (spread, lonely):
+        found = k_center_greedy(vectors, count, generator(), starting_points)
+        brute = np.sqrt(cdist(vectors, vectors[found.rows], "sqeuclidean").min(1).max())
+        assert found.radius == pytest.approx(brute, rel=1e-5)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("starting_points", [None, 10])
+def test_a_selection_holds_little_beside_its_vectors(starting_points):
+    """From one centre on, where every distance is new."""
+    script = f"""
+import torch
+from lightning_ad.statistics.coreset import k_center_greedy
+from pathlib import Path
+def held(name):
+    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(name))
+draw = torch.Generator().manual_seed(0)
+k_center_greedy(torch.randn(2000, 256), 50, draw, {starting_points})
+vectors = torch.randn(200000, 256)
+Path("/proc/self/clear_refs").write_text("5")
+before = held("VmRSS")
+k_center_greedy(vectors, 50, draw, {starting_points})
+print((held("VmHWM") - before) * 1024 / vectors.nbytes)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    assert float(ran.stdout) < 0.5

@@ -156,3 +156,15 @@ def test_whitening_gives_the_distances_of_scipy():
     found = squared_mahalanobis(torch.from_numpy(deviations), whitening(factors)).sqrt()
     wanted = [distances(d, np.zeros(5), c) for d, c in zip(deviations, covariances, strict=True)]
     np.testing.assert_allclose(found, wanted, rtol=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["pca", "npca"])
+def test_components_without_variance_are_never_kept(kind):
+    vectors = torch.randn(50, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vectors[:, 2] = 3.0  # a constant channel
+    vectors[:, 4] = vectors[:, 0] + vectors[:, 1]
+    moments = NormMoments(1, 6)
+    moments.update(vectors[:, None])
+    gaussian = ShrunkGaussian(moments.finish(), kind, 0.9, shrink=False)
+    assert gaussian.whitening.abs().max() < 100
+    assert gaussian.squared(vectors).isfinite().all()

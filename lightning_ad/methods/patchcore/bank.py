@@ -24,7 +24,7 @@ class PatchBank(nn.Module):
         bank: float32 [M, D].
         origin: int32 [M, 3]: the training image of each row, and the row and column of its grid.
         radius: the largest distance of a training patch to its nearest row, where the rows were selected: in the
-            projection, if there was one.
+            projection, if there was one. A bound of it, where parts were merged or the bank has grown.
         scale: the median distance of a row to the next, where it was measured; ensembles divide by it.
     """
 
@@ -107,7 +107,7 @@ class PatchBank(nn.Module):
         if held:
             bank[old], origin[old] = self.bank.cpu()[rows[old]], self.origin.cpu()[rows[old]]
         self.bank, self.origin = bank.to(device), origin.to(device)
-        self.radius.fill_(chosen.radius + bound)
+        self.radius.fill_(chosen.radius + max(bound, float(self.radius) if held else 0.0))
 
     def _left(
         self,
@@ -136,12 +136,19 @@ class PatchBank(nn.Module):
             )
 
     def search(self, queries: Tensor, count: int = 1, without: int | None = None) -> tuple[Tensor, Tensor]:
-        """Squared distances [M, count] to the nearest rows, and the rows; `without` leaves out those of an image."""
+        """Squared distances [M, count] to the nearest rows, and the rows; `without` leaves out those of an image.
+
+        Raises:
+            UserError: where there are no others.
+        """
         if self._norms is None or self._norms[0] is not self.bank:
             self._norms = (self.bank, self.bank.square().sum(1))
         norms = self._norms[1]
         if without is not None:
-            norms = norms.masked_fill(self.origin[:, 0] == without, float("inf"))
+            norms = norms.masked_fill(own := self.origin[:, 0] == without, float("inf"))
+            if not (others := int((~own).sum())):
+                raise UserError("all patches of the bank are of one training image, and there is none to compare with")
+            count = min(count, others)
         return nearest_neighbours(queries, self.bank, min(count, len(self.bank)), norms)
 
     def measure_scale(self) -> None:

@@ -128,7 +128,7 @@ class PatchCore(FitOnlyModule):
         """The patch features of each backbone."""
         return [self._patches(image, member) for member in range(len(self.banks))]
 
-    def stages(self, images: int, tested: int, height: int, width: int) -> list[Stage]:
+    def stages(self, images: int, tested: int, height: int, width: int, world: int = 1) -> list[Stage]:
         """Reading holds all patch features, selecting their projections too, and testing the bank."""
         held, selecting, bank, search = 0.0, 0.0, 0.0, 0.0
         projections = 0.0
@@ -140,7 +140,7 @@ class PatchCore(FitOnlyModule):
             held += vectors if self.memory_bytes is None or vectors <= self.memory_bytes else 0
             selected = 4.0 * count * (shorter * (self.projection is not None) + 4)
             projections = max(projections, min(selected, self.memory_bytes or selected))
-            chosen = count * self.coreset_ratio
+            chosen = world * count * self.coreset_ratio
             selecting += 2 * count * (length * (self.projection is not None) + chosen * shorter)
             bank, search = bank + 4 * chosen * length, search + 2 * patches * chosen * length
         return [
@@ -169,9 +169,8 @@ class PatchCore(FitOnlyModule):
                 if self.reweight:
                     score = score * self._weight(bank, features[torch.arange(len(worst)), worst], row)
                 nearest = bank.origin[row].long() if nearest is None else nearest
-                unit = bank.scale ** (2 if self.distance == "squared" else 1) if len(self.banks) > 1 else 1
-                maps.append(score_map(scores / unit, *size, self.sigma, ignore))
-                image_scores.append(score / unit)
+                maps.append(score_map(scores / self._unit(bank), *size, self.sigma, ignore))
+                image_scores.append(score / self._unit(bank))
         return Prediction(torch.stack(maps).mean(0), torch.stack(image_scores).mean(0), nearest)
 
     def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
@@ -183,13 +182,19 @@ class PatchCore(FitOnlyModule):
                 self._find(bank, one[None], without=int(number)).scores.view(grid)
                 for one, number in zip(features, self.images_before + index, strict=True)
             ]
-            scores.append(hide(torch.stack(alone), ignore).flatten(1).amax(1) / bank.scale)
+            scores.append(hide(torch.stack(alone), ignore).flatten(1).amax(1) / self._unit(bank))
         return torch.stack(scores).mean(0)
 
     def _find(self, bank: PatchBank, features: Tensor, without: int | None = None) -> Found:
         squared, rows = bank.search(features.flatten(0, 1), self.neighbours, without)
         distances = squared if self.distance == "squared" else squared.sqrt()
         return Found(distances.mean(1).view(len(features), -1), rows[:, 0].view(len(features), -1))
+
+    def _unit(self, bank: PatchBank) -> Tensor | float:
+        """Of scores: the scale of a member of an ensemble, in its square where distances are."""
+        if len(self.banks) == 1:
+            return 1.0
+        return bank.scale**2 if self.distance == "squared" else bank.scale
 
     def _patches(self, image: Tensor, member: int) -> tuple[Tensor, tuple[int, int]]:
         (features,) = self.backbones[member](image, self._features)
