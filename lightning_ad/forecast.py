@@ -19,6 +19,9 @@ from lightning_ad.errors import UserError
 BATCH = 8  # images that are measured together
 MARGIN = 1.2  # products in a method are of worse shapes than the one that is measured
 WRITING = 1e-7  # seconds a pixel, for the map on disk and the metrics
+COMPARED = 64  # to find the least of distances takes as long as so many channels of them
+METRIC_BYTES = 28  # a pixel of the test takes, where metrics are exact
+BINS_BYTES = 2**27  # all of them take, where pixels are counted in bins
 
 
 class Stage(NamedTuple):
@@ -39,6 +42,28 @@ class Stage(NamedTuple):
     writing: float = 0.0
 
 
+class Plan(NamedTuple):
+    """What a run is to do, on each of its processes.
+
+    Attributes:
+        images: for training; tiles, where images come by tiles.
+        tested: images (tiles) of the test.
+        height: of what goes through the network.
+        width: of it.
+        world: processes.
+        batch: images a step.
+        epochs: of a method that learns.
+    """
+
+    images: int
+    tested: int
+    height: int
+    width: int
+    world: int = 1
+    batch: int = 1
+    epochs: int = 1
+
+
 class Speed(NamedTuple):
     """Of this machine: seconds an image takes to be read, and in the network, and operations a second."""
 
@@ -47,10 +72,22 @@ class Speed(NamedTuple):
     operations: float
 
 
-def evaluating(tested: int, height: int, width: int, held: float = 0.0, operations: float = 0.0) -> Stage:
+def evaluating(plan: Plan, held: float = 0.0, operations: float = 0.0) -> Stage:
     """The test of images whose scores take so many operations each, while `held` bytes are held."""
-    pixels = height * width  # a score, a truth, and their order, sorted; a map on disk
-    return Stage("Testing", held + 28 * tested * pixels, tested, tested * operations, WRITING * pixels)
+    return Stage("Testing", held, plan.tested, plan.tested * operations, WRITING * plan.height * plan.width)
+
+
+def with_metrics(test: Stage, plan: Plan, memory_gb: float) -> Stage:
+    """The test with what the metrics hold: of each pixel a score, a truth, and their order, sorted; in bins, little."""
+    held = METRIC_BYTES * plan.tested * plan.height * plan.width
+    return test._replace(held=test.held + (held if held * plan.world <= memory_gb * 2**30 else BINS_BYTES))
+
+
+def scoring_again(test: Stage, plan: Plan, trimming: Sequence[Stage]) -> list[Stage]:
+    """The training images scored by what they made, and, where some are trimmed, the fit once more."""
+    operations = plan.images * test.operations / max(plan.tested, 1)
+    scored = Stage("Scoring the training images", test.held, plan.images, operations)
+    return [scored, *(stage._replace(name=f"{stage.name} again") for stage in trimming)]
 
 
 def measure(

@@ -20,6 +20,7 @@ from runs import (
     weights_of,
 )
 
+from lightning_ad.cli import fit_only
 from lightning_ad.commands import evaluate, preview, train
 from lightning_ad.data import demo
 from lightning_ad.errors import UsageError
@@ -150,3 +151,13 @@ def test_a_forecast_comes_first(trees, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.index("Forecast") < printed.index("image_AUROC")
     assert "Reading images" in printed
+
+
+@pytest.mark.parametrize("method", ["PatchCore", "CFA"])
+def test_a_run_that_does_not_fit_is_told_what_would(trees, tmp_path, monkeypatch, method):
+    monkeypatch.setattr(fit_only, "available", lambda: 2**20)
+    with pytest.warns(UserWarning, match="GiB are wanted, and 0.0 GiB can be had") as told:
+        train([*flags(method, "mvtec", trees, tmp_path), "--trainer.limit_test_batches", "1"])
+    (said,) = (str(w.message) for w in told if "can be had" in str(w.message))
+    assert ("set model.memory_gb to 0.000" in said) == (method == "PatchCore")
+    assert ("lower data.image_size" in said) == (method == "CFA")

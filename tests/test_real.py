@@ -7,9 +7,14 @@ import pytest
 import torch
 
 from lightning_ad.commands import evaluate, train
+from lightning_ad.data.geometry import resize
 from lightning_ad.data.layouts import find_samples
+from lightning_ad.data.reading import read_image
 from lightning_ad.evaluation import conformal_threshold
+from lightning_ad.features.backbone import Backbone
+from lightning_ad.features.patches import patch_features
 from lightning_ad.reporting.predictions import read_predictions
+from lightning_ad.statistics.coreset import k_center_greedy
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.real
@@ -74,3 +79,20 @@ def test_no_more_good_parts_are_rejected_than_asked_for(scores_of_good_tiles, re
         rejected.append((tested > conformal_threshold(calibration, reject)).double().mean())
     assert len(scores) == 476
     assert reject / 2 < torch.stack(rejected).mean() <= reject
+
+
+def test_the_coreset_of_magnetic_tiles_is_that_of_a_naive_greedy(small_mtd, shared):
+    backbone = Backbone(
+        "mobilenet_v2", str(shared / "weights/mobilenet_v2_imagenet.pth"), ["features.6", "features.13"]
+    )
+    files = sorted((small_mtd / "tree/MT_Free/Imgs").glob("*.jpg"))
+    images = torch.stack([resize(read_image(str(file)), 224, 224) for file in files])
+    vectors = patch_features(backbone(images), 3, None, None).flatten(0, 1)
+    count = 600
+    found = k_center_greedy(vectors, count, torch.Generator().manual_seed(0), starting_points=None)
+    nearest, expected = (vectors - vectors[found.rows[0]]).square().sum(1), [int(found.rows[0])]
+    while len(expected) < count:
+        expected.append(int(nearest.argmax()))
+        nearest = torch.minimum(nearest, (vectors - vectors[expected[-1]]).square().sum(1))
+    assert len(vectors) > 50_000
+    assert found.rows.tolist() == expected

@@ -1,4 +1,4 @@
-"""What only the methods know that read each image once: `--extend`, `--suspects` and `--trim`, and a forecast."""
+"""What only the methods know that read each image once: `--extend`, `--suspects` and `--trim`; and a forecast."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError
 from lightning_ad.features.weights import read_state
-from lightning_ad.forecast import available, held_now, measure, table
+from lightning_ad.forecast import Plan, available, measure, scoring_again, table, with_metrics
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.reporting.run_folder import finished_checkpoint
@@ -38,21 +38,34 @@ def set_fit_only(model: AnomalyModule, config: Any) -> None:
 
 
 def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, resumed: bool) -> None:
-    """Prints what a fit-only method's run will take, before the first image is read; on the first process."""
-    if not (isinstance(model, FitOnlyModule) and trainer.is_global_zero) or resumed:
+    """Prints what a run will take, before the first image is read, where the method knows; on the first process."""
+    if not trainer.is_global_zero or resumed or type(model).stages is AnomalyModule.stages:
         return
-    size = data.input_size
     model.to(trainer.strategy.root_device)
+    counts, world, tiles = data.counts(), trainer.world_size, 1 if data.tiles is None else len(data.tiles)
+    images, tested = (-(-counts[split] // world) * tiles for split in ("train", "test"))
+    plan = Plan(images, tested, *data.input_size, world, data.batch_size, trainer.max_epochs or 1)
     first = data.samples["train"][0].path
-    speed = measure(model.describe, data.training_set().read, first, *size, trainer.strategy.root_device)
-    counts = data.counts()
-    images, tested = (-(-counts[split] // trainer.world_size) for split in ("train", "test"))
-    tiles = 1 if data.tiles is None else len(data.tiles)
-    stages = model.stages(images * tiles, tested * tiles, *size, trainer.world_size)
+    speed = measure(model.describe, data.training_set().read, first, *data.input_size, trainer.strategy.root_device)
+    *fit, test = model.stages(plan)
+    if isinstance(model, FitOnlyModule) and (model.list_suspects or model.trim):
+        fit += scoring_again(test, plan, fit if model.trim else [])
+    stages = [*fit, with_metrics(test, plan, model.metrics.memory_gb)]
     print(table(stages, speed, data.num_workers))
-    wanted, there = held_now() + max(stage.held for stage in stages), available()
-    if there is not None and wanted > held_now() + there:
-        rank_zero_warn(
-            f"{wanted / 2**30:.1f} GiB are wanted, and {(held_now() + there) / 2**30:.1f} GiB can be had; "
-            f"set model.memory_gb to {max(there / 2**30 / 2, 0.1):.1f}, or data.image_size to less"
-        )
+    wanted, there = max(stage.held for stage in stages), available()
+    if there is not None and wanted > there:
+        sizes = f"{wanted / 2**30:.1f} GiB are wanted, and {there / 2**30:.1f} GiB can be had"
+        rank_zero_warn(f"{sizes}; {_remedy(model, plan, there)}")
+
+
+def _remedy(model: AnomalyModule, plan: Plan, there: int) -> str:
+    """A setting under which a run fits into `there` bytes, as the forecast sees it."""
+    before = getattr(model, "memory_bytes", None)
+    if hasattr(model, "memory_bytes"):
+        for share in (0.75, 0.5, 0.25, 0.1):
+            model.memory_bytes = int(share * there)
+            held = max(stage.held for stage in model.stages(plan))
+            model.memory_bytes = before
+            if held <= there:
+                return f"set model.memory_gb to {share * there / 2**30:.2g}"
+    return "lower data.image_size" + (", or --metrics_gb" if plan.tested else "")

@@ -16,6 +16,7 @@ from lightning_ad.evaluation.verdicts import Calibration
 from lightning_ad.features.backbone import BLOCK
 from lightning_ad.features.maps import hide
 from lightning_ad.features.tiling import Tiles, score_by_tiles
+from lightning_ad.forecast import Plan, Stage
 from lightning_ad.statistics.distributed import gather_rows
 
 
@@ -106,6 +107,14 @@ class AnomalyModule(LightningModule):
             block = BLOCK.get(image.device.type, 1)
             prediction = Prediction(*score_by_tiles(self, image, self.tiles, block, ignore))
         return prediction._replace(map=hide(prediction.map, ignore))
+
+    def describe(self, image: Tensor) -> object:
+        """What is made of images [B, 3, H, W] before anything is kept of them; its speed is measured for a forecast."""
+        raise NotImplementedError
+
+    def stages(self, plan: Plan) -> list[Stage]:
+        """What a run will take, the test last; empty where nobody knows."""
+        return []
 
     def chi_square_threshold(self, reject: float) -> float | None:
         """The score that a good image exceeds with a probability of `reject`, where a method knows; None elsewhere."""

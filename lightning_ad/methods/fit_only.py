@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.forecast import Stage
 from lightning_ad.methods.base import AnomalyModule, NotFittedError, Suspect
 from lightning_ad.progress import progress
 from lightning_ad.statistics.distributed import gather_rows, sum_over_processes
@@ -53,14 +52,6 @@ class FitOnlyModule(AnomalyModule):
 
     def complete(self) -> None:
         """Builds the summary from what the processes have observed; ends with the same on all of them."""
-        raise NotImplementedError
-
-    def describe(self, image: Tensor) -> object:
-        """What `observe` takes from images [B, 3, H, W] before it keeps anything; its speed is measured."""
-        raise NotImplementedError
-
-    def stages(self, images: int, tested: int, height: int, width: int, world: int = 1) -> list[Stage]:
-        """What a fit on `images` on each of `world` processes, and the test of `tested` on each, will take."""
         raise NotImplementedError
 
     def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map, spatial_mean
 from lightning_ad.features.weights import build_network
-from lightning_ad.forecast import Stage, evaluating
+from lightning_ad.forecast import Plan, Stage, evaluating
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.statistics.distributed import rank
@@ -114,13 +114,13 @@ class MahalanobisAD(FitOnlyModule):
         """The maps of all levels."""
         return self._maps(image)
 
-    def stages(self, images: int, tested: int, height: int, width: int, world: int = 1) -> list[Stage]:
+    def stages(self, plan: Plan) -> list[Stage]:
         """One scatter for each level, and its inverse."""
         squares = float(sum(channels**2 for channels in self.widths))
         return [
-            Stage("Reading images", 8.0 * squares, images, 2 * images * squares),
+            Stage("Reading images", 8.0 * squares, plan.images, 2 * plan.images * squares),
             Stage("Shrinking", 8.0 * 4 * squares, operations=4.0 * sum(channels**3 for channels in self.widths)),
-            evaluating(tested, height, width, 8.0 * 2 * squares, 2 * squares),
+            evaluating(plan, 8.0 * 2 * squares, 2 * squares),
         ]
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map
-from lightning_ad.forecast import Stage, evaluating
+from lightning_ad.forecast import Plan, Stage, evaluating
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.statistics.distributed import rank
@@ -136,17 +136,17 @@ class PaDiM(FitOnlyModule):
         """The chosen channels on the finest grid."""
         return self._embed(image)
 
-    def stages(self, images: int, tested: int, height: int, width: int, world: int = 1) -> list[Stage]:
+    def stages(self, plan: Plan) -> list[Stage]:
         """Reading holds a scatter for each position, however many images there are, and testing its inverse factor."""
-        shape, dimension = self.backbone.shapes(height, width)[0], len(self.channels)
+        shape, dimension = self.backbone.shapes(plan.height, plan.width)[0], len(self.channels)
         positions, square = shape.height * shape.width, dimension**2
         scatters = self.accumulator.itemsize * positions * square
         factors = (self.storage.itemsize / 2 + 4) * positions * square
         block = self.accumulator.itemsize * BLOCK * positions * dimension
         return [
-            Stage("Reading images", scatters + block, images, 2 * images * positions * square),
+            Stage("Reading images", scatters + block, plan.images, 2 * plan.images * positions * square),
             Stage("Factorising", scatters + factors / 2, operations=positions * dimension * square),
-            evaluating(tested, height, width, factors, 2 * positions * square),
+            evaluating(plan, factors, 2 * positions * square),
         ]
 
     @property

@@ -10,7 +10,7 @@ from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map, spatial_mean
 from lightning_ad.features.patches import patch_features
-from lightning_ad.forecast import Stage, evaluating
+from lightning_ad.forecast import COMPARED, Plan, Stage, evaluating
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.statistics.distributed import sum_over_processes
@@ -18,7 +18,6 @@ from lightning_ad.statistics.neighbours import nearest_neighbours
 from lightning_ad.statistics.store import RowStore, fits, release, share_rows
 
 BLOCK_BYTES = 64 * 2**20  # of gallery features that are read at a time
-COMPARED = 64  # to find the least of distances takes as long as so many channels of them
 
 
 class SPADE(FitOnlyModule):
@@ -81,6 +80,15 @@ class SPADE(FitOnlyModule):
         self.register_dynamic_buffer("features", torch.empty(0, 0))
         self.register_buffer("grids", torch.zeros(count, 3, dtype=torch.int64))  # height, width, channels
 
+    @property
+    def memory_bytes(self) -> int | None:
+        """That the gallery may take; None for no limit."""
+        return self.gallery.memory_bytes
+
+    @memory_bytes.setter
+    def memory_bytes(self, limit: int | None) -> None:
+        self.gallery.memory_bytes = limit
+
     def begin(self) -> None:
         """Room for all training images, on every process; where the gallery grows, what it holds comes first.
 
@@ -134,16 +142,16 @@ class SPADE(FitOnlyModule):
         """The maps of all levels."""
         return self.backbone(image)
 
-    def stages(self, images: int, tested: int, height: int, width: int, world: int = 1) -> list[Stage]:
+    def stages(self, plan: Plan) -> list[Stage]:
         """The gallery is held from the first image on; testing compares pixels with those of `k_pixel` images."""
-        *levels, _ = self.backbone.shapes(height, width)
-        size = self.storage.itemsize * world * images * sum(s.channels * s.height * s.width for s in levels)
+        *levels, _ = self.backbone.shapes(plan.height, plan.width)
+        size = self.storage.itemsize * plan.world * plan.images * sum(s.channels * s.height * s.width for s in levels)
         held = float(size if fits(size, self.gallery.memory_bytes) else 0)
-        near, areas = min(self.k_pixel, world * images), [s.height * s.width for s in levels]
+        near, areas = min(self.k_pixel, plan.world * plan.images), [s.height * s.width for s in levels]
         work = sum(areas[g[0]] ** 2 * (sum(levels[i].channels for i in g) + COMPARED) for g in self.groups)
         return [
-            Stage("Reading images", held, images),
-            evaluating(tested, height, width, 3 * held + 2 * BLOCK_BYTES, 2 * near * work),  # it is loaded again
+            Stage("Reading images", held, plan.images),
+            evaluating(plan, 3 * held + 2 * BLOCK_BYTES, 2 * near * work),  # it is loaded again
         ]
 
     @property

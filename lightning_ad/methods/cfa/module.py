@@ -14,6 +14,7 @@ from lightning_ad.data.sampler import KeySampler
 from lightning_ad.errors import UsageError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map
+from lightning_ad.forecast import COMPARED, Plan, Stage, evaluating
 from lightning_ad.methods.base import NotFittedError, Prediction
 from lightning_ad.methods.cfa.losses import hypersphere_losses, nearest_squared_distances, softmin_score
 from lightning_ad.methods.cfa.networks import PatchDescriptor, tap_sums
@@ -104,6 +105,25 @@ class CFA(LearnedModule):
     def compiled(self) -> list[nn.Module]:
         """The backbone and the descriptor."""
         return [self.backbone.body, self.descriptor]
+
+    def describe(self, image: Tensor) -> object:
+        """The maps of the backbone."""
+        return self._maps(image)
+
+    def stages(self, plan: Plan) -> list[Stage]:
+        """An epoch goes through the descriptor and its gradients, and compares each patch with the centres."""
+        grid, projection = self.backbone.shapes(plan.height, plan.width)[0], self.descriptor.projection
+        positions, wide, narrow = grid.height * grid.width, projection.in_features, projection.out_features
+        centres = positions // self.gamma_c
+        describing, comparing = 2 * positions * wide * narrow, 2 * positions * centres * (narrow + COMPARED)
+        step = 2 * describing + comparing  # weights alone have gradients
+        held = 4.0 * plan.batch * positions * (2 * wide + 4 * narrow)
+        clustering = 0 if self.gamma_c == 1 else MAX_ITERATIONS * comparing
+        return [
+            Stage("Averaging features", held, plan.images, clustering),
+            Stage("Training", held, plan.epochs * plan.images, plan.epochs * plan.images * step),
+            evaluating(plan, held, describing + comparing),
+        ]
 
     def check_image_size(self, height: int, width: int) -> None:
         """Raises UsageError where the grid has too few positions for K + J centres."""

@@ -9,7 +9,7 @@ from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import hide, score_map
 from lightning_ad.features.patches import patch_features
-from lightning_ad.forecast import Stage, evaluating
+from lightning_ad.forecast import Plan, Stage, evaluating
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.patchcore.bank import PatchBank
@@ -128,25 +128,25 @@ class PatchCore(FitOnlyModule):
         """The patch features of each backbone."""
         return [self._patches(image, member) for member in range(len(self.banks))]
 
-    def stages(self, images: int, tested: int, height: int, width: int, world: int = 1) -> list[Stage]:
+    def stages(self, plan: Plan) -> list[Stage]:
         """Reading holds all patch features, selecting their projections too, and testing the bank."""
         held, selecting, bank, search = 0.0, 0.0, 0.0, 0.0
         projections = 0.0
         for backbone in self.backbones:
-            shapes = backbone.shapes(height, width)
+            shapes = backbone.shapes(plan.height, plan.width)
             patches, length = shapes[0].height * shapes[0].width, self.dimension or sum(s.channels for s in shapes)
-            count, shorter = images * patches, self.projection or length
+            count, shorter = plan.images * patches, self.projection or length
             vectors = 4.0 * count * length
             held += vectors if self.memory_bytes is None or vectors <= self.memory_bytes else 0
             selected = 4.0 * count * (shorter * (self.projection is not None) + 4)
             projections = max(projections, min(selected, self.memory_bytes or selected))
-            chosen = world * count * self.coreset_ratio
+            chosen = plan.world * count * self.coreset_ratio
             selecting += 2 * count * (length * (self.projection is not None) + chosen * shorter)
             bank, search = bank + 4 * chosen * length, search + 2 * patches * chosen * length
         return [
-            Stage("Reading images", held, images),
+            Stage("Reading images", held, plan.images),
             Stage("Selecting the coreset", held + projections + 2 * bank, operations=selecting),
-            evaluating(tested, height, width, bank, search),
+            evaluating(plan, bank, search),
         ]
 
     @property
