@@ -19,11 +19,14 @@ class WholeCheckpoints(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: Mapping[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Writes to a local file.
+        """Writes to a local file; to any other place as Lightning does.
 
         Raises:
             OSError: where it cannot be written; nothing is left of it then.
         """
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(dict(checkpoint), path, storage_options)
+            return
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.part")

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from lightning_ad.errors import UserError
+from lightning_ad.evaluation import metrics
 
 BATCH = 8  # images that are measured together
 MARGIN = 1.2  # products in a method are of worse shapes than the one that is measured
@@ -78,9 +79,13 @@ def evaluating(plan: Plan, held: float = 0.0, operations: float = 0.0) -> Stage:
 
 
 def with_metrics(test: Stage, plan: Plan, memory_gb: float) -> Stage:
-    """The test with what the metrics hold: of each pixel a score, a truth, and their order, sorted; in bins, little."""
-    held = METRIC_BYTES * plan.tested * plan.height * plan.width
-    return test._replace(held=test.held + (held if held * plan.world <= memory_gb * 2**30 else BINS_BYTES))
+    """The test with what the metrics hold: of each pixel a score, a truth, and their order, sorted, on each process.
+
+    Where pixels go into bins, those that came before.
+    """
+    pixels, limit = float(plan.tested * plan.height * plan.width * plan.world), memory_gb * 2**30
+    exact = metrics.BYTES * pixels <= limit
+    return test._replace(held=test.held + (METRIC_BYTES * pixels if exact else BINS_BYTES + limit / plan.world))
 
 
 def scoring_again(test: Stage, plan: Plan, trimming: Sequence[Stage]) -> list[Stage]:

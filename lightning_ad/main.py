@@ -1,6 +1,7 @@
 """`train.py`, `evaluate.py` and `lightning-ad`: which command is meant, and how errors are explained."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -73,6 +74,9 @@ def run(command: Callable[[], object]) -> int:
             raise
         print(f"error: Weights & Biases: {error}. Log in by `wandb login`, or set WANDB_MODE=offline", file=sys.stderr)
         return UserError.exit_code
+    except BrokenPipeError:  # what reads the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

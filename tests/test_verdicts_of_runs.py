@@ -66,7 +66,10 @@ def test_a_threshold_of_an_epoch_that_is_not_validated_is_told_before_the_fit(tr
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("flag", "message"), [("f1", "labelled validation images"), ("chi2", "Mahalanobis AD alone")])
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [("f1", "labelled validation images.*--data.validation given"), ("chi2", "Mahalanobis AD alone")],
+)
 def test_a_threshold_that_cannot_be_had_is_told_before_the_fit(trees, tmp_path, flag, message):
     with pytest.raises(UsageError, match=message):
         train([*flags("PatchCore", "mvtec", trees, tmp_path), "--threshold", flag])
@@ -136,16 +139,21 @@ def test_two_runs_are_compared(trees, tmp_path, capsys):
         evaluate_or_compare(["--compare", str(first)])
 
 
-def test_held_out_images_that_were_seen_otherwise_give_no_verdicts(trees, tmp_path):
-    args = [*flags("PatchCore", "mvtec", trees, tmp_path), "--data.validation", "holdout", "--reject", "0.5"]
+@pytest.mark.parametrize("wish", [["--reject", "0.5"], ["--threshold", "quantile"]])
+def test_held_out_images_that_were_seen_otherwise_give_no_verdicts(trees, tmp_path, capsys, wish):
+    args = [*flags("PatchCore", "mvtec", trees, tmp_path), "--data.validation", "holdout", *wish]
     folder = train(args).path
-    wish = ["--threshold", "null", "--reject", "null", *QUIET]
+    assert re.search(r"\nThreshold \S+ \(.*\): \d of 4 anomalous images found, \d of 3 good", capsys.readouterr().out)
     with pytest.warns(UserWarning, match=r"seen otherwise \(resize \(64, 64\).*resize \(96, 96\)"):
-        again = evaluate([str(folder), "--data.image_size", "96", *wish])
+        again = evaluate([str(folder), "--data.image_size", "96", *QUIET])
     assert json.loads(again.metrics.read_text())["threshold"] is None
     assert {row["p_value"] for row in csv.DictReader(again.predictions.open())} == {""}
     same = evaluate([str(folder), *QUIET])
-    assert json.loads(same.metrics.read_text())["threshold"]["method"] == "conformal"
+    threshold = json.loads(same.metrics.read_text())["threshold"]
+    assert threshold["method"] == ("quantile" if "quantile" in wish else "conformal")
+    assert threshold["basis"] in same.report.read_text()
+    by_number = evaluate([str(folder), "--data.image_size", "96", "--threshold", "0.25", "--reject", "null", *QUIET])
+    assert json.loads(by_number.metrics.read_text())["threshold"]["image"] == 0.25
 
 
 def test_images_that_chose_the_epoch_promise_nothing(trees, tmp_path):
@@ -180,3 +188,15 @@ def test_other_images_of_the_same_names_are_told_in_a_comparison(trees, tmp_path
     capsys.readouterr()
     evaluate_or_compare(["--compare", str(first), str(second)])
     assert re.search("test_set: [0-9a-f]{16} and [0-9a-f]{16}", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("threshold", ["0.25", "f1"])
+def test_a_share_that_a_threshold_does_not_look_at_is_told(trees, tmp_path, threshold):
+    args = [*flags("PatchCore", "mvtec", trees, tmp_path), *HELD, "--threshold", threshold, "--reject", "0.1"]
+    with pytest.raises(UsageError, match="leave out --reject, or --threshold"):
+        train(args)
+
+
+def test_a_promise_without_held_out_images_says_how_to_have_some(trees, tmp_path):
+    with pytest.raises(UsageError, match=r"there are 0\. Hold some out of training: --data.validation holdout"):
+        train([*flags("PatchCore", "mvtec", trees, tmp_path), "--reject", "0.05"])

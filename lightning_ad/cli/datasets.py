@@ -10,9 +10,11 @@ from typing import Any
 from lightning_ad.data.checking import Fault, Findings, examine, missing_masks, write_faults
 from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import categories, find_samples, layout_module, layout_names
+from lightning_ad.data.layouts._files import MissingFolderError
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError, UsageError, UserError
 
+TABLES = (".csv", ".json", ".parquet")  # what layouts read beside images
 SHOWN = 20  # of each kind of finding; a file takes all
 
 
@@ -88,11 +90,14 @@ def _guess(root: Path, options: dict[str, Any]) -> str:
     if not root.is_dir():
         raise DataError(f"there is no folder {root}")
     fits: dict[str, int] = {}
+    doubts = []
     for layout in layout_names():
         try:
             names = categories(layout, root, options) or [None]
             samples = [s for name in names for s in find_samples(layout, root, name, options)]
-        except (UserError, OSError):
+        except (UserError, OSError) as error:
+            if isinstance(error, DataError) and not isinstance(error.__cause__, MissingFolderError):
+                doubts.append(f"\n  {layout}: {error}")
             continue
         if any(s.split == "train" for s in samples) and any(s.split == "test" for s in samples):
             fits[layout] = len(missing_masks(samples))
@@ -100,7 +105,8 @@ def _guess(root: Path, options: dict[str, Any]) -> str:
     best = [layout for layout in best if layout != "demo"] or best  # a tree like MVTec's
     if len(best) != 1:
         what = f"the layouts {', '.join(best)} fit" if best else "no layout fits"
-        raise UsageError(f"{what} {root}; name one with --layout (lightning-ad datasets shows their trees)")
+        told = "".join(["\nWhat keeps some of them from it:", *doubts]) if doubts and not best else ""
+        raise UsageError(f"{what} {root}; name one with --layout (lightning-ad datasets shows their trees){told}")
     return best[0]
 
 
@@ -131,7 +137,7 @@ def _print_unused(root: Path, used: set[str], all_of_it: bool) -> None:
     """Files that no sample refers to, by kind; an odd one is often a misplaced image or mask."""
     if not all_of_it:
         return
-    files = [p for p in sorted(root.rglob("*")) if p.is_file()]
+    files = [p for p in sorted(root.rglob("*")) if p.is_file() and p.suffix not in TABLES]
     unused = [p for p in files if str(p) not in used and str(p.parent) not in used]
     for suffix, count in Counter(p.suffix for p in unused).most_common():
         some = [str(p) for p in unused if p.suffix == suffix]

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError
 from lightning_ad.features.weights import read_state
-from lightning_ad.forecast import Plan, available, measure, scoring_again, table, with_metrics
+from lightning_ad.forecast import Plan, Stage, available, measure, scoring_again, table, with_metrics
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.reporting.run_folder import finished_checkpoint
@@ -44,18 +44,22 @@ def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, re
     model.to(trainer.strategy.root_device)
     counts, world, tiles = data.counts(), trainer.world_size, 1 if data.tiles is None else len(data.tiles)
     images, tested = (-(-counts[split] // world) * tiles for split in ("train", "test"))
-    plan = Plan(images, tested, *data.input_size, world, data.batch_size, trainer.max_epochs or 1)
+    plan = Plan(images, tested, *data.input_size, world, data.batch_size, max(1, trainer.max_epochs or 1))
     first = data.samples["train"][0].path
     speed = measure(model.describe, data.training_set().read, first, *data.input_size, trainer.strategy.root_device)
-    *fit, test = model.stages(plan)
-    if isinstance(model, FitOnlyModule) and (model.list_suspects or model.trim):
-        fit += scoring_again(test, plan, fit if model.trim else [])
-    stages = [*fit, with_metrics(test, plan, model.metrics.memory_gb)]
+    stages = _stages(model, plan)
     print(table(stages, speed, data.num_workers))
     wanted, there = max(stage.held for stage in stages), available()
     if there is not None and wanted > there:
         sizes = f"{wanted / 2**30:.1f} GiB are wanted, and {there / 2**30:.1f} GiB can be had"
         rank_zero_warn(f"{sizes}; {_remedy(model, plan, there)}")
+
+
+def _stages(model: AnomalyModule, plan: Plan) -> list[Stage]:
+    *fit, test = model.stages(plan)
+    if isinstance(model, FitOnlyModule) and (model.list_suspects or model.trim):
+        fit += scoring_again(test, plan, fit if model.trim else [])
+    return [*fit, with_metrics(test, plan, model.metrics.memory_gb)]
 
 
 def _remedy(model: AnomalyModule, plan: Plan, there: int) -> str:
@@ -64,8 +68,8 @@ def _remedy(model: AnomalyModule, plan: Plan, there: int) -> str:
     if hasattr(model, "memory_bytes"):
         for share in (0.75, 0.5, 0.25, 0.1):
             model.memory_bytes = int(share * there)
-            held = max(stage.held for stage in model.stages(plan))
+            held = max(stage.held for stage in _stages(model, plan))
             model.memory_bytes = before
             if held <= there:
                 return f"set model.memory_gb to {share * there / 2**30:.2g}"
-    return "lower data.image_size" + (", or --metrics_gb" if plan.tested else "")
+    return "lower data.image_size, or --metrics_gb"

@@ -193,7 +193,8 @@ class RunCLI(LightningCLI):
     def waits(self) -> bool:
         """Whether a held-out image can end the training, or lower its learning rate."""
         schedule = str(getattr(self.config.model, "init_args", {}).get("lr_scheduler"))
-        stops = any(isinstance(c, EarlyStopping) for c in listed(self.config_init.trainer.callbacks))
+        callbacks = listed(self.config_init.trainer.callbacks)
+        stops = any(isinstance(c, EarlyStopping) and str(c.monitor).startswith("validation") for c in callbacks)
         return stops or ("ReduceLROnPlateau" in schedule and "validation" in schedule)
 
     def check_data(self) -> None:
@@ -209,6 +210,8 @@ class RunCLI(LightningCLI):
         method, reject, samples = self.config_init.threshold, self.config_init.reject, self.datamodule.samples
         if self.stage == "test" or (method is None and reject is None):
             return
+        if reject is not None and (isinstance(method, int | float) or method == "f1"):
+            raise UsageError(f"--threshold {method} rejects what lies above it: leave out --reject, or --threshold")
         bad = torch.zeros(sum(bool(s.label) for s in samples["validation"]))
         good = torch.zeros(len(samples["validation"]) - len(bad))
         drawn = good if self.config_init.data.validation_anomalies else bad

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_ad.data.ignoring import read_ignored
-from lightning_ad.data.reading import read_image, read_mask, read_regions, verify
+from lightning_ad.data.reading import read_image, read_mask, read_regions, same_size, size_of, verify
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError
 
@@ -46,7 +46,7 @@ def missing_masks(samples: Sequence[Sample]) -> list[Sample]:
 def stop_at_faults(samples: Sequence[Sample]) -> None:
     """Stops where a file is missing, is no whole image, or is there twice for different ends; decodes no image.
 
-    What only decoding tells (damaged pixels of a JPEG, a mask of another size) is found as an image is read.
+    What only decoding tells, damaged pixels of a JPEG, is found as an image is read.
 
     Raises:
         DataError: naming the files.
@@ -57,10 +57,11 @@ def stop_at_faults(samples: Sequence[Sample]) -> None:
         reads = list(pool.map(lambda sample: _glance(sample, sizes), samples))
     if not (faults := _faults(samples, reads)):
         return
-    more = f", and {len(faults) - 1} more images cannot be used" if faults[1:] else ""
+    path, reason = faults[0].sample.path, faults[0].reason
+    more = f"; {len(faults) - 1} more images cannot be used" if faults[1:] else ""
     raise DataError(
-        f"{faults[0].sample.path}: {faults[0].reason}{more}. `lightning-ad datasets check` lists all that is wrong; "
-        "--data.on_error skip leaves such images out"
+        f"{reason if path in reason else f'{path}: {reason}'}{more}. `lightning-ad datasets check` lists all that is "
+        "wrong; --data.on_error skip leaves such images out"
     )
 
 
@@ -124,9 +125,10 @@ def _read_all(samples: Sequence[Sample]) -> list[_Read]:
 
 def _read(sample: Sample) -> _Read:
     try:
-        for path in (sample.path, sample.mask_path, sample.ignore_path):
+        kinds = {sample.path: "image", sample.mask_path: "mask", sample.ignore_path: "file of ignored regions"}
+        for path, kind in kinds.items():
             if path is not None and Path(path).is_file():
-                verify(path)
+                verify(path, kind)
         height, width = read_image(sample.path).shape[1:]
         content = _digest(sample.path)
         if sample.mask_path is not None and not Path(sample.mask_path).exists():
@@ -145,9 +147,13 @@ def _read(sample: Sample) -> _Read:
 def _glance(sample: Sample, sizes: Mapping[int, int]) -> _Read:
     """As `_read`, but for what takes decoding; the content of a file whose size is no other's is not looked at."""
     try:
-        for path in (sample.path, sample.mask_path, sample.ignore_path):
+        verify(sample.path)
+        size = size_of(sample.path)
+        for path, kind in ((sample.mask_path, "mask"), (sample.ignore_path, "file of ignored regions")):
             if path is not None and not Path(path).is_dir():
-                verify(path)
+                verify(path, kind)
+                if (came := size_of(path)) != size:  # or the image is turned, and says so behind its pixels
+                    same_size(path, came, tuple(read_image(sample.path).shape[1:]), kind)
         alone = sizes[Path(sample.path).stat().st_size] == 1
         return _Read(None, None if alone else _digest(sample.path))
     except DataError as error:
@@ -161,10 +167,10 @@ def _digest(path: str) -> bytes:
 def _faults(samples: Sequence[Sample], reads: Sequence[_Read]) -> list[Fault]:
     """Unreadable samples; good ones that are anomalous too; and images of the training that validate or test."""
     used: dict[str, dict[bytes, str]] = {"validation": {}, "test": {}}
-    labels = defaultdict(set)
+    labels: dict[bytes, dict[int, str]] = defaultdict(dict)
     for sample, read in zip(samples, reads, strict=True):
         if read.content is not None:
-            labels[read.content].add(sample.label)
+            labels[read.content].setdefault(sample.label, sample.path)
             if sample.split in used:
                 used[sample.split].setdefault(read.content, sample.path)
     faults = []
@@ -177,9 +183,11 @@ def _faults(samples: Sequence[Sample], reads: Sequence[_Read]) -> list[Fault]:
     return faults
 
 
-def _misplaced(sample: Sample, content: bytes, labels: set[int], used: dict[str, dict[bytes, str]]) -> str | None:
+def _misplaced(sample: Sample, content: bytes, labels: dict[int, str], used: dict[str, dict[bytes, str]]) -> str | None:
+    """Why an image of this content cannot be what it is said to be; files are the same byte for byte."""
     if len(labels) > 1:
-        return "the same file is among the good and the anomalous images"
+        kind = "good" if sample.label else "anomalous"
+        return f"the same file is among the good and the anomalous images; it is {kind} as {labels[1 - sample.label]}"
     if sample.split != "test" and content in used["test"]:
         return f"the same file is tested, as {used['test'][content]}"
     if sample.split == "train" and content in used["validation"]:

@@ -110,8 +110,8 @@ class AnomalyDataModule(LightningDataModule):
 
     @property
     def title(self) -> str:
-        """`<data set>-<category>`, or the data set alone where it has no categories; a plain folder by its name."""
-        data_set = Path(self.root).resolve().name if self.layout == "folder" else self.layout
+        """`<data set>-<category>`, or the data set alone where it has no categories; one's own data by its folder."""
+        data_set = Path(self.root).resolve().name if self.layout in ("folder", "table") else self.layout
         return "-".join(part for part in (data_set, self.category) if part)
 
     @property
@@ -134,8 +134,8 @@ class AnomalyDataModule(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Finds the samples of all splits; decodes no image. For `test` alone, no training image is needed.
 
-        But for `test` (or all stages, None), test samples come without label, kind of defect or mask (but for one that
-        tells what is ignored).
+        But for `test` (or all stages, None), test samples come without label, kind of defect or mask (where it tells
+        what is ignored, it tells that alone).
 
         Raises:
             DataError: where a split that is needed is empty, or the tree is not as the layout says.
@@ -157,7 +157,8 @@ class AnomalyDataModule(LightningDataModule):
             )
         found = with_ignored(found, self.root, self.ignore, self.ignore_value, self.category is not None)
         if self.on_error == "stop":
-            stop_at_faults(found)
+            wanted = {"test", *(["train", *["validation"] * (self.validation == "given")] if hold_out else [])}
+            stop_at_faults([s for s in found if s.split in wanted])
         else:
             found, self.skipped = usable(found)
         if self.skipped:
@@ -269,8 +270,8 @@ class AnomalyDataModule(LightningDataModule):
 
 def _blind(sample: Sample) -> Sample:
     """A sample of which the truth is not told; what is ignored in it is no secret."""
-    ignored = sample.ignore_value is not None
-    return replace(sample, defect=GOOD, mask_path=sample.mask_path if ignored else None, saturations=())
+    kept = sample.mask_path if sample.ignore_value is not None else None
+    return replace(sample, defect=GOOD, mask_path=kept, mask_threshold=255, saturations=())
 
 
 def _fold(count: int, folds: int, fold: int, seed: int) -> set[int]:

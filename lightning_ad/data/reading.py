@@ -1,7 +1,8 @@
 """Reads an image or a mask from disk as a tensor."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from lightning_ad.data.sample import Regions, Saturation
 from lightning_ad.errors import DataError
 
+ORIENTATION = 274  # the tag of EXIF
 TAIL, JPEG_END = 1 << 16, b"\xff\xd9"  # programs write notes behind a JPEG's end
 
 
@@ -30,7 +32,7 @@ def read_image(path: str) -> Tensor:
 
 
 def read_mask(path: str, size: tuple[int, int], threshold: int = 127, ignore: int | None = None) -> Tensor:
-    """A mask file as bool [h, w], true above `threshold` of 255; an RGB mask is true where any channel is.
+    """A mask file as bool [h, w], true above `threshold` of 255 (nowhere, for 255); an RGB mask where any channel is.
 
     Of a folder, the union of the masks in it. Pixels of the value `ignore` are not true.
 
@@ -44,7 +46,7 @@ def read_mask(path: str, size: tuple[int, int], threshold: int = 127, ignore: in
     if ignore is not None:
         value[_of_value(value, ignore)] = 0
     mask = value > threshold
-    if value.max() > 0 and not mask.any():
+    if threshold < 255 and value.max() > 0 and not mask.any():
         raise DataError(
             f"the mask {path} has values up to {value.max():.0f}, none above {threshold}; "
             "expected 0 and 255 (in the layout 'folder', data.layout_options.mask_threshold 0 takes any value)"
@@ -96,23 +98,46 @@ def read_regions(path: str, saturations: Sequence[Saturation], ignore: int | Non
     return Regions(torch.stack(masks), torch.tensor(shares)) if masks else None
 
 
-def verify(path: str) -> None:
-    """Compares checksums, where the format has them, and looks for a JPEG's end; decodes nothing.
+def size_of(path: str) -> tuple[int, int]:
+    """Height and width of an image file as it will be read, by its header.
+
+    Raises:
+        DataError: naming the file, where it is missing or no image.
+    """
+    with _told(path, "image"), Image.open(path) as file:
+        exif = Image.Exif()
+        if file.format != "TIFF" and (told := file.info.get("exif")):  # a TIFF is turned as it is opened
+            exif.load(told)
+        turned = exif.get(ORIENTATION, 1) >= 5
+        return (file.width, file.height) if turned else (file.height, file.width)
+
+
+def same_size(path: str, came: tuple[int, int], size: tuple[int, int], kind: str) -> None:
+    """Raises DataError where a mask, or another `kind` of file, has not the size (h, w) of its image."""
+    if came != size:
+        raise DataError(
+            f"the {kind} {path} is {came[1]}x{came[0]} px, its image {size[1]}x{size[0]} px; "
+            "they must be of one size. Export the mask again at the size of the image"
+        )
+
+
+def verify(path: str, kind: str = "image") -> None:
+    """Compares checksums, where the format has them, and looks for a JPEG's end; decodes only what has none.
 
     Raises:
         DataError: naming the file, where it is missing, no image, or not whole.
     """
-    try:
+    with _told(path, kind):
         with Image.open(path) as file:
             file.verify()
-            kind = file.format
-        if kind == "JPEG":
+            format = file.format
+        if format == "JPEG":
             with Path(path).open("rb") as data:
                 data.seek(-min(TAIL, Path(path).stat().st_size), os.SEEK_END)
-                if JPEG_END not in data.read():
-                    raise OSError("image file is truncated")
-    except Exception as error:  # decoders raise whatever they like at a broken file
-        raise DataError(f"cannot read the image {path}: {error}. Replace the file or take it out") from error
+                whole = JPEG_END in data.read()
+            if not whole:  # or there is much behind its end
+                with Image.open(path) as file:
+                    file.load()
 
 
 def is_blank(path: str) -> bool | None:
@@ -134,11 +159,7 @@ def _mask_values(path: str, size: tuple[int, int], kind: str = "mask") -> np.nda
     """float32 [h, w] in 0..255, the highest of the channels."""
     value = _unit(_open(path, kind), path) * np.float32(255)
     value = value if value.ndim == 2 else value.max(axis=2)
-    if value.shape != size:
-        raise DataError(
-            f"the {kind} {path} is {value.shape[1]}x{value.shape[0]} px, its image {size[1]}x{size[0]} px; "
-            "they must be of one size. Export the mask again at the size of the image"
-        )
+    same_size(path, (value.shape[0], value.shape[1]), size, kind)
     return value
 
 
@@ -147,16 +168,24 @@ def _of_value(values: np.ndarray, value: int) -> np.ndarray:
 
 
 def _open(path: str, kind: str) -> np.ndarray:
+    with _told(path, kind), Image.open(path) as file:
+        image = ImageOps.exif_transpose(file)
+        if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+            return np.asarray(image)
+        return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+
+
+@contextmanager
+def _told(path: str, kind: str) -> Iterator[None]:
+    """Whatever goes wrong with a file, as a DataError that names it."""
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-                return np.asarray(image)
-            return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+        yield
     except FileNotFoundError as error:
         raise DataError(f"the {kind} {path} is not there") from error
+    except MemoryError:
+        raise
     except Exception as error:  # decoders raise whatever they like at a broken file
-        reason = str(error) or type(error).__name__
+        reason = str(error).replace(repr(str(path)), "it") or type(error).__name__
         raise DataError(f"cannot read the {kind} {path}: {reason}. Replace the file or take it out") from error
 
 

@@ -28,11 +28,11 @@ WHAT = ("pixel", "saturated")  # rankings of pixels: with region weights, and wi
 class AnomalyMetrics(CurveMetric):
     """All metrics of `METRIC_NAMES` from one sort of the images and one of the pixels.
 
-    Exact as long as the pixels of a process fit into its budget. From then on they are counted in bins (`binning`), in
-    constant memory, with a notice; then `bounds` holds, after `compute()`, between which numbers the exact pixel
-    metrics lie. `details` holds metrics by kind of defect and more (`details`), `intervals` how sure the exact pixel
-    metrics are (`pixel_intervals`), and `plots` the curves for a report: image ROC, image precision-recall, pixel ROC,
-    pixel precision-recall and pixel PRO, each as (x, y) of at most 300 points, empty where undefined.
+    Exact as long as the pixels of all processes fit into the budget of one. From then on they are counted in bins
+    (`binning`), in constant memory, with a notice; then `bounds` holds, after `compute()`, between which numbers the
+    exact pixel metrics lie. `details` holds metrics by kind of defect and more (`details`), `intervals` how sure the
+    exact pixel metrics are (`pixel_intervals`), and `plots` the curves for a report: image ROC, image precision-recall,
+    pixel ROC, pixel precision-recall and pixel PRO, each as (x, y) of at most 300 points, empty where undefined.
 
     Args:
         memory_gb: GiB that the exact pixel metrics may take on each process; 20 bytes a pixel at the peak. In the end
@@ -180,8 +180,9 @@ class AnomalyMetrics(CurveMetric):
         both = (self._join(f"pixel_{name}").cpu().split(sizes) for name in ("scores", "weights"))
         pixels = image_pixels([(scores.numpy(), weights.numpy()) for scores, weights in zip(*both, strict=True)])
         metrics, kinds = of_kind(METRICS, "pixel"), np.array(of_each)
+        good = self.kinds.index(GOOD) if GOOD in self.kinds else -1
         by_kind = {
-            kind: pixel_intervals(metrics, pixels, (kinds == number) | (kinds == self.kinds.index(GOOD)))
+            kind: pixel_intervals(metrics, pixels, (kinds == number) | (kinds == good))
             for number, kind in enumerate(self.kinds)
             if kind != GOOD and number in kinds
         }

@@ -70,10 +70,13 @@ def conformal_threshold(calibration: Tensor, reject: float) -> float:
     """
     count = calibration.numel()
     if count < (needed := images_needed(reject)):
-        possible = f" With {count}, {1 / (count + 1):.2g} is the least that can be asked for." if count else ""
+        remedy = "Hold some out of training: --data.validation holdout"
+        if count:
+            possible = f"With {count}, {1 / (count + 1):.2g} is the least that can be asked for."
+            remedy = f"{possible} Hold out more of them (data.validation_share), or allow for more (--reject)"
         raise UsageError(
             f"to reject at most {reject:g} of good parts takes the scores of {needed} held-out good images, and there "
-            f"are {count}.{possible} Hold out more of them (data.validation_share), or allow for more (--reject)"
+            f"are {count}. {remedy}"
         )
     reject_nan(calibration, "calibration scores")
     allowed = math.floor(reject * (count + 1) + _ROUNDING) - 1  # calibration scores that may lie as high
@@ -116,7 +119,8 @@ def f1_threshold(good: Tensor, anomalous: Tensor) -> float:
     if not good.numel() or not anomalous.numel():
         raise UsageError(
             f"--threshold f1 needs labelled validation images; there are {good.numel()} good and {anomalous.numel()} "
-            "anomalous ones. Add --data.validation holdout --data.validation_anomalies true for synthetic anomalies"
+            "anomalous ones. Add --data.validation given, where the data set has some; or, for synthetic anomalies, "
+            "--data.validation holdout --data.validation_anomalies true"
         )
     scores = torch.cat([t.detach().cpu().float().flatten() for t in (good, anomalous)])
     labels = torch.cat([torch.zeros(good.numel()), torch.ones(anomalous.numel())])

@@ -103,7 +103,9 @@ def choose(
         return Threshold(known, None, method, f"{per_cent} of good parts, were distances chi-square distributed")
     if method == "quantile":
         both = (quantile_threshold(scores, share) for scores in (calibration.good, calibration.maxima))
-        return Threshold(*both, method, f"{per_cent} of {held} held-out good images lie above it")
+        return Threshold(
+            *both, method, f"the {1 - share:g} quantile of {held} held-out good images; of new ones, more lie above it"
+        )
     if method is None and reject is None and held < needed:
         return None
     image, pixel = (conformal_threshold(scores, share) for scores in (calibration.good, calibration.maxima))

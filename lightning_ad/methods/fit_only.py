@@ -57,6 +57,8 @@ class FitOnlyModule(AnomalyModule):
     def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
         """Scores [B] of the training images `index` as though each had not been in the fit; higher is suspicious.
 
+        By tiles, banks and galleries leave out all tiles of an image; moments (PaDiM, Mahalanobis AD) that tile alone.
+
         `ignore` as in `forward`.
         """
         raise NotImplementedError
@@ -166,8 +168,7 @@ class FitOnlyModule(AnomalyModule):
             self.complete()
             rows = list(range(len(data)))
             if self.list_suspects or self.trim:
-                with self.trainer.precision_plugin.forward_context():
-                    rows = self._without_suspects([s.path for s in data.samples])
+                rows = self._without_suspects([s.path for s in data.samples])
         before = self.images_before
         self.training_paths = [*self.training_paths[:before], *(data.names[row] for row in rows)]
         self.images.fill_(before + len(rows))
@@ -180,10 +181,11 @@ class FitOnlyModule(AnomalyModule):
 
         An image by tiles is as suspicious as the most suspicious of them, and is trimmed as a whole.
         """
-        found = [
-            torch.stack((batch.index.double(), self.leave_one_out(batch.image, batch.index, batch.ignore).double()), 1)
-            for batch in self._images_again("Scoring the training images")
-        ]
+        found, precision = [], self.trainer.precision_plugin
+        for batch in self._images_again("Scoring the training images"):
+            with precision.forward_context():
+                scores = self.leave_one_out(batch.image, batch.index, batch.ignore)
+            found.append(torch.stack((batch.index.double(), scores.double()), 1))
         rows, scores = gather_rows(torch.cat(found)).cpu().unbind(1)
         scores = scores[rows.argsort()].view(len(names), -1).amax(1)
         order = scores.argsort(descending=True, stable=True).tolist()
@@ -198,7 +200,8 @@ class FitOnlyModule(AnomalyModule):
             for batch in self._images_again("Fitting without the suspicious images"):
                 place = places[batch.index.cpu()].to(self.device)
                 if bool((place >= 0).any()):
-                    self.observe(batch.image[place >= 0], place[place >= 0])
+                    with precision.forward_context():
+                        self.observe(batch.image[place >= 0], place[place >= 0])
             self.complete()
         return kept
 

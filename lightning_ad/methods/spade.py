@@ -179,12 +179,14 @@ class SPADE(FitOnlyModule):
         Raises:
             UserError: where there is no other training image.
         """
-        if len(self.features) < 2:
+        if len(self.features) <= self.rows_per_image:
             raise UserError("there is one training image, and none to compare it with; add some")
-        count = min(self.k_image, len(self.features) - 1)
+        tiles = self.rows_per_image  # of one image, all of which are left out
+        count = min(self.k_image, len(self.features) - tiles)
         number = self.images_before + index
-        squared, images = nearest_neighbours(self.features[number], self.features, count + 1)
-        others = images != number[:, None]
+        with torch.autocast(image.device.type, enabled=False):
+            squared, images = nearest_neighbours(self.features[number], self.features, count + tiles)
+        others = images // tiles != number[:, None] // tiles
         kept = others & (others.cumsum(1) <= count)  # itself may be farther than its duplicates
         return self._distances(squared)[kept].view(-1, count).mean(1)
 

@@ -55,9 +55,14 @@ def fingerprint(samples: Sequence[Sample]) -> str:
 
     Names are those within the folder that all images share: the set may have moved.
     """
-    top = os.path.commonpath([os.path.dirname(s.path) for s in samples]) if samples else ""
+    top = os.path.commonpath([os.path.dirname(os.path.abspath(s.path)) for s in samples]) if samples else ""
     told = [
-        (Path(os.path.relpath(s.path, top)).as_posix(), s.defect, _bytes(s.path), s.mask_path and _bytes(s.mask_path))
+        (
+            Path(os.path.relpath(os.path.abspath(s.path), top)).as_posix(),
+            s.defect,
+            _bytes(s.path),
+            s.mask_path and _bytes(s.mask_path),
+        )
         for s in samples
     ]
     return hashlib.sha256(repr(sorted(told)).encode()).hexdigest()[:16]

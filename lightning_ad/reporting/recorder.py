@@ -61,9 +61,11 @@ class TestRecorder(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: AnomalyModule) -> None:
         """Forgets an earlier test; all processes write into the first one's folder."""
         self.folder = RunFolder(Path(trainer.strategy.broadcast(str(self.folder.path))))
-        self.rows, self._own = [], []
+        self.rows, self._own, self.threshold = [], [], None
         self._calibration = _fitting(pl_module.calibration, trainer)
-        self.threshold = choose(self.method, self.reject, self._calibration, pl_module.chi_square_threshold)
+        needs_none = isinstance(self.method, int | float) or self.method == "chi2"
+        if needs_none or len(self._calibration) == len(pl_module.calibration):
+            self.threshold = choose(self.method, self.reject, self._calibration, pl_module.chi_square_threshold)
         if self.threshold is None and (count := len(self._calibration)):
             rank_zero_warn(
                 f"{count} held-out good images give p-values down to {1 / (count + 1):.2g}; verdicts at {REJECT:g} "
@@ -131,7 +133,7 @@ def _fitting(calibration: Calibration, trainer: Trainer) -> Calibration:
         return calibration
     rank_zero_warn(
         f"The held-out images were seen otherwise ({calibration.view}) than these ({data.view}): their scores give no "
-        "p-values here, and no verdicts."
+        "p-values here, and no threshold."
     )
     return Calibration.empty()
 

@@ -109,7 +109,7 @@ def write_report(
         _metrics(results, masked),
         script=script.read_text(encoding="utf-8"),
         title=escape(results.title),
-        verdict=_verdict(rows),
+        verdict=_verdict(rows, results.threshold),
         histogram=_histogram(rows, results.threshold),
         defects="".join(_defect(d, rows, results) for d in defects),
         by_defect="".join(f"<th>{BY_DEFECT[name]}</th>" for name in _columns(results)),
@@ -159,7 +159,8 @@ def _interval(ends: tuple[float, float] | None) -> str:
     return "" if ends is None else f"<em>95 % interval {ends[0]:.3f} to {ends[1]:.3f}</em>"
 
 
-def _verdict(rows: Sequence[ImageResult]) -> str:
+def _verdict(rows: Sequence[ImageResult], threshold: Threshold | None) -> str:
+    basis = "" if threshold is None else f" ({escape(threshold.basis)})"
     good, anomalous = ([r for r in rows if r.label == label] for label in (0, 1))
     text = f"{len(good)} good and {len(anomalous)} anomalous images. "
     if good and anomalous:
@@ -178,7 +179,7 @@ def _verdict(rows: Sequence[ImageResult]) -> str:
     counts = {v: sum(r.verdict == v for r in rows) for v in VERDICTS.values()}
     if any(counts.values()):
         text += (
-            f"With the limit of this run, {counts['found']} anomalous images are found and"
+            f"With the limit of this run{basis}, {counts['found']} anomalous images are found and"
             f" {counts['missed']} missed; false alarms: {counts['false alarm']} good images."
         )
     return text
@@ -223,15 +224,16 @@ def _columns(results: RunResults) -> list[str]:
 def _defect(defect: str, rows: Sequence[ImageResult], results: RunResults) -> str:
     """A row of the table of defects."""
     of_kind = [r for r in rows if r.defect == defect]
-    cells = [str(len(of_kind)), shown_number(float(np.mean([r.score for r in of_kind])))]
+    cells = [str(len(of_kind))]
+    if _has_verdicts(rows):
+        called = sum(r.anomalous or False for r in of_kind)
+        cells.append(f"{called} ({called / len(of_kind):.0%})")
+    cells.append(shown_number(float(np.mean([r.score for r in of_kind]))))
     metrics, sure = (part.get(defect, {}) for part in (results.by_defect, results.by_defect_intervals))
     for name in _columns(results):
         value = metrics.get(name, math.nan)
         ends = '<small title="95 % interval">{:.3f} to {:.3f}</small>'.format(*sure[name]) if name in sure else ""
         cells.append("" if math.isnan(value) else f"{value:.4f}{ends}")
-    if _has_verdicts(rows):
-        called = sum(r.anomalous or False for r in of_kind)
-        cells.append(f"{called} ({called / len(of_kind):.0%})")
     return f"<tr><th>{escape(defect)}</th>{''.join(f'<td>{c}</td>' for c in cells)}</tr>"
 
 

@@ -23,6 +23,7 @@ from lightning_ad.data.ignoring import read_ignored
 from lightning_ad.data.reading import read_image, read_mask
 from lightning_ad.evaluation.catalogue import METRICS, of_kind, oracle
 from lightning_ad.evaluation.intervals import intervals
+from lightning_ad.evaluation.verdicts import Threshold
 from lightning_ad.methods.base import AnomalyModule, Suspect
 from lightning_ad.reporting.figures import hatch
 from lightning_ad.reporting.predictions import ImageResult, replacing, write_predictions
@@ -69,9 +70,9 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     metrics = {name: float(value) for name, value in run.model.metrics.compute().items()}
     if blank := _small_defects(run):
         rank_zero_warn(
-            f"{len(blank)} anomalous images have a mask, but no defective pixel at this image size (what is smaller "
-            f"than a pixel vanishes): they are left out of the pixel metrics; the first is {blank[0]}. A larger "
-            "data.image_size, or data.tile, keeps small defects"
+            f"{len(blank)} anomalous images have a mask, but no defective pixel as the network sees them (the defect "
+            "is smaller than a pixel at this size, or ignored, or the mask is blank): they are left out of the pixel "
+            f"metrics; the first is {blank[0]}. A larger data.image_size, or data.tile, keeps small defects"
         )
     folder, rows, bounds = run.folder, run.recorder.rows, run.model.metrics.bounds
     write_predictions(folder.predictions, rows)
@@ -125,10 +126,22 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     tested = f"{counts['test_good']} good and {counts['test_anomalous']} anomalous test images"
     print(f"{results.title}: {trained}{tested}, {size[0]} x {size[1]} px")
     print(table(metrics, sure))
+    if run.recorder.threshold is not None:
+        print(verdicts(rows, run.recorder.threshold))
     if bounds:
         print("\nPixels were counted in bins; the exact metrics lie in")
         print("\n".join(f"{name:<16}  [{low:.6f}, {high:.6f}]" for name, (low, high) in bounds.items()))
     print(f"\nReport: {folder.report}")
+
+
+def verdicts(rows: Sequence[ImageResult], threshold: Threshold) -> str:
+    """What the threshold of a run does to its test images, as a line of text."""
+    called = [sum(bool(row.anomalous) for row in rows if row.label == label) for label in (0, 1)]
+    good, bad = (sum(row.label == label for row in rows) for label in (0, 1))
+    return (
+        f"\nThreshold {threshold.image:.6g} ({threshold.basis}): "
+        f"{called[1]} of {bad} anomalous images found, {called[0]} of {good} good ones called anomalous"
+    )
 
 
 def write_suspects(path: Path, suspects: Sequence[Suspect]) -> None:
@@ -205,12 +218,22 @@ def _facts(run: Run, watch: Stopwatch) -> dict[str, str]:
         "data set": f"{run.datamodule.title} in {run.datamodule.root}",
         "training images": str(counts["train"]),
         "test images": f"{counts['test_good']} good, {counts['test_anomalous']} anomalous",
+        **({"left out": f"{counts['skipped']} images that cannot be used (skipped.csv)"} if counts["skipped"] else {}),
+        **({"threshold": f"{limit.image:.6g}: {limit.basis}"} if (limit := run.recorder.threshold) else {}),
+        **({"pixel metrics": _bounds(run)} if run.model.metrics.bounds else {}),
         "image size": "{} x {} px (height x width)".format(*run.datamodule.geometry.output),
         **seconds,
         "peak memory": ", ".join(f"{value:.2f} GiB ({name})" for name, value in peak_memory_gib().items()),
         "device": _device(run.trainer),
         "versions": ", ".join(f"{name} {value}" for name, value in _versions().items()),
     }
+
+
+def _bounds(run: Run) -> str:
+    bounds = run.model.metrics.bounds.items()
+    return "counted in bins; the exact ones lie in " + ", ".join(
+        f"{k} {low:.4f} to {up:.4f}" for k, (low, up) in bounds
+    )
 
 
 def _counts(run: Run) -> dict[str, int]:

@@ -147,9 +147,14 @@ def principal_components(variances: Tensor, count: int, kind: Literal["pca", "np
         count: N vectors; they have variance in N - 1 directions at most, and those without any are never kept.
         kind: pca, or npca.
         share: of the variance, above 0 and below 1.
+
+    Raises:
+        torch.linalg.LinAlgError: where there is no variance.
     """
     noise = torch.finfo(variances.dtype).eps * len(variances)
     rank = min(len(variances), count - 1, int((variances > noise * variances[0]).sum()))
+    if not rank:
+        raise torch.linalg.LinAlgError(f"{count} vectors that are all the same have no principal components")
     explained = variances[:rank].cumsum(0) / variances[:rank].sum()
     crossing = min(int((explained <= share).sum()), rank - 1)
     return slice(0, crossing + 1) if kind == "pca" else slice(max(crossing - 1, 0), rank)

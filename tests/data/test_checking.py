@@ -12,7 +12,8 @@ from trees import draw_image, mvtec_tree, save
 from lightning_ad.cli.datasets import datasets
 from lightning_ad.commands import evaluate, train
 from lightning_ad.data.datamodule import AnomalyDataModule
-from lightning_ad.data.layouts import layout_module, layout_names
+from lightning_ad.data.layouts import find_samples, layout_module, layout_names
+from lightning_ad.data.reading import read_image, size_of
 from lightning_ad.errors import DataError, UsageError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -165,7 +166,7 @@ def test_a_file_that_is_not_whole_stops_before_the_start(trees, tmp_path, suffix
         part.unlink()
         part = part.with_suffix(".jpg")
     part.write_bytes(part.read_bytes()[:-200])
-    with pytest.raises(DataError, match=f"{part}: cannot read the image.*on_error skip"):
+    with pytest.raises(DataError, match=f"cannot read the image {part}: .*on_error skip"):
         AnomalyDataModule("mvtec", str(root), "bottle").setup("fit")
 
 
@@ -192,3 +193,53 @@ def test_a_category_that_is_broken_does_not_hide_the_others(trees, tmp_path, cap
     assert "bottle: cannot be used: there is no folder" in printed
     assert "cable: train good 7" in printed
     assert "1 of 2 categories cannot be used" in printed
+
+
+def test_a_mask_of_another_size_stops_before_the_start(trees, tmp_path):
+    root = shutil.copytree(trees["mvtec"], tmp_path / "mvtec")
+    save(Image.new("L", (40, 48), 255), root / "bottle/ground_truth/broken/001_mask.png")
+    with pytest.raises(
+        DataError, match=r"001\.png: the mask .*001_mask\.png is 40x48 px, its image 48x40 px.*on_error"
+    ):
+        AnomalyDataModule("mvtec", str(root), "bottle").setup("fit")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tiff", "webp"])
+@pytest.mark.parametrize("turn", [3, 6])
+def test_a_photograph_that_lies_on_its_side_fits_its_mask(trees, tmp_path, turn, suffix):
+    root = shutil.copytree(trees["folder"], tmp_path / "parts")
+    (part,) = (root / "bad/dent").glob("part0.png")
+    image = Image.open(part)
+    raw = image.transpose(Image.Transpose.ROTATE_90 if turn == 6 else Image.Transpose.ROTATE_180)
+    exif = Image.Exif()
+    exif[274] = turn
+    part.unlink()
+    part = part.with_suffix(f".{suffix}")
+    raw.save(part, exif=exif)
+    assert size_of(str(part)) == tuple(read_image(str(part)).shape[1:]) == (image.height, image.width)
+    AnomalyDataModule("folder", str(root)).setup()
+
+
+def test_what_keeps_a_tree_from_its_layout_is_told(trees, tmp_path):
+    root = shutil.copytree(trees["folder"], tmp_path / "parts")
+    Image.open(root / "masks/dent/part0.png").save(root / "masks/dent/part0.bmp")
+    with pytest.raises(UsageError, match=r"no layout fits(.|\n)*folder: .*have one name"):
+        datasets(["check", str(root)])
+
+
+def test_a_photograph_with_much_behind_its_end_is_whole(trees, tmp_path):
+    root = shutil.copytree(trees["folder"], tmp_path / "parts")
+    part = root / "good/film.jpg"
+    Image.open(root / "good/part0.png").convert("RGB").save(part)
+    part.write_bytes(part.read_bytes() + b"\0" * 200_000)
+    AnomalyDataModule("folder", str(root)).setup()
+
+
+def test_an_evaluation_wants_no_training_image(trees, tmp_path):
+    root = shutil.copytree(trees["table"], tmp_path / "table")
+    for sample in find_samples("table", root, "a", {}):
+        if sample.split == "train":
+            Path(sample.path).unlink()
+    AnomalyDataModule("table", str(root), "a").setup("test")
+    with pytest.raises(DataError, match="is not there"):
+        AnomalyDataModule("table", str(root), "a").setup("fit")

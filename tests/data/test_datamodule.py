@@ -1,5 +1,9 @@
+import shutil
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.model_selection import KFold
 
 from lightning_ad.data.datamodule import AnomalyDataModule
@@ -124,3 +128,17 @@ def test_the_truth_of_test_images_is_for_the_test_alone(trees):
     data.setup("test")
     assert data.samples["test"] == truth
     assert sum(s.label for s in truth) == 4
+
+
+def test_a_mask_that_tells_what_is_ignored_tells_that_alone(trees, tmp_path):
+    root = shutil.copytree(trees["mvtec"], tmp_path / "mvtec")
+    for mask in (root / "bottle/ground_truth/broken").glob("*.png"):
+        values = np.array(Image.open(mask))
+        values[:4] = 128
+        Image.fromarray(values).save(mask)
+    data = module({"mvtec": root}, batch_size=7, ignore_value=128)
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    assert batch.ignore.any()
+    assert not batch.mask.any()
+    assert not batch.label.any()

@@ -21,6 +21,8 @@ def test_a_table(trees):
         Counter((s.split, s.label) for s in find_samples("table", root, category, {})) for category in ("a", None)
     )
     assert some == {("train", 0): 5, ("test", 0): 2, ("test", 1): 2}
+    with pytest.warns(UserWarning, match="has the categories a, b, and all of them are taken for one part"):
+        find_samples("table", root, None, {})
     assert everything["train", 0] == 6
     assert {s.defect for s in find_samples("table", root, "a", {}) if s.label} == {"dent"}
     with pytest.raises(UsageError, match="no row of category 'c'; its categories: a, b"):
@@ -37,13 +39,13 @@ def test_a_parquet_table_is_the_csv(trees, tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("a.png,training,good,,", r"row 2: split is one of train, validation, test; 'training' came"),
-        ("a.png,test,ok,,", r"row 2: label is good \(0\) or anomalous \(1\); 'ok' came"),
-        ("a.png,train,1,,", "row 2: an anomalous image is for test or validation"),
+        ("a.png,training,good,,", r"line 3: split is one of train, validation, test; 'training' came"),
+        ("a.png,test,ok,,", r"line 3: label is good \(0\) or anomalous \(1\); 'ok' came"),
+        ("a.png,train,1,,", "line 3: an anomalous image is for test or validation"),
         ("a.png,test,good,,dent", "label 'good' and defect 'dent' do not agree"),
         ("../a.png,test,good,,", r"\.\./a\.png lies outside"),
         ("a.png,test,1,/etc/b.png,", r"/etc/b\.png lies outside"),
-        (",test,good,,", "row 2: no path"),
+        (",test,good,,", "line 3: no path"),
     ],
 )
 def test_wrong_rows_of_a_table(tmp_path, row, message):

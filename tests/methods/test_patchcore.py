@@ -197,10 +197,10 @@ def test_an_image_has_itself_for_no_neighbour(trees, tmp_path):
     bank.origin[:, 0] = 0
     bank.origin[-2:, 0] = 1
     queries = bank.bank[:4]
-    squared, rows = bank.search(queries, 5, without=0)
+    squared, rows = bank.search(queries, 5, without=range(1))
     assert set(rows.flatten().tolist()) == {len(bank.bank) - 2, len(bank.bank) - 1}
     expected = torch.cdist(queries.double(), bank.bank[-2:].double()).square().sort(1).values
     torch.testing.assert_close(squared.double(), expected, rtol=1e-4, atol=1e-7)
     bank.origin[:, 0] = 0
     with pytest.raises(UserError, match="all patches of the bank are of one training image"):
-        bank.search(queries, 5, without=0)
+        bank.search(queries, 5, without=range(1))

@@ -63,7 +63,7 @@ def find(
     return samples
 
 
-def _tree(folder: Path) -> list[Path]:
-    """A folder, and all that lie in it, however deep."""
-    inner = subfolders(folder) if folder.is_dir() else []
-    return [folder, *(deep for one in inner for deep in _tree(one))]
+def _tree(folder: Path, links: bool = True) -> list[Path]:
+    """A folder, and all that lie in it, however deep; of links to folders, those in the folder itself."""
+    inner = [p for p in subfolders(folder) if links or not p.is_symlink()] if folder.is_dir() else []
+    return [folder, *(deep for one in inner for deep in _tree(one, links=False))]

@@ -1,4 +1,5 @@
-"""ROOT/samples.csv  (or .parquet)                      columns path, split; label or defect; mask; ignore
+"""ROOT/samples.csv  (or .parquet)                      columns path, split; label or defect; mask; ignore; category
+split is train, validation or test; label good or anomalous (0 or 1); defect a kind of defect, or good
 path,split,label,mask
 images/0001.png,train,good,
 images/0002.png,test,anomalous,masks/0002.png
@@ -8,6 +9,8 @@ import csv
 import os
 from pathlib import Path
 from typing import get_args
+
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_ad.data.sample import GOOD, Sample, Split
 from lightning_ad.errors import DataError, UsageError, UserError
@@ -38,13 +41,19 @@ def find(
         DataError: for a missing file or column, a value that is none of these, a path that leaves the root (unless
             `outside` is true), or an anomalous training image.
     """
-    rows = _rows(root / file)
+    rows, first = _rows(root / file), "line 2" if not file.endswith(".parquet") else "row 1"
     kinds = sorted({row.get("category", "") for row in rows})
     if category is not None and category not in kinds:
         raise UsageError(f"{root / file} has no row of category '{category}'; its categories: {', '.join(kinds)}")
+    if category is None and len(kinds) > 1:
+        rank_zero_warn(
+            f"{root / file} has the categories {', '.join(kinds)}, and all of them are taken for one part; "
+            "--data.category names one, and `all` trains each by itself"
+        )
+    word, _, start = first.partition(" ")
     return [
-        _sample(root, row, f"{root / file}, row {number}", mask_threshold, outside)
-        for number, row in enumerate(rows, 1)
+        _sample(root, row, f"{root / file}, {word} {number}", mask_threshold, outside)
+        for number, row in enumerate(rows, int(start))
         if category is None or row["category"] == category
     ]
 

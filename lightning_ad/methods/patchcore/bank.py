@@ -135,8 +135,8 @@ class PatchBank(nn.Module):
                 read, len(vectors) * patches, images * patches, count, generator, starting_points, advance
             )
 
-    def search(self, queries: Tensor, count: int = 1, without: int | None = None) -> tuple[Tensor, Tensor]:
-        """Squared distances [M, count] to the nearest rows, and the rows; `without` leaves out those of an image.
+    def search(self, queries: Tensor, count: int = 1, without: range | None = None) -> tuple[Tensor, Tensor]:
+        """Squared distances [M, count] to the nearest rows, and the rows; `without` leaves out those of some images.
 
         Raises:
             UserError: where there are no others.
@@ -145,7 +145,8 @@ class PatchBank(nn.Module):
             self._norms = (self.bank, self.bank.square().sum(1))
         norms = self._norms[1]
         if without is not None:
-            norms = norms.masked_fill(own := self.origin[:, 0] == without, float("inf"))
+            own = (self.origin[:, 0] >= without.start) & (self.origin[:, 0] < without.stop)
+            norms = norms.masked_fill(own, float("inf"))
             if not (others := int((~own).sum())):
                 raise UserError("all patches of the bank are of one training image, and there is none to compare with")
             count = min(count, others)

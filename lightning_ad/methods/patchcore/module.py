@@ -175,17 +175,19 @@ class PatchCore(FitOnlyModule):
 
     def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
         """The largest distance of a patch to the rows of other images; the rows stay those selected with the image."""
-        scores = []
+        scores, tiles = [], self.rows_per_image
+        first = self.images_before + index // tiles * tiles  # of the tiles of each image
         for member, bank in enumerate(self.banks):
             features, grid = self._patches(image, member)
-            alone = [
-                self._find(bank, one[None], without=int(number)).scores.view(grid)
-                for one, number in zip(features, self.images_before + index, strict=True)
-            ]
+            with torch.autocast(image.device.type, enabled=False):
+                alone = [
+                    self._find(bank, one[None], without=range(int(start), int(start) + tiles)).scores.view(grid)
+                    for one, start in zip(features, first, strict=True)
+                ]
             scores.append(hide(torch.stack(alone), ignore).flatten(1).amax(1) / self._unit(bank))
         return torch.stack(scores).mean(0)
 
-    def _find(self, bank: PatchBank, features: Tensor, without: int | None = None) -> Found:
+    def _find(self, bank: PatchBank, features: Tensor, without: range | None = None) -> Found:
         squared, rows = bank.search(features.flatten(0, 1), self.neighbours, without)
         distances = squared if self.distance == "squared" else squared.sqrt()
         return Found(distances.mean(1).view(len(features), -1), rows[:, 0].view(len(features), -1))
