@@ -41,7 +41,7 @@ def find(
         DataError: for a missing file or column, a value that is none of these, a path that leaves the root (unless
             `outside` is true), or an anomalous training image.
     """
-    rows, first = _rows(root / file), "line 2" if not file.endswith(".parquet") else "row 1"
+    rows, (word, first) = _rows(root / file), ("row", 1) if file.endswith(".parquet") else ("line", 2)
     kinds = sorted({row.get("category", "") for row in rows})
     if category is not None and category not in kinds:
         raise UsageError(f"{root / file} has no row of category '{category}'; its categories: {', '.join(kinds)}")
@@ -50,10 +50,9 @@ def find(
             f"{root / file} has the categories {', '.join(kinds)}, and all of them are taken for one part; "
             "--data.category names one, and `all` trains each by itself"
         )
-    word, _, start = first.partition(" ")
     return [
         _sample(root, row, f"{root / file}, {word} {number}", mask_threshold, outside)
-        for number, row in enumerate(rows, int(start))
+        for number, row in enumerate(rows, first)
         if category is None or row["category"] == category
     ]
 
