@@ -142,6 +142,8 @@ The metrics of a finished run again, to the last digit, or on other data; or two
 RUN                a run folder (runs/patchcore-mtd, or one version_<n> in it) or a .ckpt file
 --data.root ROOT   another place of the data; every --data.* flag of train.py is taken
                    (a plain folder: with --data.layout_options.test_share 1, all its good images are tested)
+--threshold, --reject, --metrics_gb
+                   as of train.py (docs/metrics.md); the run's own where they are left out
 --trainer.devices  several processes; every --trainer.* flag of train.py is taken
 --output FOLDER    where the results go (default: into the run folder; those of a .ckpt file into runs)"""
 
