@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 ROOT = Path(__file__).parents[1]
 FEW = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
 METHODS = {
-    "patchcore": ["--model.weights", "null", "--model.coreset_ratio", "0.05"],
+    "patchcore": ["--model.weights", "null", "--model.coreset_ratio", "0.01"],
     "padim": ["--model.weights", "null"],
     "spade": ["--model.weights", "null"],
     "mahalanobis": ["--model.weights", "null"],

@@ -24,19 +24,20 @@ _NOISE = (
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     ".*does not have many workers",
     ".*it is recommended to use `devices=1`",  # rows that fill up a batch are not counted
+    "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler leaves out what was read
     ".*Checkpoint directory .* exists and is not empty",  # resumed in place
 )
 
 
 def train_one_or_each(args: Sequence[str] | None = None) -> RunFolder | int:
-    """`train.py`: one run, or one for each category where --data.category is `all` or a list.
+    """`train.py`: one run, or one for each where --data.category is `all` or a list, or --data.fold is `all`.
 
     Raises:
         UserError: for whatever the user can put right.
     """
     args = list(sys.argv[1:] if args is None else args)
-    names = several(args)
-    return train_each(args, names) if names else train(args)
+    parts = several(args)
+    return train_each(args, parts) if parts.names else train(args)
 
 
 def evaluate_or_compare(args: Sequence[str] | None = None) -> RunFolder | int:

@@ -1,13 +1,14 @@
-"""Several categories by one command."""
+"""Several categories, or folds, by one command."""
 
 import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 from trees import mvtec_tree
 
-from lightning_ad.cli.categories import several, train_each
+from lightning_ad.cli.categories import Parts, several, train_each
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.main import train_one_or_each
@@ -35,15 +36,34 @@ def at_the_root(monkeypatch, request):
 
 def test_which_categories_are_meant(root, tmp_path):
     args = flags(root, tmp_path)
-    assert several([*args, "--data.category", "all"]) == ["bottle", "cable", "screw"]
-    assert several([*args, "--data.category=cable, bottle"]) == ["cable", "bottle"]
-    assert several([*args, "--data.category", "cable"]) == several(args) == []
+    assert several([*args, "--data.category", "all"]) == ("category", ["bottle", "cable", "screw"])
+    assert several([*args, "--data.category=cable, bottle"]).names == ["cable", "bottle"]
+    assert several([*args, "--data.category", "cable"]).names == several(args).names == []
     with pytest.raises(UsageError, match=r"no category .cabel. in .*bottle, cable, screw"):
         several([*args, "--data.category", "cabel,bottle"])
     with pytest.raises(UsageError, match="of which data set"):
         several(["--data.category", "all"])
     with pytest.raises(UsageError, match="the layout 'mtd' finds no categories"):
         several([*args, "--data.layout", "mtd", "--data.category", "all"])
+    folds = [*args, "--data.fold", "all", "--data.folds", "3", "--data.validation", "fold"]
+    assert several([*folds, "--data.category", "cable"]) == ("fold", ["0", "1", "2"])
+    for refused in ([*folds, "--data.category", "all"], [*args, "--data.fold", "all"]):
+        with pytest.raises(UsageError, match="one category"):
+            several(refused)
+
+
+def test_folds_give_a_mean_and_its_standard_error(root, tmp_path, capfd):
+    args = [*flags(root, tmp_path / "runs"), "--data.category", "bottle", "--data.validation", "fold"]
+    assert train_one_or_each([*args, "--data.fold", "all", "--data.folds", "3"]) == 0
+    assert "[3/3] fold2" in capfd.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "runs/patchcore-mvtec.csv").open()))
+    assert [row["fold"] for row in rows] == ["0", "1", "2", "mean", "standard error"]
+    values = np.array([[float(row[name]) for name in ("image_AUROC", "pixel_AUROC")] for row in rows])
+    found = [tmp_path / f"runs/patchcore-mvtec-fold{fold}/version_0/metrics.json" for fold in range(3)]
+    assert values[:3, 1].tolist() == [json.loads(f.read_text())["metrics"]["pixel_AUROC"] for f in found]
+    assert len({*values[:3, 1]}) > 1
+    np.testing.assert_allclose(values[3], values[:3].mean(0))
+    np.testing.assert_allclose(values[4], values[:3].std(0, ddof=1) / 3**0.5)
 
 
 def test_each_is_trained_a_failed_one_does_not_stop_the_rest_and_resume_takes_finished_ones(root, tmp_path, capfd):
@@ -68,7 +88,7 @@ def test_each_is_trained_a_failed_one_does_not_stop_the_rest_and_resume_takes_fi
         )
 
     broken.write_bytes(whole)
-    assert train_each([*args, "--resume"], ["bottle", "cable", "screw"]) == 0
+    assert train_each([*args, "--resume"], Parts("category", ["bottle", "cable", "screw"])) == 0
     said = capfd.readouterr()
     assert said.out.count("finished before") == 2
     assert "cable FAILED" not in said.err

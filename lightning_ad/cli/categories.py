@@ -1,4 +1,4 @@
-"""One run for each of several categories, one after the other, and the mean of their metrics."""
+"""One run for each of several categories or folds, one after the other, and the mean of their metrics."""
 
 import csv
 import json
@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from statistics import stdev
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -23,12 +24,38 @@ from lightning_ad.reporting.run_folder import RunFolder
 PACKAGE = Path(__file__).parents[2]
 
 
-def several(args: Sequence[str]) -> list[str]:
-    """The categories that the flags ask for: `--data.category all`, or a list between commas; empty where it is one.
+class Parts(NamedTuple):
+    """What is run one after the other.
+
+    Attributes:
+        kind: category or fold: the setting of `data` in which the runs differ.
+        names: its values.
+    """
+
+    kind: str
+    names: list[str]
+
+
+def several(args: Sequence[str]) -> Parts:
+    """What the flags ask for: `--data.category all`, a list between commas, or `--data.fold all`; no names where it
+    is one run.
 
     Raises:
-        UsageError: where the data set has no categories, or not one that is listed.
+        UsageError: where the data set has no categories, or not one that is listed; for folds that nobody holds out.
     """
+    names = _categories(args)
+    if _setting(args, "data.fold") != "all":
+        return Parts("category", names)
+    folds = str(_setting(args, "data.folds") or 5)
+    if names or not folds.isdecimal() or _setting(args, "data.validation") != "fold":
+        raise UsageError(
+            "--data.fold all runs each of the data.folds of one category: add --data.validation fold, and name one "
+            "category if there are several"
+        )
+    return Parts("fold", [str(fold) for fold in range(int(folds))])
+
+
+def _categories(args: Sequence[str]) -> list[str]:
     wanted = _setting(args, "data.category")
     if not isinstance(wanted, str) or (wanted != "all" and "," not in wanted):
         return []
@@ -46,46 +73,50 @@ def several(args: Sequence[str]) -> list[str]:
     return names
 
 
-def train_each(args: Sequence[str], names: Sequence[str]) -> int:
-    """Trains and tests each category in a process of its own; a failed one does not stop the rest.
+def train_each(args: Sequence[str], parts: Parts) -> int:
+    """Trains and tests each category or fold in a process of its own; a failed one does not stop the rest.
 
-    With --resume, finished categories are taken as they are, unfinished ones go on, and missing ones begin.
+    With --resume, finished ones are taken as they are, unfinished ones go on, and missing ones begin.
 
     Returns:
-        The exit code: 1 where a category failed.
+        The exit code: 1 where one failed.
     """
+    kind, names = parts
     output = Path(str(_setting(args, "output") or "runs"))
     title = str(_setting(args, "name") or f"{_method(args)}-{_data_set(args)}")
     folders = {}
     for number, name in enumerate(names, 1):
-        run, flags = f"{title}-{name}", _without(args, "--data.category", "--name", "--resume")
+        label = name if kind == "category" else f"{kind}{name}"
+        run, flags = f"{title}-{label}", _without(args, f"--data.{kind}", "--name", "--resume")
         versions = RunFolder.versions(output / run)
         if "--resume" in args and any(v.finished for v in versions):
-            print(f"[{number}/{len(names)}] {name}: finished before")
+            print(f"[{number}/{len(names)}] {label}: finished before")
         else:
-            print(f"[{number}/{len(names)}] {name}", flush=True)
+            print(f"[{number}/{len(names)}] {label}", flush=True)
             again = ["--resume"] if "--resume" in args and versions else []
             command = [sys.executable, "-m", "lightning_ad", "train", *flags, *again]
             paths = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
             ran = subprocess.run(
-                [*command, "--data.category", name, "--name", run], env={**os.environ, "PYTHONPATH": paths}
+                [*command, f"--data.{kind}", name, "--name", run], env={**os.environ, "PYTHONPATH": paths}
             )
             if ran.returncode:
-                print(f"[{number}/{len(names)}] {name} FAILED (exit code {ran.returncode})", file=sys.stderr)
+                print(f"[{number}/{len(names)}] {label} FAILED (exit code {ran.returncode})", file=sys.stderr)
                 continue
         folders[name] = RunFolder.find(output / run)
     if folders:
-        _summarise(output / f"{title}.csv", folders, len(names))
+        _summarise(output / f"{title}.csv", folders, parts)
     if failed := [name for name in names if name not in folders]:
-        print(f"error: {len(failed)} of {len(names)} categories failed: {', '.join(failed)}", file=sys.stderr)
+        plural = {"category": "categories", "fold": "folds"}[kind]
+        print(f"error: {len(failed)} of {len(names)} {plural} failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _summarise(path: Path, folders: dict[str, RunFolder], wanted: int) -> None:
-    """Prints a row of metrics for each category and their mean, and writes them as CSV.
+def _summarise(path: Path, folders: dict[str, RunFolder], parts: Parts) -> None:
+    """Prints a row of metrics for each category or fold and their mean, of folds its standard error too; and as CSV.
 
-    The mean says of how many categories it is, where it is not of all that are `wanted`.
+    The mean says of how many it is, where it is not of all that are wanted.
     """
+    wanted = len(parts.names)
     found = {name: json.loads(folder.metrics.read_text())["metrics"] for name, folder in folders.items()}
     rows = {name: [metrics[m] for m in METRIC_NAMES] for name, metrics in found.items()}
     columns = [[v for v in column if v is not None] for column in zip(*rows.values(), strict=True)]
@@ -93,6 +124,8 @@ def _summarise(path: Path, folders: dict[str, RunFolder], wanted: int) -> None:
     whole = counts == [wanted]
     mean = "mean" if whole else f"mean of {' or '.join(map(str, counts))} of {wanted}"
     rows[mean] = [sum(column) / len(column) if column else None for column in columns]
+    if parts.kind == "fold":
+        rows["standard error"] = [stdev(c) / len(c) ** 0.5 if len(c) > 1 else None for c in columns]
     width = max(map(len, rows))
     short = [name.replace("pixel_AUPRO", "AUPRO") for name in METRIC_NAMES]
     print(f"\n{'':<{width}}  {'  '.join(f'{name:>11}' for name in short)}")
@@ -102,7 +135,7 @@ def _summarise(path: Path, folders: dict[str, RunFolder], wanted: int) -> None:
         print(f"{name:<{width}}  {'  '.join('        n/a' if v is None else f'{v:>11.6f}' for v in row)}")
     with path.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(["category", *(f"{name} {oracle(name)}".rstrip() for name in METRIC_NAMES)])
+        table.writerow([parts.kind, *(f"{name} {oracle(name)}".rstrip() for name in METRIC_NAMES)])
         table.writerows([name, *("" if v is None else repr(v) for v in row)] for name, row in rows.items())
     print(f"\nTable: {path}")
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from jsonargparse.typing import PositiveFloat
+from jsonargparse.typing import NonNegativeInt, PositiveFloat
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_ad.evaluation.verdicts import Method
@@ -44,6 +44,12 @@ def add_flags(parser: LightningArgumentParser) -> None:
         default=None,
         help="how the score is chosen above which an image is called anomalous: conformal (default) or quantile, by "
         "held-out good images; f1, by labelled validation images; chi2 (Mahalanobis AD); or a number",
+    )
+    parser.add_argument(
+        "--dashboard_images",
+        type=NonNegativeInt,
+        default=8,
+        help="how many validation and test images TensorBoard, W&B or MLflow show, with heat maps, at each evaluation",
     )
     parser.add_argument("--compile", type=bool, default=False, help="the networks by torch.compile")
     parser.add_argument(

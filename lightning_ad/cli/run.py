@@ -1,8 +1,10 @@
 """From flags and YAML to a model, its data and a trainer that writes into a run folder."""
 
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,11 @@ from lightning_ad.evaluation.verdicts import Calibration, choose
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.learned import LearnedModule
+from lightning_ad.reporting.dashboards.recorder import DashboardRecorder
 from lightning_ad.reporting.recorder import ConfigInCheckpoint, TestRecorder
+from lightning_ad.reporting.results import facts_of
 from lightning_ad.reporting.run_folder import RunFolder
+from lightning_ad.survival import StopWhenTold
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "devices": 1,
@@ -94,6 +99,11 @@ class RunCLI(LightningCLI):
         return self.folder.checkpoint
 
     @property
+    def dashboard_images(self) -> int:
+        """How many images of a set the dashboards show."""
+        return self.config_init.dashboard_images
+
+    @property
     def config_text(self) -> str:
         """The configuration as YAML, all defaults written out."""
         config = self.config.clone()
@@ -108,7 +118,7 @@ class RunCLI(LightningCLI):
             with known:
                 super().instantiate_classes()
         except ValueError as error:
-            raise _users(error) or error from None
+            raise _users(error) or _unmade(error) or error from None
         self.model.metrics.memory_gb = self.config_init.metrics_gb
         set_fit_only(self.model, self.config_init)
         if self.config_init.compile:
@@ -168,9 +178,12 @@ class RunCLI(LightningCLI):
             )
             # The last one is written last: it holds what the best one remembers.
             ours += [ConfigInCheckpoint(self.config_text), *self.selection(), last]
-        if wanted.logger is not False and isinstance(self.model, LearnedModule):
-            ours += [ThroughputMonitor(), LearningRateMonitor()]
-        return [*ours, *progress_bar(theirs, wanted), *theirs]
+        if wanted.logger is not False:
+            facts = partial(facts_of, self.model, self.datamodule)
+            ours += [DashboardRecorder(facts, self.config_text, self.dashboard_images)]
+            ours += [ThroughputMonitor(), LearningRateMonitor()] if isinstance(self.model, LearnedModule) else []
+        kept = self.folder.last_checkpoint if wanted.enable_checkpointing is not False else None
+        return [*ours, *progress_bar(theirs, wanted), *theirs, StopWhenTold(kept)]  # once averages have the step
 
     def selection(self) -> list[Callback]:
         """What keeps the best epoch, where one is asked for."""
@@ -258,6 +271,16 @@ def _users(error: BaseException) -> UserError | None:
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__ or cause.__context__
     return cause
+
+
+def _unmade(error: ValueError) -> UserError | None:
+    """What a logger or a callback said when it was made; the parser lists it among all it tried."""
+    found = re.search(r"\(implicit class_path\)\n\s*- ([^\n]+)", str(error))
+    return (
+        UsageError(f"a part of the trainer (trainer.logger, trainer.callbacks) cannot be made: {found[1]}")
+        if found
+        else None
+    )
 
 
 def progress_bar(theirs: list[Callback], wanted: Any) -> list[Callback]:

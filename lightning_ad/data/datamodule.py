@@ -248,6 +248,7 @@ class AnomalyDataModule(LightningDataModule):
         )
         if self.trainer:  # in a resumed run, workers ask for their first rows before Lightning tells the epoch
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+            sampler.done = self._batches_done(len(sampler)) * self.batch_size if split == "train" else 0
         return DataLoader(
             data,
             batch_size=1 if split == "test" and self.tiles is not None else self.batch_size,
@@ -257,6 +258,12 @@ class AnomalyDataModule(LightningDataModule):
             pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
             persistent_workers=self.num_workers > 0 and split != "test",
         )
+
+    def _batches_done(self, rows: int) -> int:
+        """Of the epoch in which a resumed run goes on; Lightning counts the batch after which it was saved later."""
+        loop = self.trainer.fit_loop  # type: ignore[union-attr]
+        progress = loop.epoch_loop.batch_progress.current
+        return progress.processed % -(-rows // self.batch_size) if loop.restarting else 0
 
     def _texture_source(self) -> Textures:
         if self.textures is not None:

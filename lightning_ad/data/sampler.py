@@ -45,8 +45,10 @@ class KeySampler(DistributedSampler):
     ) -> None:
         super().__init__(data, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
         self.tiles = tiles
+        self.done = 0  # rows of this process that the next pass leaves out: a resumed run has read them
 
     def __iter__(self) -> Iterator[Key]:
+        done, self.done = self.done, 0
         count = len(self.dataset)  # type: ignore[arg-type]
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
@@ -56,5 +58,5 @@ class KeySampler(DistributedSampler):
             order = torch.cat([turns.T.flatten() for turns in rows.split(MIXED)]).tolist()
         else:
             order = list(range(count))
-        for place in range(self.rank, self.total_size, self.num_replicas):
+        for place in range(self.rank + done * self.num_replicas, self.total_size, self.num_replicas):
             yield Key(order[place % count], self.epoch if self.shuffle else HELD_OUT, place >= count)

@@ -1,5 +1,6 @@
 """Base of the methods that see every training image once and keep a summary of them."""
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,6 +27,7 @@ class FitOnlyModule(AnomalyModule):
         growing: what was fitted before stays, and the images that are observed are added to it.
         list_suspects: score the training images after the fit, as though each had not been in it.
         trim: the share of the training images that is left out, the most suspicious ones; they are then listed too.
+        took: seconds of the last fit by stage: `reading` the images, and `summarising` them.
     """
 
     precisions = ("32-true", "bf16-mixed")
@@ -38,9 +40,10 @@ class FitOnlyModule(AnomalyModule):
         self.register_buffer("images", torch.tensor(0))
         self.growing = False
         self.list_suspects, self.trim = False, 0.0
+        self.took: dict[str, float] = {}
         # Lightning's loop wants a loss, and DistributedDataParallel a parameter with a gradient.
         self.anchor = nn.Parameter(torch.zeros(()))
-        self._seen = 0
+        self._seen, self._began = 0, 0.0
 
     def begin(self) -> None:
         """Makes room, and forgets what was fitted before unless `growing`; the trainer and its data are there."""
@@ -105,7 +108,7 @@ class FitOnlyModule(AnomalyModule):
         """Refuses a trainer that would read the images not once.
 
         Raises:
-            UsageError: for other `max_epochs`, for `max_steps`, or for accumulated gradients.
+            UsageError: for other `max_epochs`, for `max_steps`, or for accumulated gradients; to grow and trim at once.
         """
         name, trainer = type(self).__name__, self.trainer
         wishes = {
@@ -119,6 +122,8 @@ class FitOnlyModule(AnomalyModule):
                     f"{name} reads the training images once and has no optimizer: trainer.{wish} must be {wanted}, "
                     f"{came} came"
                 )
+        if self.growing and self.trim:
+            raise UsageError(f"a {name} that grows cannot trim: the images of before cannot be read again")
         if any(isinstance(c, WeightAveraging | StochasticWeightAveraging) for c in trainer.callbacks):
             raise UsageError(f"{name} has no weights to average; leave out the averaging callback")
 
@@ -135,7 +140,7 @@ class FitOnlyModule(AnomalyModule):
             )
         super().on_train_start()
         self.fitted.fill_(False)
-        self._seen = 0
+        self._seen, self._began = 0, time.perf_counter()
         self.begin()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -164,8 +169,10 @@ class FitOnlyModule(AnomalyModule):
                 f"the epoch ended after {seen} of {len(data)} training images, and a {type(self).__name__} of a part "
                 "of them would look like one of all; leave out trainer.max_time, limit_train_batches and early stopping"
             )
+        read = time.perf_counter()
         with torch.no_grad():
             self.complete()
+            self.took = {"reading": read - self._began, "summarising": time.perf_counter() - read}
             rows = list(range(len(data)))
             if self.list_suspects or self.trim:
                 rows = self._without_suspects([s.path for s in data.samples])
@@ -194,6 +201,12 @@ class FitOnlyModule(AnomalyModule):
         tiles = self.rows_per_image
         kept = [row for row in range(len(names) * tiles) if row // tiles not in trimmed]
         if trimmed:
+            own = sum(row // tiles not in trimmed for row in torch.cat(found)[:, 0].long().tolist())
+            if int(gather_rows(torch.tensor([own], device=self.device)).min()) == 0:
+                raise UserError(
+                    f"without the {len(trimmed)} images that are trimmed, a process has none left to fit: trim fewer "
+                    "(--trim), or run fewer processes (trainer.devices)"
+                )
             places = torch.full((len(names) * tiles,), -1)
             places[kept] = torch.arange(len(kept))
             self.begin()

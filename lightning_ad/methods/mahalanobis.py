@@ -27,8 +27,8 @@ class MahalanobisAD(FitOnlyModule):
     """Defaults are those of the released code: EfficientNet-B4 with TensorFlow's weights, levels 0 to 8, no components.
 
     The paper's figures are means over five fits, each of four fifths of the training images: `data.validation: fold`,
-    and `data.fold` from 0 to 4. A fit keeps moments alone, D^2 numbers for each level of width D, however many images
-    there are.
+    and `--data.fold all` on the command line. A fit keeps moments alone, D^2 numbers for each level of width D, however
+    many images there are.
 
     Args:
         backbone: a torchvision model, or timm/<name>.

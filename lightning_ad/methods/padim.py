@@ -13,6 +13,7 @@ from lightning_ad.features.maps import score_map
 from lightning_ad.forecast import Plan, Stage, evaluating
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
+from lightning_ad.parallel import each_alone
 from lightning_ad.statistics.distributed import rank
 from lightning_ad.statistics.gaussian import (
     leave_one_out,
@@ -24,6 +25,7 @@ from lightning_ad.statistics.gaussian import (
 from lightning_ad.statistics.moments import BLOCK, Moments
 
 POSITIONS = 256  # that are factorised at a time
+VECTORS = 2048  # that are scored at a time on a CPU: they stay in its cache
 
 
 class PaDiM(FitOnlyModule):
@@ -103,7 +105,7 @@ class PaDiM(FitOnlyModule):
             if rank() == 0:
                 moments.count = int(self.count)
                 moments.mean.copy_(self.mean.flatten(0, 1))
-                for rows, scatter in zip(self._blocks(), moments.scatter.split(POSITIONS), strict=True):
+                for rows, scatter in zip(self._blocks(POSITIONS), moments.scatter.split(POSITIONS), strict=True):
                     torch.mul(self._covariance(rows), moments.count - 1, out=scatter)
         self._moments = moments
         self.mean, self.factors = self.mean.new_empty(0, 0, 0), self.factors.new_empty(0, 0)
@@ -180,10 +182,18 @@ class PaDiM(FitOnlyModule):
         """Squared distances [B, h, w], where the covariance is `scale` times what it is, but for epsilon."""
         features = self._embed(image)
         self._check_grid(features.shape[1], features.shape[2])
-        by_position = features.flatten(1, 2).transpose(0, 1)
+        mean, inverse = self.mean.flatten(0, 1)[:, None], self._inverse_factors(scale)
+        vectors = features.flatten(1, 2).transpose(0, 1)
+
+        def of(rows: slice) -> Tensor:
+            return squared_mahalanobis(torch.sub(vectors[rows].contiguous(), mean[rows]), inverse[rows])
+
         with torch.autocast(image.device.type, enabled=False):
-            deviations = torch.sub(by_position, self.mean.flatten(0, 1)[:, None]).contiguous()
-            return squared_mahalanobis(deviations, self._inverse_factors(scale)).T.unflatten(1, self.mean.shape[:2])
+            if image.device.type == "cpu":
+                squared = torch.cat(each_alone(of, self._blocks(VECTORS // len(image) + 1)))
+            else:
+                squared = of(slice(None))
+            return squared.T.unflatten(1, self.mean.shape[:2])
 
     def _embed(self, image: Tensor) -> Tensor:
         """The chosen channels of all layers on the finest grid, float32 [B, h, w, D]."""
@@ -206,14 +216,14 @@ class PaDiM(FitOnlyModule):
             dimension = len(self.channels)
             # Products are twice as fast where the inputs of an output lie apart in memory.
             inverse = torch.empty(len(self.factors), dimension, dimension, device=self.factors.device).mT
-            for rows, part in zip(self._blocks(), inverse.split(POSITIONS), strict=True):
+            for rows, part in zip(self._blocks(POSITIONS), inverse.split(POSITIONS), strict=True):
                 factor = self._unpacked(rows) if scale == 1 else self._factor(self._covariance(rows) * scale)
                 part.copy_(whitening(factor))
             self._inverse = (self.factors, scale, inverse)
         return self._inverse[2]
 
-    def _blocks(self) -> list[slice]:
-        return [slice(start, start + POSITIONS) for start in range(0, len(self.factors), POSITIONS)]
+    def _blocks(self, positions: int) -> list[slice]:
+        return [slice(start, start + positions) for start in range(0, len(self.factors), positions)]
 
     def _factor(self, covariance: Tensor) -> Tensor:
         """The Cholesky factors of covariances [n, D, D] and epsilon; changes its argument."""

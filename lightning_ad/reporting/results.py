@@ -6,7 +6,6 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +15,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
-from lightning_ad import __version__
 from lightning_ad.data.checking import write_faults
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.ignoring import read_ignored
@@ -25,21 +23,22 @@ from lightning_ad.evaluation.catalogue import METRICS, of_kind, oracle
 from lightning_ad.evaluation.intervals import intervals
 from lightning_ad.evaluation.verdicts import Threshold
 from lightning_ad.methods.base import AnomalyModule, Suspect
+from lightning_ad.reporting.dashboards.recorder import show_test
 from lightning_ad.reporting.figures import hatch
 from lightning_ad.reporting.predictions import ImageResult, replacing, write_predictions
-from lightning_ad.reporting.protocol import protocol
+from lightning_ad.reporting.protocol import fingerprint, protocol
 from lightning_ad.reporting.recorder import TestRecorder, peak_memory_gib
 from lightning_ad.reporting.report import RunResults, write_report
+from lightning_ad.reporting.revision import revision, versions
 from lightning_ad.reporting.run_folder import RunFolder, write_json
-
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "kornia", "timm")
 
 
 class Stopwatch:
-    """Seconds by stage."""
+    """Seconds by stage, and the most memory in GiB that this process had held by its end, and at the start."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.peaks = {"start": peak_memory_gib()["host"]}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -49,6 +48,7 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            self.peaks[name] = peak_memory_gib()["host"]
 
 
 class Run(Protocol):
@@ -61,6 +61,7 @@ class Run(Protocol):
     folder: RunFolder
     config_text: str
     checkpoint: Path
+    dashboard_images: int
 
 
 def summarise(run: Run, watch: Stopwatch) -> None:
@@ -102,6 +103,10 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             by_defect_intervals=details["by_defect_intervals"],
         )
         write_report(folder.report, results, _picture(run.datamodule), folder.path)
+        facts = {"test_set": fingerprint(run.datamodule.samples["test"])}
+        show_test(
+            run.trainer, results, _picture(run.datamodule), folder.path, facts, _cost(run, watch), run.dashboard_images
+        )
     write_json(
         folder.metrics,
         {
@@ -114,10 +119,12 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             "threshold": run.recorder.threshold and run.recorder.threshold.as_dict(),
             "counts": _counts(run),
             "seconds": watch.seconds,
-            "peak_memory_gib": peak_memory_gib(),
+            "peak_memory_gib": {**peak_memory_gib(), **watch.peaks},
             "device": _device(run.trainer),
             "processes": run.trainer.world_size,
-            "versions": _versions(),
+            "versions": versions(),
+            "revision": revision(),
+            "training_set": fingerprint(run.datamodule.samples["train"]),
             "checkpoint": str(run.checkpoint),
         },
     )
@@ -225,7 +232,7 @@ def _facts(run: Run, watch: Stopwatch) -> dict[str, str]:
         **seconds,
         "peak memory": ", ".join(f"{value:.2f} GiB ({name})" for name, value in peak_memory_gib().items()),
         "device": _device(run.trainer),
-        "versions": ", ".join(f"{name} {value}" for name, value in _versions().items()),
+        "versions": ", ".join(f"{name} {value}" for name, value in versions().items()),
     }
 
 
@@ -248,9 +255,20 @@ def _small_defects(run: Run) -> list[str]:
     return [path for path in run.recorder.without_outline if path in masked]
 
 
-def _versions() -> dict[str, str]:
-    own = {"lightning-ad": __version__, "python": platform.python_version()}
-    return {**own, **{name: version(name) for name in PACKAGES}}
+def facts_of(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, str]:
+    """What a dashboard lists of a run before it begins: method, data and their fingerprint, versions, revision."""
+    told = {"method": type(model).__name__, "data": data.title, "view": data.view, "revision": revision() or "unknown"}
+    told["training_set"] = fingerprint(data.samples["train"])
+    return {**told, **{f"version_{name}": value for name, value in versions().items()}}
+
+
+def _cost(run: Run, watch: Stopwatch) -> dict[str, float]:
+    """What a run took, for dashboards."""
+    stages = {**watch.seconds, **getattr(run.model, "took", {})}
+    seconds = {f"seconds_{name}": value for name, value in stages.items()}
+    memory = {f"peak_memory_gib_{name}": value for name, value in peak_memory_gib().items()}
+    size = {"checkpoint_mib": run.checkpoint.stat().st_size / 2**20} if run.checkpoint.is_file() else {}
+    return {**seconds, "test_images_per_second": len(run.recorder.rows) / watch.seconds["test"], **memory, **size}
 
 
 def _device(trainer: Trainer) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lightning_ad.errors import UserError
 from lightning_ad.statistics.distributed import gather_rows, world_size
 
+PICKED = 256  # rows that are read from a file at a time, each with up to 64 KiB around it
 BLOCK_BYTES = 64 * 2**20  # of rows that travel between processes at a time
 _MAPPINGS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()  # by the address of their tensors
 
@@ -69,6 +70,22 @@ def release(tensor: Tensor) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
+def picked(tensor: Tensor, rows: Tensor) -> Tensor:
+    """Rows of a tensor of `allocate`. Of a file, each row brings the pages around it into memory: they are released."""
+    if in_memory(tensor):
+        return tensor[rows]
+    out = torch.empty(len(rows), *tensor.shape[1:], dtype=tensor.dtype)
+    for part, some in zip(out.split(PICKED), rows.split(PICKED), strict=True):
+        torch.index_select(tensor, 0, some, out=part)
+        release(tensor)
+    return out
+
+
+def in_memory(tensor: Tensor) -> bool:
+    """Whether a tensor of `allocate` is in main memory, not mapped from a file."""
+    return tensor.untyped_storage().data_ptr() not in _MAPPINGS
+
+
 class VectorStore:
     """Vectors [P, D] of each image that this process sees, in the order in which they come; allocated once.
 
@@ -91,6 +108,11 @@ class VectorStore:
         if self._room is None:
             raise RuntimeError("no image was observed")
         return self._room[: len(self.index)]
+
+    @property
+    def held(self) -> int:
+        """Bytes in main memory."""
+        return 0 if self._room is None or not in_memory(self._room) else self._room.nbytes
 
     def put(self, index: Tensor, vectors: Tensor) -> None:
         """Keeps the vectors [B, P, D] of the images `index` [B]; each image comes once."""

@@ -7,7 +7,10 @@ import torch
 from contract import FitOnlyContract, summary, trainer, tree_data
 from test_fit_only import *  # noqa: F403  (the classes that name the methods)
 
+from lightning_ad.statistics import coreset
+
 if __name__ == "__main__":
+    coreset.POOL = 32  # so that a selection takes several rounds
     processes, root, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
     found = {}
     for case in FitOnlyContract.__subclasses__():

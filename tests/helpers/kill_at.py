@@ -2,18 +2,25 @@ import os
 import signal
 
 from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_only
 
 
 class KillAt(Callback):
-    """Ends the process with SIGKILL after a training step, or a batch of the test, as a power cut would."""
+    """Sends the process a signal after a training step, or a batch of the test; SIGKILL is as a power cut.
 
-    def __init__(self, step: int = -1, test_batch: int = -1) -> None:
-        self.step, self.test_batch = step, test_batch
+    With `first`, also after the first batch of training, whatever the step.
+    """
+
+    def __init__(
+        self, step: int = -1, test_batch: int = -1, name: str = "SIGKILL", first: bool = False, rank: int = 0
+    ) -> None:
+        self.step, self.test_batch, self.number, self.first = step, test_batch, signal.Signals[name], first
+        self.rank = rank
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if (trainer.global_step == self.step or (self.first and not batch_idx)) and rank_zero_only.rank == self.rank:
+            os.kill(os.getpid(), self.number)
 
     def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
         if batch_idx == self.test_batch:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.number)

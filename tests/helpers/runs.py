@@ -65,8 +65,8 @@ def weights_of(folder):
     return torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
 
 
-def logged(folder, name):
-    rows = csv.DictReader((folder / "logs/csv/version_0/metrics.csv").open())
+def logged(folder, name, version="version_0"):
+    rows = csv.DictReader((folder / f"logs/csv/{version}/metrics.csv").open())
     return [float(row[name]) for row in rows if row[name]]
 
 

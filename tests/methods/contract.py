@@ -85,6 +85,16 @@ class FitOnlyContract:
         module, _ = fitted(self.make(), tree_data(trees["mvtec"], **options), tmp_path)
         self.assert_same(summary(reference), summary(module))
 
+    @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 16}, {"batch_size": 3, "num_workers": 2}])
+    def test_metrics_do_not_depend_on_batches_and_workers(self, options, reference, trees, tmp_path):
+        found = []
+        for one in ({}, options):
+            run = trainer(tmp_path)
+            run.test(reference, datamodule=tree_data(trees["mvtec"], **one), verbose=False)
+            found.append({k: float(v) for k, v in run.callback_metrics.items()})
+        assert found[1] == pytest.approx(found[0], abs=1e-6)
+        assert len(found[0]) == 8
+
     @pytest.mark.distributed
     @pytest.mark.parametrize("processes", [2, 3])
     def test_processes_do_not_matter(self, processes, reference, trees, fits_over_processes, tmp_path):

@@ -12,7 +12,7 @@ from lightning_ad.statistics.coreset import k_center_greedy, random_projection
 from lightning_ad.statistics.distributed import gather_rows, rank, sum_over_processes, take_rows
 from lightning_ad.statistics.merging import coresets_of_parts
 from lightning_ad.statistics.neighbours import nearest_neighbours
-from lightning_ad.statistics.store import release
+from lightning_ad.statistics.store import in_memory, picked, release
 
 SAMPLED = 2048  # rows of a bank that measure its scale
 
@@ -99,7 +99,8 @@ class PatchBank(nn.Module):
         del candidates
         rows = (chosen.rows if all_numbers is None else all_numbers[chosen.rows]).cpu()
         old = rows < held
-        found = take_rows(vectors.flatten(0, 1), own, rows[~old], device).cpu()
+        mine = torch.isin(own, rows[~old]).nonzero().flatten()
+        found = take_rows(picked(vectors.flatten(0, 1), mine), own[mine], rows[~old], device).cpu()
         bank = found.new_empty(len(rows), found.shape[1])
         bank[~old] = found
         image, place = (rows - held).div(patches, rounding_mode="floor"), (rows - held) % patches
@@ -158,6 +159,11 @@ class PatchBank(nn.Module):
         self.scale.copy_(self.search(self.bank[sampled], 2)[0][:, -1].sqrt().median().clamp(min=1e-12))
 
 
+def selected_numbers(projection: int | None) -> int:
+    """Numbers that a selection holds of each vector beside it: its projection, and four of its own."""
+    return 4 + (projection or 0)
+
+
 def _part(
     vectors: Tensor, projection: int | None, memory_bytes: int | None, held: int, device: torch.device
 ) -> int | None:
@@ -165,7 +171,9 @@ def _part(
     for all of them."""
     if memory_bytes is None:
         return None
-    room = max(1, memory_bytes // (4 * ((projection or vectors.shape[2]) + 4)) - held)
+    there = projection is None and in_memory(vectors)  # nothing is made of them
+    numbers = selected_numbers(projection if there else projection or vectors.shape[2])
+    room = max(1, memory_bytes // (4 * numbers) - held)
     return room if sum_over_processes(int(len(vectors) * vectors.shape[1] > room), device) else None
 
 

@@ -9,12 +9,12 @@ from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import hide, score_map
 from lightning_ad.features.patches import patch_features
-from lightning_ad.forecast import Plan, Stage, evaluating
+from lightning_ad.forecast import SELECTED, Plan, Stage, evaluating
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
-from lightning_ad.methods.patchcore.bank import PatchBank
+from lightning_ad.methods.patchcore.bank import PatchBank, selected_numbers
 from lightning_ad.statistics.distributed import sum_over_processes
-from lightning_ad.statistics.store import VectorStore
+from lightning_ad.statistics.store import VectorStore, fits
 
 
 class Found(NamedTuple):
@@ -27,6 +27,20 @@ class Found(NamedTuple):
 
     scores: Tensor
     rows: Tensor
+
+
+class Sizes(NamedTuple):
+    """Of what a backbone gives of an image.
+
+    Attributes:
+        patches: on its grid.
+        length: numbers of a patch feature.
+        selected: numbers that a selection holds of each beside it.
+    """
+
+    patches: int
+    length: int
+    selected: int
 
 
 class PatchCore(FitOnlyModule):
@@ -50,8 +64,9 @@ class PatchCore(FitOnlyModule):
         distance: squared, as released, or plain Euclidean distances.
         reweight: the b of the paper's image score (section 3.3, equation 7); 0 for the plain maximum, as released.
         sigma: of the Gaussian that smooths the map, in pixels; 0 for none.
-        memory_gb: features of the training images of more GiB a process go to a temporary file, and only their
-            projections stay in memory; where those are more, coresets of parts are merged. null for no limit.
+        memory_gb: what a fit may hold of the training images, in GiB a process, all members together: where features
+            and their projections are more, the features go to a temporary file; where the projections alone are more,
+            coresets of parts are merged. null for no limit.
         seed: of the projection and the starting points; the command line sets it from seed_everything.
     """
 
@@ -99,7 +114,8 @@ class PatchCore(FitOnlyModule):
             for bank in self.banks:
                 bank.forget()
         images = len(self.trainer.train_dataloader.dataset)
-        self._stores = [VectorStore(images, self.memory_bytes) for _ in self.banks]
+        sizes = [self._sizes(backbone, *self.trainer.datamodule.input_size) for backbone in self.backbones]
+        self._stores = [VectorStore(images, self._room(size)) for size in sizes]
 
     def observe(self, image: Tensor, index: Tensor) -> None:
         """Stores the patch features of a batch in main memory; the same bits on any number of processes."""
@@ -113,13 +129,14 @@ class PatchCore(FitOnlyModule):
         """Selects the coreset; every process keeps its vectors to itself."""
         starts = 10 if self.selection == "approximate" else None
         for bank, grid in zip(self.banks, self._grids, strict=True):
+            held = sum(store.held for store in self._stores)
             store = self._stores.pop(0)
             images = self.images_before + store.index
             total = self.images_before + sum_over_processes(len(images), self.device)
             count = self._count(total * grid[0] * grid[1])
             bank.select(
                 store.vectors, images, self.images_before, grid, count, self.projection, starts, self.seed,
-                self.memory_bytes,
+                None if self.memory_bytes is None else self.memory_bytes - held,
             )  # fmt: skip
             if len(self.banks) > 1:
                 bank.measure_scale()
@@ -130,19 +147,16 @@ class PatchCore(FitOnlyModule):
 
     def stages(self, plan: Plan) -> list[Stage]:
         """Reading holds all patch features, selecting their projections too, and testing the bank."""
-        held, selecting, bank, search = 0.0, 0.0, 0.0, 0.0
-        projections = 0.0
+        held, selecting, bank, search, projections = 0.0, 0.0, 0.0, 0.0, 0.0
         for backbone in self.backbones:
-            shapes = backbone.shapes(plan.height, plan.width)
-            patches, length = shapes[0].height * shapes[0].width, self.dimension or sum(s.channels for s in shapes)
-            count, shorter = plan.images * patches, self.projection or length
-            vectors = 4.0 * count * length
-            held += vectors if self.memory_bytes is None or vectors <= self.memory_bytes else 0
-            selected = 4.0 * count * (shorter * (self.projection is not None) + 4)
+            size = self._sizes(backbone, plan.height, plan.width)
+            count, room = plan.images * size.patches, self._room(size)
+            vectors, selected = 4.0 * count * size.length, 4.0 * count * size.selected
+            held += vectors if fits(int(vectors), room) else 0
             projections = max(projections, min(selected, self.memory_bytes or selected))
-            chosen = plan.world * count * self.coreset_ratio
-            selecting += 2 * count * (length * (self.projection is not None) + chosen * shorter)
-            bank, search = bank + 4 * chosen * length, search + 2 * patches * chosen * length
+            chosen, shorter = plan.world * count * self.coreset_ratio, self.projection or size.length
+            selecting += 2 * count * (size.selected * size.length + SELECTED * chosen * shorter)
+            bank, search = bank + 4 * chosen * size.length, search + 2 * size.patches * chosen * size.length
         return [
             Stage("Reading images", held, plan.images),
             Stage("Selecting the coreset", held + projections + 2 * bank, operations=selecting),
@@ -186,6 +200,17 @@ class PatchCore(FitOnlyModule):
                 ]
             scores.append(hide(torch.stack(alone), ignore).flatten(1).amax(1) / self._unit(bank))
         return torch.stack(scores).mean(0)
+
+    def _sizes(self, backbone: nn.Module, height: int, width: int) -> Sizes:
+        shapes = backbone.shapes(height, width)  # type: ignore[operator]
+        length = self.dimension or sum(shape.channels for shape in shapes)
+        return Sizes(shapes[0].height * shapes[0].width, length, selected_numbers(self.projection))
+
+    def _room(self, size: Sizes) -> int | None:
+        """Bytes that the features of one member may take in memory, so that there is room for their selection too."""
+        if self.memory_bytes is None:
+            return None
+        return int(self.memory_bytes / len(self.banks) * size.length / (size.length + size.selected))
 
     def _find(self, bank: PatchBank, features: Tensor, without: range | None = None) -> Found:
         squared, rows = bank.search(features.flatten(0, 1), self.neighbours, without)

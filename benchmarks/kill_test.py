@@ -1,0 +1,112 @@
+"""Kills runs at random moments of their lives, goes on with --resume, and compares what comes out with a quiet run.
+
+    python benchmarks/kill_test.py --kills 50 --seed 0
+
+A run is killed (SIGKILL) up to four times, then left to end: its checkpoint and its metrics must be those of the run
+that nobody disturbed, bit for bit. After each kill, every checkpoint there must load whole. Small runs of 12 epochs on a
+drawn data set; two at a time, each on one thread. Ends with 1 where anything differs.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests/helpers"))
+from runs import flags  # noqa: E402
+from trees import mvtec_tree  # noqa: E402
+
+METHODS = ["DRAEM", "PFM", "CFA", "PatchCore"]
+EPOCHS = ["--trainer.max_epochs", "12"]
+KILLS_OF_A_RUN = 4
+
+
+def start(method: str, trees: dict[str, Path], output: Path, name: str, resume: bool) -> subprocess.Popen:
+    command = [sys.executable, f"{ROOT}/train.py", *flags(method, "mvtec", trees, output), "--name", name]
+    command += [*([] if method == "PatchCore" else EPOCHS), *(["--resume"] if resume else [])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def result(folder: Path) -> tuple[dict, dict]:
+    """Weights and metrics of a finished run."""
+    state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    return state, json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+def same(one: tuple[dict, dict], other: tuple[dict, dict]) -> bool:
+    weights = one[0].keys() == other[0].keys() and all(torch.equal(v, other[0][k]) for k, v in one[0].items())
+    return weights and one[1] == other[1]
+
+
+def finish(process: subprocess.Popen, what: str) -> None:
+    _, said = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{what}: exit code {process.returncode}\n{said.decode()[-1500:]}")
+
+
+def trial(method: str, kills: int, seed: int, trees: dict[str, Path], output: Path) -> str:
+    """Kills runs of a method; what happened, as a line of text."""
+    rng = random.Random(f"{method} {seed}")
+    begin = time.perf_counter()
+    finish(start(method, trees, output, f"{method}-quiet", False), f"{method}, undisturbed")
+    life = time.perf_counter() - begin
+    quiet = result(output / f"{method}-quiet/version_0")
+    done = runs = resumed = with_checkpoint = 0
+    while done < kills:
+        name = f"{method}-{runs}"
+        for _ in range(min(rng.randint(1, KILLS_OF_A_RUN), kills - done)):
+            there = (output / name).is_dir()
+            process = start(method, trees, output, name, resume=there)
+            try:
+                process.wait(rng.uniform(0, life))
+                break  # it ended before
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+            done, resumed = done + 1, resumed + there
+            for checkpoint in (output / name).rglob("*.ckpt"):
+                torch.load(checkpoint, weights_only=True)
+                with_checkpoint += 1
+        finished = (output / name / "version_0/metrics.json").is_file()
+        if not finished:
+            finish(start(method, trees, output, name, resume=(output / name).is_dir()), f"{method}, run {runs}")
+        (folder,) = (output / name).iterdir()
+        if not same(result(folder), quiet):
+            raise RuntimeError(f"{method}: run {runs} did not end as the undisturbed one")
+        runs += 1
+    return (
+        f"{method:<10} {done} kills of {runs} runs ({resumed} of runs that had been resumed, {with_checkpoint} with a "
+        "checkpoint there): every run ended bit for bit as the undisturbed one"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--jobs", type=int, default=2)
+    args = parser.parse_args()
+    shares = [args.kills // len(args.methods) + (i < args.kills % len(args.methods)) for i in range(len(args.methods))]
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
+        trees = {"mvtec": mvtec_tree(Path(folder) / "mvtec")}
+        tasks = [
+            pool.submit(trial, method, kills, args.seed, trees, Path(folder) / "runs")
+            for method, kills in zip(args.methods, shares, strict=True)
+        ]
+        for task in tasks:
+            print(task.result(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Being told to stop: a job that is pre-empted keeps what it has done, and says by its exit code that it wants back."""
+
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lightning_ad.errors import UserError
+from lightning_ad.methods.learned import LearnedModule
+from lightning_ad.statistics.distributed import world_size
+
+SIGNALS = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+
+
+class Preempted(UserError):
+    """The run was told to stop, and can go on; all processes say the same. The exit code is EX_TEMPFAIL."""
+
+    exit_code = 75
+    everywhere = True
+
+
+class StopWhenTold(Callback):
+    """On SIGTERM or SIGUSR1, to any process: ends after the step that goes on, with a checkpoint of a learned method.
+
+    Takes the place of Lightning's own handlers, which write no checkpoint or one that a resumed run does not find.
+
+    Args:
+        checkpoint: the file that `--resume` goes on from; None to write none.
+    """
+
+    def __init__(self, checkpoint: Path | None) -> None:
+        self.checkpoint = checkpoint
+        self.told: signal.Signals | None = None
+        self._kept = ""  # what was written, once it was
+        self._before: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens; Lightning has set its own handlers by now."""
+        self._listen()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listens."""
+        self._listen()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Signals mean what they meant before."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Writes the checkpoint where no gradients wait for the rest of their batches; an epoch's end has its own."""
+        loop = trainer.fit_loop.epoch_loop
+        if loop._should_accumulate() or loop.batch_progress.is_last_batch or not self._anyone_told(trainer):
+            return
+        if self.checkpoint is None or not isinstance(pl_module, LearnedModule):
+            self._stop("while the training images were read: --resume reads them anew")
+        trainer.save_checkpoint(self.checkpoint)
+        self._kept = f"after batch {batch_idx + 1} of epoch {trainer.current_epoch + 1}: --resume goes on from there"
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        """Stops, once the loggers have what the last step told them.
+
+        Raises:
+            Preempted: after a signal.
+        """
+        if self._kept:
+            self._stop(self._kept)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops between two epochs.
+
+        Raises:
+            Preempted: after a signal.
+        """
+        if trainer.current_epoch and self._anyone_told(trainer):
+            self._stop(f"after epoch {trainer.current_epoch}: --resume goes on from there")
+
+    def on_validation_batch_end(self, trainer: Trainer, *_: object, **__: object) -> None:
+        """Stops; Lightning has no checkpoint of the middle of a validation.
+
+        Raises:
+            Preempted: after a signal.
+        """
+        if not trainer.sanity_checking and self._anyone_told(trainer):
+            self._stop("in a validation: --resume goes on from the last checkpoint")
+
+    def on_test_batch_end(self, trainer: Trainer, *_: object, **__: object) -> None:
+        """Stops: what was learned is in its checkpoint.
+
+        Raises:
+            Preempted: after a signal.
+        """
+        if self._anyone_told(trainer):
+            self._stop("in the test: --resume tests again")
+
+    def _listen(self) -> None:
+        if threading.current_thread() is threading.main_thread() and not self._before:
+            self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.told = signal.Signals(number)
+
+    def _anyone_told(self, trainer: Trainer) -> bool:
+        if world_size() == 1:
+            return self.told is not None
+        told = torch.tensor(int(self.told or 0), device=trainer.strategy.root_device)
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        self.told = signal.Signals(int(told)) if int(told) else None
+        return self.told is not None
+
+    def _stop(self, where: str) -> None:
+        assert self.told is not None
+        raise Preempted(f"{self.told.name}: stopped {where}")
