@@ -24,7 +24,8 @@ def fit(method: str, name: str, folder: Path, flags: list[str]) -> tuple[float, 
     command = [sys.executable, f"{ROOT}/train.py", "--config", f"{ROOT}/configs/{method}.yaml", *flags]
     subprocess.run([*command, "--output", folder, "--name", name], check=True, stdout=subprocess.DEVNULL)
     found = json.loads((folder / name / "version_0/metrics.json").read_text())
-    return found["peak_memory_gib"]["fit"] - found["peak_memory_gib"]["start"], found["metrics"]
+    peaks = found["peak_memory_gib_by_stage"]
+    return peaks["fit"] - peaks["start"], found["metrics"]
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
     python benchmarks/kill_test.py --kills 50 --seed 0
 
 A run is killed (SIGKILL) up to four times, then left to end: its checkpoint and its metrics must be those of the run
-that nobody disturbed, bit for bit. After each kill, every checkpoint there must load whole. Small runs of 12 epochs on a
-drawn data set; two at a time, each on one thread. Ends with 1 where anything differs.
+that nobody disturbed, bit for bit. After each kill, every checkpoint there must load whole. Small runs of 12 epochs on
+a drawn data set; two at a time, each on one thread. Ends with 1 where anything differs.
 """
 
 import argparse
@@ -69,6 +69,7 @@ def trial(method: str, kills: int, seed: int, trees: dict[str, Path], output: Pa
             process = start(method, trees, output, name, resume=there)
             try:
                 process.wait(rng.uniform(0, life))
+                finish(process, f"{method}, run {runs}")
                 break  # it ended before
             except subprocess.TimeoutExpired:
                 process.kill()

@@ -2,9 +2,9 @@
 
     python benchmarks/large_images.py [--methods patchcore padim] [--tile 512]
 
-Draws two good images and a scratched one, trains each method on some of their tiles, and evaluates the run in a
-process of its own: its largest resident size, libraries included, is what is printed. Weights are random: they weigh
-the same.
+Draws two good images and a scratched one, trains each method on a small copy of one of them, and evaluates the run on
+the others in a process of its own: its largest resident size, libraries included, is what is printed. Weights are
+random: they weigh the same.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw
 ROOT = Path(__file__).parents[1]
 FEW = ["--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
 METHODS = {
-    "patchcore": ["--model.weights", "null", "--model.coreset_ratio", "0.01"],
+    "patchcore": ["--model.weights", "null"],
     "padim": ["--model.weights", "null"],
     "spade": ["--model.weights", "null"],
     "mahalanobis": ["--model.weights", "null"],
@@ -68,11 +68,12 @@ def main() -> None:
             width, height = args.size
             flags = ["--config", f"{ROOT}/configs/{method}.yaml", "--config", f"{ROOT}/configs/data/folder.yaml"]
             flags += ["--data.root", f"{folder}/parts", "--data.layout_options.test_share", "0.5"]
-            flags += ["--data.image_size", f"[{height}, {width}]", "--data.center_crop", "null"]
+            flags += ["--data.image_size", str(2 * args.tile), "--data.center_crop", "null"]
             flags += ["--data.tile", str(args.tile), "--data.batch_size", "1", "--data.num_workers", "0"]
             flags += ["--output", folder, "--name", method, *METHODS[method]]
             peak([sys.executable, f"{ROOT}/train.py", *flags])
-            seconds, memory = peak([sys.executable, f"{ROOT}/evaluate.py", f"{folder}/{method}"])
+            again = [sys.executable, f"{ROOT}/evaluate.py", f"{folder}/{method}"]
+            seconds, memory = peak([*again, "--data.image_size", f"[{height}, {width}]"])
             images = json.loads(Path(folder, method, "version_0/metrics.json").read_text())["counts"]["test"]
             print(f"{method:<12} {memory:5.2f} GiB  {seconds:6.1f} s with the start, {images} images", flush=True)
 

@@ -133,6 +133,10 @@ class ThroughputMonitor(Callback):
         self._mark = self._start = self._waited = self._paused = 0.0
         self._images = 0
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clocks: an epoch in which a resumed run goes on has no start."""
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clocks."""
         self._mark = self._start = time.perf_counter()

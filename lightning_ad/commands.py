@@ -55,6 +55,7 @@ def _take_over(cli: RunCLI, checkpoint: Path) -> None:
     learned = read_state(checkpoint)
     if cli.config_init.select != "last":
         rank_zero_info(f"--select {cli.config_init.select}: epoch {learned['epoch']} is tested")
+    cli.training_set = learned.get(ConfigInCheckpoint.TRAINING_SET, cli.training_set)
     cli.model.take_over(learned)
 
 
@@ -136,8 +137,10 @@ def evaluate(args: Sequence[str] | None = None) -> RunFolder:
 
 _EVALUATE_HELP = """usage: evaluate.py RUN [--data.* ...] [--trainer.* ...] [--output FOLDER]
        evaluate.py --compare RUN_A RUN_B
+       evaluate.py --verify RUN
 
-The metrics of a finished run again, to the last digit, or on other data; or two runs on the same test images.
+The metrics of a finished run again, to the last digit, or on other data; two runs on the same test images; or whether
+a run's recorded metrics come out of its checkpoint again (exit code 1 where they do not).
 
 RUN                a run folder (runs/patchcore-mtd, or one version_<n> in it) or a .ckpt file
 --data.root ROOT   another place of the data; every --data.* flag of train.py is taken

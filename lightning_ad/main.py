@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_ad.cli.categories import several, train_each
 from lightning_ad.cli.compare import compare
 from lightning_ad.cli.datasets import datasets
+from lightning_ad.cli.verify import verify
 from lightning_ad.commands import evaluate, preview, train
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.reporting.run_folder import RunFolder
@@ -41,12 +42,14 @@ def train_one_or_each(args: Sequence[str] | None = None) -> RunFolder | int:
 
 
 def evaluate_or_compare(args: Sequence[str] | None = None) -> RunFolder | int:
-    """`evaluate.py RUN`, or `evaluate.py --compare RUN_A RUN_B`.
+    """`evaluate.py RUN`, `evaluate.py --compare RUN_A RUN_B` or `evaluate.py --verify RUN`.
 
     Raises:
         UserError: for whatever the user can put right.
     """
     args = list(sys.argv[1:] if args is None else args)
+    if args[:1] == ["--verify"]:
+        return verify(args[1:], evaluate)
     return compare(args[1:]) if args[:1] == ["--compare"] else evaluate(args)
 
 
@@ -66,7 +69,8 @@ def run(command: Callable[[], object]) -> int:
         message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
         if not (error.everywhere and rank_zero_only.rank):
             print(f"error: {message}", file=sys.stderr)
-        return error.exit_code
+        # Lightning kills the first process as soon as one that it has started ends with another code than 0.
+        return 0 if error.everywhere and _started_by_lightning() else error.exit_code
     except MisconfigurationException as error:
         print(f"error: {error}", file=sys.stderr)
         return UsageError.exit_code
@@ -82,6 +86,12 @@ def run(command: Callable[[], object]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _started_by_lightning() -> bool:
+    """Whether this is not the first of the processes that `trainer.devices` starts."""
+    others = {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & {*os.environ}
+    return rank_zero_only.rank > 0 and "LOCAL_RANK" in os.environ and not others
 
 
 def main() -> int:

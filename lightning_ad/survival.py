@@ -27,6 +27,7 @@ class Preempted(UserError):
 class StopWhenTold(Callback):
     """On SIGTERM or SIGUSR1, to any process: ends after the step that goes on, with a checkpoint of a learned method.
 
+    A validation, or the summary of a fit-only method, is brought to its end first.
     Takes the place of Lightning's own handlers, which write no checkpoint or one that a resumed run does not find.
 
     Args:
@@ -50,18 +51,27 @@ class StopWhenTold(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Signals mean what they meant before."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # nobody but C set it
+                signal.signal(number, handler)
         self._before.clear()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Writes the checkpoint where no gradients wait for the rest of their batches; an epoch's end has its own."""
+        """Writes the checkpoint of a learned method where neither gradients wait for more batches nor a validation is
+        due; at its end, an epoch has its own, which its validation may not be kept from.
+
+        Raises:
+            Preempted: after a signal, where there is nothing to keep.
+        """
         loop = trainer.fit_loop.epoch_loop
-        if loop._should_accumulate() or loop.batch_progress.is_last_batch or not self._anyone_told(trainer):
+        due = loop.batch_progress.is_last_batch or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        if loop._should_accumulate() or due or not self._anyone_told(trainer):
             return
-        if self.checkpoint is None or not isinstance(pl_module, LearnedModule):
+        if not isinstance(pl_module, LearnedModule):
             self._stop("while the training images were read: --resume reads them anew")
+        if self.checkpoint is None:
+            self._stop("and nothing is kept: trainer.enable_checkpointing is false")
         trainer.save_checkpoint(self.checkpoint)
         self._kept = f"after batch {batch_idx + 1} of epoch {trainer.current_epoch + 1}: --resume goes on from there"
 
@@ -81,16 +91,8 @@ class StopWhenTold(Callback):
             Preempted: after a signal.
         """
         if trainer.current_epoch and self._anyone_told(trainer):
-            self._stop(f"after epoch {trainer.current_epoch}: --resume goes on from there")
-
-    def on_validation_batch_end(self, trainer: Trainer, *_: object, **__: object) -> None:
-        """Stops; Lightning has no checkpoint of the middle of a validation.
-
-        Raises:
-            Preempted: after a signal.
-        """
-        if not trainer.sanity_checking and self._anyone_told(trainer):
-            self._stop("in a validation: --resume goes on from the last checkpoint")
+            kept = "nothing is kept" if self.checkpoint is None else "--resume goes on from there"
+            self._stop(f"after epoch {trainer.current_epoch}: {kept}")
 
     def on_test_batch_end(self, trainer: Trainer, *_: object, **__: object) -> None:
         """Stops: what was learned is in its checkpoint.

@@ -2,13 +2,18 @@
 
 import csv
 import json
+import os
 import shutil
+import signal
+import sys
+import threading
+import time
 
 import numpy as np
 import pytest
 from trees import mvtec_tree
 
-from lightning_ad.cli.categories import Parts, several, train_each
+from lightning_ad.cli.categories import Parts, run_part, several, train_each
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.main import train_one_or_each
@@ -55,11 +60,11 @@ def test_which_categories_are_meant(root, tmp_path):
 def test_folds_give_a_mean_and_its_standard_error(root, tmp_path, capfd):
     args = [*flags(root, tmp_path / "runs"), "--data.category", "bottle", "--data.validation", "fold"]
     assert train_one_or_each([*args, "--data.fold", "all", "--data.folds", "3"]) == 0
-    assert "[3/3] fold2" in capfd.readouterr().out
-    rows = list(csv.DictReader((tmp_path / "runs/patchcore-mvtec.csv").open()))
+    assert "[3/3] fold2of3" in capfd.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "runs/patchcore-mvtec-bottle.csv").open()))
     assert [row["fold"] for row in rows] == ["0", "1", "2", "mean", "standard error"]
     values = np.array([[float(row[name]) for name in ("image_AUROC", "pixel_AUROC")] for row in rows])
-    found = [tmp_path / f"runs/patchcore-mvtec-fold{fold}/version_0/metrics.json" for fold in range(3)]
+    found = [tmp_path / f"runs/patchcore-mvtec-bottle-fold{fold}of3/version_0/metrics.json" for fold in range(3)]
     assert values[:3, 1].tolist() == [json.loads(f.read_text())["metrics"]["pixel_AUROC"] for f in found]
     assert len({*values[:3, 1]}) > 1
     np.testing.assert_allclose(values[3], values[:3].mean(0))
@@ -93,3 +98,24 @@ def test_each_is_trained_a_failed_one_does_not_stop_the_rest_and_resume_takes_fi
     assert said.out.count("finished before") == 2
     assert "cable FAILED" not in said.err
     assert f"{'mean':<6}" in said.out
+
+
+def test_a_signal_is_handed_on_and_ends_the_series(tmp_path):
+    ready = tmp_path / "ready"
+    child = (
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        f"pathlib.Path({str(ready)!r}).touch()\ntime.sleep(60)"
+    )
+
+    def tell():
+        while not ready.exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    teller = threading.Thread(target=tell)
+    teller.start()
+    assert run_part([sys.executable, "-c", child], dict(os.environ)) == 75
+    teller.join()
+    assert signal.getsignal(signal.SIGTERM) is before

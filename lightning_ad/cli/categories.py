@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.evaluation.catalogue import oracle
 from lightning_ad.reporting.run_folder import RunFolder
+from lightning_ad.survival import SIGNALS, Preempted
 
 PACKAGE = Path(__file__).parents[2]
 
@@ -79,14 +81,14 @@ def train_each(args: Sequence[str], parts: Parts) -> int:
     With --resume, finished ones are taken as they are, unfinished ones go on, and missing ones begin.
 
     Returns:
-        The exit code: 1 where one failed.
+        The exit code: 1 where one failed, 75 where one was told to stop.
     """
     kind, names = parts
     output = Path(str(_setting(args, "output") or "runs"))
-    title = str(_setting(args, "name") or f"{_method(args)}-{_data_set(args)}")
+    title = str(_setting(args, "name") or f"{_method(args)}-{_data_set(args, kind)}")
     folders = {}
     for number, name in enumerate(names, 1):
-        label = name if kind == "category" else f"{kind}{name}"
+        label = name if kind == "category" else f"fold{name}of{len(names)}"
         run, flags = f"{title}-{label}", _without(args, f"--data.{kind}", "--name", "--resume")
         versions = RunFolder.versions(output / run)
         if "--resume" in args and any(v.finished for v in versions):
@@ -96,11 +98,12 @@ def train_each(args: Sequence[str], parts: Parts) -> int:
             again = ["--resume"] if "--resume" in args and versions else []
             command = [sys.executable, "-m", "lightning_ad", "train", *flags, *again]
             paths = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
-            ran = subprocess.run(
-                [*command, f"--data.{kind}", name, "--name", run], env={**os.environ, "PYTHONPATH": paths}
-            )
-            if ran.returncode:
-                print(f"[{number}/{len(names)}] {label} FAILED (exit code {ran.returncode})", file=sys.stderr)
+            command = [*command, f"--data.{kind}", name, "--name", run]
+            code = run_part(command, {**os.environ, "PYTHONPATH": paths})
+            if code == Preempted.exit_code:
+                return code
+            if code:
+                print(f"[{number}/{len(names)}] {label} FAILED (exit code {code})", file=sys.stderr)
                 continue
         folders[name] = RunFolder.find(output / run)
     if folders:
@@ -109,6 +112,17 @@ def train_each(args: Sequence[str], parts: Parts) -> int:
         plural = {"category": "categories", "fold": "folds"}[kind]
         print(f"error: {len(failed)} of {len(names)} {plural} failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def run_part(command: Sequence[str], environment: dict[str, str]) -> int:
+    """The exit code of a process, to which the signals that tell to stop are handed on."""
+    child = subprocess.Popen(command, env=environment)
+    before = {number: signal.signal(number, lambda number, _: child.send_signal(number)) for number in SIGNALS}
+    try:
+        return child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _summarise(path: Path, folders: dict[str, RunFolder], parts: Parts) -> None:
@@ -167,8 +181,10 @@ def _method(args: Sequence[str]) -> str:
     return str(named).rpartition(".")[2].lower()
 
 
-def _data_set(args: Sequence[str]) -> str:
-    return AnomalyDataModule(str(_setting(args, "data.layout")), str(_setting(args, "data.root"))).title
+def _data_set(args: Sequence[str], kind: str) -> str:
+    """The name of the data set; with its category, unless it is that in which the runs differ."""
+    category = None if kind == "category" else _setting(args, "data.category")
+    return AnomalyDataModule(str(_setting(args, "data.layout")), str(_setting(args, "data.root")), category).title
 
 
 def _without(args: Sequence[str], *flags: str) -> list[str]:

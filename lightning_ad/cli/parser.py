@@ -13,7 +13,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_ad import methods
-from lightning_ad.errors import UsageError
+from lightning_ad.errors import UsageError, UserError
 
 BASES = (methods.AnomalyModule, methods.LearnedModule, methods.FitOnlyModule)
 METHODS = [n for n, c in vars(methods).items() if isinstance(c, type) and issubclass(c, BASES) and c not in BASES]
@@ -131,3 +131,21 @@ def _plain(types: str) -> str:
     """`<class 'int'>, <class 'NoneType'>` as `int, null`."""
     types = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", types)
     return re.sub(r"typing\.Literal\[(.*?)\]", r"\1", types).replace("NoneType", "null")
+
+
+def users_error(error: BaseException) -> UserError | None:
+    """What the user can put right among an error's causes."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
+
+
+def unmade(error: ValueError) -> UserError | None:
+    """What a logger or a callback said when it was made; the parser lists it among all it tried."""
+    found = re.search(r"\(implicit class_path\)\n\s*- ([^\n]+)", str(error))
+    return (
+        UsageError(f"a part of the trainer (trainer.logger, trainer.callbacks) cannot be made: {found[1]}")
+        if found
+        else None
+    )

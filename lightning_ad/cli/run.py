@@ -1,6 +1,5 @@
 """From flags and YAML to a model, its data and a trainer that writes into a run folder."""
 
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -21,7 +20,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lightning_ad.methods  # noqa: F401  (so that --model takes short names)
@@ -29,7 +28,7 @@ from lightning_ad.callbacks import ThroughputMonitor
 from lightning_ad.checkpoints import WholeCheckpoints
 from lightning_ad.cli.fit_only import set_fit_only
 from lightning_ad.cli.flags import add_flags, seed_number
-from lightning_ad.cli.parser import Parser
+from lightning_ad.cli.parser import Parser, unmade, users_error
 from lightning_ad.cli.resume import check_same, listed
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
@@ -37,9 +36,11 @@ from lightning_ad.evaluation.verdicts import Calibration, choose
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.learned import LearnedModule
-from lightning_ad.reporting.dashboards.recorder import DashboardRecorder
+from lightning_ad.reporting.dashboards.showing import DashboardRecorder
+from lightning_ad.reporting.protocol import fingerprint
 from lightning_ad.reporting.recorder import ConfigInCheckpoint, TestRecorder
 from lightning_ad.reporting.results import facts_of
+from lightning_ad.reporting.revision import revision
 from lightning_ad.reporting.run_folder import RunFolder
 from lightning_ad.survival import StopWhenTold
 
@@ -62,6 +63,8 @@ class RunCLI(LightningCLI):
     recorder: TestRecorder
     resumed = False
     stage = "fit"
+    training_set: str | None = None  # its fingerprint, on the first process
+    revision: str | None = None  # of the code, as it was at the start
 
     def __init__(self, args: Sequence[str]) -> None:
         super().__init__(
@@ -118,7 +121,7 @@ class RunCLI(LightningCLI):
             with known:
                 super().instantiate_classes()
         except ValueError as error:
-            raise _users(error) or _unmade(error) or error from None
+            raise users_error(error) or unmade(error) or error from None
         self.model.metrics.memory_gb = self.config_init.metrics_gb
         set_fit_only(self.model, self.config_init)
         if self.config_init.compile:
@@ -131,6 +134,7 @@ class RunCLI(LightningCLI):
         if self.config_init.trainer.default_root_dir is not None:
             raise UsageError("trainer.default_root_dir is the run folder; choose its place with --output and --name")
         self.check_data()
+        self.revision = None if rank_zero_only.rank else revision()
         self.folder = self.open_folder()
         wanted = self.config_init.trainer
         self.recorder = TestRecorder(self.folder, self.config_init.threshold, self.config_init.reject)
@@ -150,7 +154,7 @@ class RunCLI(LightningCLI):
         except (UserError, ValueError, TypeError, MisconfigurationException) as error:
             if not (self.config.resume or rank_zero_only.rank):
                 self.folder.discard()
-            raise _users(error) or UsageError(f"the trainer cannot be made: {error}") from error
+            raise users_error(error) or UsageError(f"the trainer cannot be made: {error}") from error
         return trainer
 
     def plugins(self, theirs: list[Any]) -> list[Any]:
@@ -177,9 +181,9 @@ class RunCLI(LightningCLI):
                 self.folder.checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
             )
             # The last one is written last: it holds what the best one remembers.
-            ours += [ConfigInCheckpoint(self.config_text), *self.selection(), last]
+            ours += [ConfigInCheckpoint(self.config_text, self.training_set), *self.selection(), last]
         if wanted.logger is not False:
-            facts = partial(facts_of, self.model, self.datamodule)
+            facts = partial(facts_of, self.model, self.datamodule, self.revision, self.training_set)
             ours += [DashboardRecorder(facts, self.config_text, self.dashboard_images)]
             ours += [ThroughputMonitor(), LearningRateMonitor()] if isinstance(self.model, LearnedModule) else []
         kept = self.folder.last_checkpoint if wanted.enable_checkpointing is not False else None
@@ -215,6 +219,8 @@ class RunCLI(LightningCLI):
         if rank_zero_only.rank == 0:  # the others may come before the demo is drawn
             self.datamodule.prepare_data()
             self.datamodule.setup(self.stage)
+            if self.stage == "fit":
+                self.training_set = fingerprint(self.datamodule.samples["train"])
             self.check_threshold()
         self.model.check_image_size(*self.datamodule.input_size)
 
@@ -247,6 +253,8 @@ class RunCLI(LightningCLI):
             folder = RunFolder.unfinished(output, self.name)
             check_same(folder, self.config_text)
             self.resumed = folder.last_checkpoint.is_file()
+            if not self.resumed:
+                rank_zero_info(f"{folder.path} has no checkpoint yet: it begins anew")
             if not rank_zero_only.rank and not folder.config.is_file():
                 folder.config.write_text(self.config_text)
             return folder
@@ -263,24 +271,6 @@ class RunCLI(LightningCLI):
         theirs = [] if wanted is True else listed(wanted)
         logs = self.folder.logs
         return [TensorBoardLogger(logs, name="", version="tensorboard"), CSVLogger(logs, name="csv"), *theirs]
-
-
-def _users(error: BaseException) -> UserError | None:
-    """What the user can put right among an error's causes."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, UserError):
-        cause = cause.__cause__ or cause.__context__
-    return cause
-
-
-def _unmade(error: ValueError) -> UserError | None:
-    """What a logger or a callback said when it was made; the parser lists it among all it tried."""
-    found = re.search(r"\(implicit class_path\)\n\s*- ([^\n]+)", str(error))
-    return (
-        UsageError(f"a part of the trainer (trainer.logger, trainer.callbacks) cannot be made: {found[1]}")
-        if found
-        else None
-    )
 
 
 def progress_bar(theirs: list[Callback], wanted: Any) -> list[Callback]:

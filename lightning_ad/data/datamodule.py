@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lightning_ad.data.checking import Fault, stop_at_faults, usable
-from lightning_ad.data.dataset import AnomalyDataset
+from lightning_ad.data.dataset import AnomalyDataset, deaf
 from lightning_ad.data.geometry import Geometry, Size
 from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import find_samples, layout_module, prepare_layout
@@ -257,6 +257,7 @@ class AnomalyDataModule(LightningDataModule):
             collate_fn=collate,
             pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
             persistent_workers=self.num_workers > 0 and split != "test",
+            worker_init_fn=deaf,
         )
 
     def _batches_done(self, rows: int) -> int:

@@ -1,5 +1,6 @@
 """Reads an image and its mask; one geometry for both."""
 
+import signal
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,6 +59,10 @@ class AnomalyDataset(Dataset[Batch]):
         """Of the rows: the image file, and behind it @top,left in pixels where rows are tiles."""
         places = [""] if self.tiles is None else [f"@{top},{left}" for top, left in self.tiles.origins]
         return [sample.path + place for sample in self.samples for place in places]
+
+    def forget(self) -> None:
+        """Drops the images that are kept for their other tiles."""
+        self._kept.clear()
 
     def __getitem__(self, key: Key | int) -> Batch:
         key = Key(key) if isinstance(key, int) else key
@@ -118,3 +123,10 @@ class AnomalyDataset(Dataset[Batch]):
             whole = read_mask(sample.mask_path, size, sample.mask_threshold, sample.ignore_value)
             mask = self.geometry.mask(whole) & ~ignore
         return self.geometry.image(full), mask, ignore
+
+
+def deaf(worker: int) -> None:
+    """Leaves signals to the main process: those to a whole job must not end its workers before it has stopped."""
+    for name in ("SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -199,14 +199,17 @@ class AnomalyModule(LightningModule):
         self._keep_scores(batch.image, batch.label, batch.index, batch.ignore)
         good = batch.take(batch.label == 0)
         if getattr(getattr(self.trainer, "datamodule", None), "validation_anomalies", False) and len(good):
-            _, anomalous, mask = self.validation_synthesis.apply(good.image, good.recipe)
-            ignore = None
-            if good.ignore is not None:
-                anomalous = torch.where(good.ignore[:, None], good.image, anomalous)
-                mask = mask & ~good.ignore
+            anomalous, mask = self.with_anomalies(good)
             if bool((rows := mask.flatten(1).any(1)).any()):
                 ignore = None if good.ignore is None else good.ignore[rows]
                 self._keep_scores(anomalous[rows], good.label[rows] + 1, good.index[rows], ignore)
+
+    def with_anomalies(self, good: Batch) -> tuple[Tensor, Tensor]:
+        """Held-out good images with their synthetic anomalies, none where they are ignored, and the masks."""
+        _, anomalous, mask = self.validation_synthesis.apply(good.image, good.recipe)
+        if good.ignore is None:
+            return anomalous, mask
+        return torch.where(good.ignore[:, None], good.image, anomalous), mask & ~good.ignore
 
     def _keep_scores(self, image: Tensor, label: Tensor, index: Tensor, ignore: Tensor | None) -> None:
         prediction, number = self(image, ignore), index // self.rows_per_image

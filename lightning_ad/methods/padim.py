@@ -185,12 +185,14 @@ class PaDiM(FitOnlyModule):
         mean, inverse = self.mean.flatten(0, 1)[:, None], self._inverse_factors(scale)
         vectors = features.flatten(1, 2).transpose(0, 1)
 
+        positions = min(VECTORS // len(image) + 1, -(-len(mean) // torch.get_num_threads()))
+
         def of(rows: slice) -> Tensor:
             return squared_mahalanobis(torch.sub(vectors[rows].contiguous(), mean[rows]), inverse[rows])
 
         with torch.autocast(image.device.type, enabled=False):
             if image.device.type == "cpu":
-                squared = torch.cat(each_alone(of, self._blocks(VECTORS // len(image) + 1)))
+                squared = torch.cat(each_alone(of, self._blocks(positions)))
             else:
                 squared = of(slice(None))
             return squared.T.unflatten(1, self.mean.shape[:2])

@@ -23,16 +23,20 @@ from lightning_ad.statistics.distributed import world_size
 
 
 class ConfigInCheckpoint(Callback):
-    """Keeps the run's whole configuration, as YAML text, in each checkpoint: the file alone can be evaluated."""
+    """Keeps the run's whole configuration, as YAML text, in each checkpoint: the file alone can be evaluated.
+
+    And the fingerprint of its training set.
+    """
 
     KEY = "lightning_ad_config"
+    TRAINING_SET = "lightning_ad_training_set"
 
-    def __init__(self, config: str) -> None:
-        self.config = config
+    def __init__(self, config: str, training_set: str | None) -> None:
+        self.config, self.training_set = config, training_set
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the text."""
-        checkpoint[self.KEY] = self.config
+        checkpoint[self.KEY], checkpoint[self.TRAINING_SET] = self.config, self.training_set
         for logger in trainer.loggers:
             logger.save()  # what is logged up to here, a run that goes on from here will not log again
 

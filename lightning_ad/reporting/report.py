@@ -79,6 +79,7 @@ def write_report(
     results: RunResults,
     picture: Callable[[ImageResult], tuple[Picture, Mask]],
     run_folder: Path,
+    scale: tuple[float, float] | None = None,
 ) -> None:
     """Writes the report as one HTML file, at most about 20 MB, that loads nothing from elsewhere.
 
@@ -87,9 +88,10 @@ def write_report(
         results: numbers and rows.
         picture: the image uint8 [H, W, 3] of a row and its true mask bool [H, W] (empty where there is none).
         run_folder: the folder that the rows' `map_path` starts from.
+        scale: where the colours of heat maps begin and end; None for `colour_scale`.
     """
     rows = sorted(results.rows, key=lambda r: -math.inf if math.isnan(r.score) else r.score, reverse=True)
-    scale = colour_scale(rows, run_folder)
+    scale = colour_scale(rows, run_folder) if scale is None else scale
     room = BUDGET // max(len(rows), 600)
     layers, cards, masked = [], [], False
     for number, (row, name) in enumerate(zip(progress(rows, "report", "image"), _names(rows), strict=True)):

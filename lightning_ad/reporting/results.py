@@ -23,13 +23,14 @@ from lightning_ad.evaluation.catalogue import METRICS, of_kind, oracle
 from lightning_ad.evaluation.intervals import intervals
 from lightning_ad.evaluation.verdicts import Threshold
 from lightning_ad.methods.base import AnomalyModule, Suspect
-from lightning_ad.reporting.dashboards.recorder import show_test
+from lightning_ad.reporting.dashboards.showing import show_test
 from lightning_ad.reporting.figures import hatch
 from lightning_ad.reporting.predictions import ImageResult, replacing, write_predictions
 from lightning_ad.reporting.protocol import fingerprint, protocol
 from lightning_ad.reporting.recorder import TestRecorder, peak_memory_gib
 from lightning_ad.reporting.report import RunResults, write_report
-from lightning_ad.reporting.revision import revision, versions
+from lightning_ad.reporting.report_pictures import colour_scale
+from lightning_ad.reporting.revision import versions
 from lightning_ad.reporting.run_folder import RunFolder, write_json
 
 
@@ -62,6 +63,8 @@ class Run(Protocol):
     config_text: str
     checkpoint: Path
     dashboard_images: int
+    revision: str | None
+    training_set: str | None
 
 
 def summarise(run: Run, watch: Stopwatch) -> None:
@@ -102,11 +105,8 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             by_defect=details["by_defect"],
             by_defect_intervals=details["by_defect_intervals"],
         )
-        write_report(folder.report, results, _picture(run.datamodule), folder.path)
-        facts = {"test_set": fingerprint(run.datamodule.samples["test"])}
-        show_test(
-            run.trainer, results, _picture(run.datamodule), folder.path, facts, _cost(run, watch), run.dashboard_images
-        )
+        scale = colour_scale(rows, folder.path)
+        write_report(folder.report, results, _picture(run.datamodule), folder.path, scale)
     write_json(
         folder.metrics,
         {
@@ -119,15 +119,20 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             "threshold": run.recorder.threshold and run.recorder.threshold.as_dict(),
             "counts": _counts(run),
             "seconds": watch.seconds,
-            "peak_memory_gib": {**peak_memory_gib(), **watch.peaks},
+            "peak_memory_gib": peak_memory_gib(),
+            "peak_memory_gib_by_stage": watch.peaks,
             "device": _device(run.trainer),
             "processes": run.trainer.world_size,
             "versions": versions(),
-            "revision": revision(),
-            "training_set": fingerprint(run.datamodule.samples["train"]),
+            "revision": run.revision,
+            "training_set": run.training_set,
             "checkpoint": str(run.checkpoint),
         },
     )
+    show_test(
+        run.trainer, results, _picture(run.datamodule), folder.path,
+        {"test_set": fingerprint(run.datamodule.samples["test"])}, _cost(run, watch), scale, run.dashboard_images,
+    )  # fmt: skip
     counts, size = _counts(run), run.datamodule.geometry.output
     trained = f"{counts['train']} training images, " if counts["train"] else ""
     tested = f"{counts['test_good']} good and {counts['test_anomalous']} anomalous test images"
@@ -255,10 +260,12 @@ def _small_defects(run: Run) -> list[str]:
     return [path for path in run.recorder.without_outline if path in masked]
 
 
-def facts_of(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, str]:
-    """What a dashboard lists of a run before it begins: method, data and their fingerprint, versions, revision."""
-    told = {"method": type(model).__name__, "data": data.title, "view": data.view, "revision": revision() or "unknown"}
-    told["training_set"] = fingerprint(data.samples["train"])
+def facts_of(
+    model: AnomalyModule, data: AnomalyDataModule, revision: str | None, training_set: str | None
+) -> dict[str, str]:
+    """What a dashboard lists of a run before it begins: method, data and their view, versions, revision."""
+    told = {"method": type(model).__name__, "data": data.title, "view": data.view, "revision": revision or "unknown"}
+    told["training_set"] = training_set or "unknown"
     return {**told, **{f"version_{name}": value for name, value in versions().items()}}
 
 

@@ -8,19 +8,32 @@ from lightning.pytorch.utilities import rank_zero_only
 class KillAt(Callback):
     """Sends the process a signal after a training step, or a batch of the test; SIGKILL is as a power cut.
 
-    With `first`, also after the first batch of training, whatever the step.
+    With `first`, also after the first batch of training, whatever the step; with `job`, to all processes of the group,
+    the loader's workers among them.
     """
 
     def __init__(
-        self, step: int = -1, test_batch: int = -1, name: str = "SIGKILL", first: bool = False, rank: int = 0
+        self,
+        step: int = -1,
+        test_batch: int = -1,
+        name: str = "SIGKILL",
+        first: bool = False,
+        rank: int = 0,
+        job: bool = False,
     ) -> None:
         self.step, self.test_batch, self.number, self.first = step, test_batch, signal.Signals[name], first
-        self.rank = rank
+        self.rank, self.job = rank, job
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if (trainer.global_step == self.step or (self.first and not batch_idx)) and rank_zero_only.rank == self.rank:
-            os.kill(os.getpid(), self.number)
+            self.send()
 
     def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
         if batch_idx == self.test_batch:
+            self.send()
+
+    def send(self):
+        if self.job:
+            os.killpg(os.getpgid(0), self.number)
+        else:
             os.kill(os.getpid(), self.number)

@@ -53,8 +53,9 @@ def script(name, args, timeout=300, **env):
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **env}
     return subprocess.run(
-        [sys.executable, str(ROOT / name), *args], capture_output=True, text=True, timeout=timeout, env=environment
-    )
+        [sys.executable, str(ROOT / name), *args], capture_output=True, text=True, timeout=timeout, env=environment,
+        start_new_session=True,
+    )  # fmt: skip
 
 
 def metrics_of(folder):

@@ -17,7 +17,7 @@ from lightning_ad.commands import train
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.reporting.dashboards.base import Scene
 from lightning_ad.reporting.dashboards.drawing import colours, drawn_curve, drawn_histogram, panel
-from lightning_ad.reporting.dashboards.recorder import chosen
+from lightning_ad.reporting.dashboards.showing import chosen
 
 ROOT = Path(__file__).parents[2]
 LOSSES = {"PatchCore": [], "DRAEM": ["loss", "loss_l2", "loss_ssim", "loss_focal"], "PFM": ["loss"]}

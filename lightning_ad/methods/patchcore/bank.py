@@ -171,7 +171,7 @@ def _part(
     for all of them."""
     if memory_bytes is None:
         return None
-    there = projection is None and in_memory(vectors)  # nothing is made of them
+    there = projection is None and in_memory(vectors) and not held  # nothing is made of them
     numbers = selected_numbers(projection if there else projection or vectors.shape[2])
     room = max(1, memory_bytes // (4 * numbers) - held)
     return room if sum_over_processes(int(len(vectors) * vectors.shape[1] > room), device) else None

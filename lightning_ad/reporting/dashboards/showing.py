@@ -1,18 +1,21 @@
 """When dashboards are told what: facts at the start, held-out images at each validation, the test at its end."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_ad.data.sample import Batch
+from lightning_ad.data.sampler import HELD_OUT, Key
 from lightning_ad.evaluation.verdicts import Threshold
+from lightning_ad.features.maps import hide
 from lightning_ad.methods.base import AnomalyModule
-from lightning_ad.reporting.dashboards import Scene, dashboards
+from lightning_ad.reporting.dashboards import Dashboard, Scene, dashboards
 from lightning_ad.reporting.dashboards.drawing import colours, panel
 from lightning_ad.reporting.figures import Mask, Picture
 from lightning_ad.reporting.maps import read_map
@@ -21,7 +24,9 @@ from lightning_ad.reporting.report import PLOTS, RunResults
 
 
 class DashboardRecorder(Callback):
-    """Shows facts, and the same held-out images at every validation; on the first process.
+    """Shows facts, and the same held-out images at the first ten validations, then at each tenth part more of them.
+
+    On the first process. A dashboard that cannot be reached is a warning, not the end of the run.
 
     Args:
         facts: of the run, by name, once its data are there.
@@ -31,6 +36,7 @@ class DashboardRecorder(Callback):
 
     def __init__(self, facts: Callable[[], Mapping[str, Any]], config: str, count: int) -> None:
         self.facts, self.config, self.count = facts, config, count
+        self._validations = self._next = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: AnomalyModule) -> None:
         """Tells the facts."""
@@ -38,40 +44,56 @@ class DashboardRecorder(Callback):
             return
         facts = self.facts()
         for dashboard in dashboards(trainer.loggers):
-            dashboard.facts(facts, self.config)
+            with _no_harm(dashboard):
+                dashboard.facts(facts, self.config)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: AnomalyModule) -> None:
-        """Scores the chosen images once more, the first of them with a synthetic anomaly where the run draws some."""
+        """Scores the chosen images once more, every other one with a synthetic anomaly where the run draws some."""
         shown = dashboards(trainer.loggers) if trainer.is_global_zero and not trainer.sanity_checking else []
         loader = trainer.val_dataloaders
-        if not shown or not self.count or not loader:
+        self._validations += 1
+        if not shown or not self.count or not loader or self._validations < self._next:
             return
+        self._next = max(self._validations + 1, int(self._validations * 1.1))
         rows = chosen([sample.defect for sample in loader.dataset.samples], self.count)
-        per_image = pl_module.rows_per_image
-        batch = loader.collate_fn([loader.dataset[row * per_image + per_image // 2] for row in rows])
-        batch = trainer.strategy.batch_to_device(batch, pl_module.device)
-        with trainer.precision_plugin.forward_context():
-            scenes = _scored(pl_module, batch, trainer.datamodule.validation_anomalies)  # type: ignore[attr-defined]
-        panels = [panel(scene, *colours(scenes)) for scene in scenes]
+        scenes: list[Scene] = []
+        for start in range(0, len(rows), loader.batch_size):
+            scenes += _scored(trainer, pl_module, rows[start : start + loader.batch_size], start)
+        loader.dataset.forget()
+        scale = colours(scenes)
         for dashboard in shown:
-            dashboard.scenes("validation", scenes, panels, trainer.global_step)
+            with _no_harm(dashboard):
+                dashboard.scenes("validation", scenes, [panel(s, *scale) for s in scenes], trainer.global_step)
 
 
-def _scored(module: AnomalyModule, batch: Batch, anomalies: bool) -> list[Scene]:
+def _scored(trainer: Trainer, module: AnomalyModule, rows: Sequence[int], first: int) -> list[Scene]:
+    """Held-out images (by tiles, the middle one of each), as a validation scores them."""
+    loader, tiles = trainer.val_dataloaders, module.rows_per_image
+    keys = [Key(row * tiles + tiles // 2, HELD_OUT) for row in rows]
+    batch = loader.collate_fn([loader.dataset[key] for key in keys])
+    batch = trainer.strategy.batch_to_device(batch, module.device)
     image, mask = batch.image, batch.mask
-    if anomalies and batch.recipe:
-        rows = torch.arange(len(image), device=image.device) % 2 == 0
-        rows &= batch.label == 0
-        _, drawn, where = module.validation_synthesis.apply(image, batch.recipe)
-        image = torch.where(rows[:, None, None, None], drawn, image)
-        mask = torch.where(rows[:, None, None], where, mask)
-    found = module(image, batch.ignore)
+    with trainer.precision_plugin.forward_context():
+        if trainer.datamodule.validation_anomalies and batch.recipe:  # type: ignore[attr-defined]
+            drawn, where = module.with_anomalies(batch)
+            changed = (torch.arange(first, first + len(image), device=image.device) % 2 == 0) & (batch.label == 0)
+            image = torch.where(changed[:, None, None, None], drawn, image)
+            mask = torch.where(changed[:, None, None], where, mask)
+        found = module(image, batch.ignore)
+    maps = hide(found.map.float(), batch.ignore)
     return [
-        Scene(f"{i} {Path(path).name}", float(score), _pixels(one), map.float().cpu().numpy(), truth.cpu().numpy())
-        for i, (path, score, one, map, truth) in enumerate(
-            zip(batch.path, found.score, image, found.map, mask, strict=True)
-        )
+        Scene(f"{first + i} {Path(path).name}", float(score), _pixels(one), map.cpu().numpy(), truth.cpu().numpy())
+        for i, (path, score, one, map, truth) in enumerate(zip(batch.path, found.score, image, maps, mask, strict=True))
     ]
+
+
+@contextmanager
+def _no_harm(dashboard: Dashboard) -> Iterator[None]:
+    """What a dashboard cannot take is said, and nothing else."""
+    try:
+        yield
+    except Exception as error:
+        rank_zero_warn(f"{type(dashboard.logger).__name__} could not be told: {type(error).__name__}: {error}")
 
 
 def show_test(
@@ -81,6 +103,7 @@ def show_test(
     folder: Path,
     facts: Mapping[str, Any],
     numbers: Mapping[str, float],
+    scale: tuple[float, float],
     count: int,
 ) -> None:
     """Shows images of the test, the distributions of the scores, and curves; logs `numbers`.
@@ -92,18 +115,16 @@ def show_test(
         folder: of the run, in which the maps are.
         facts: that are known only now.
         numbers: what the run took: seconds, memory, sizes.
+        scale: where the colours of heat maps begin and end, as in the report.
         count: how many images are shown.
     """
     rows, step = results.rows, trainer.global_step
-    for logger in trainer.loggers:
-        logger.log_metrics(dict(numbers), step)
-    if shown := dashboards(trainer.loggers):
-        scenes = [
-            _tested(rows[i], number, picture, folder, results.threshold)
-            for number, i in enumerate(chosen([row.defect for row in rows], count))
-        ]
-        panels = [panel(scene, *colours(scenes)) for scene in scenes]
-        for dashboard in shown:
+    shown = dashboards(trainer.loggers)
+    places = chosen([row.defect for row in rows], count) if shown else []
+    scenes = [_tested(rows[i], number, picture, folder, results.threshold) for number, i in enumerate(places)]
+    panels = [panel(scene, *scale) for scene in scenes]
+    for dashboard in shown:
+        with _no_harm(dashboard):
             dashboard.facts(facts, results.config)
             if scenes:
                 dashboard.scenes("test", scenes, panels, step)
@@ -115,7 +136,9 @@ def show_test(
                 if len(x):
                     dashboard.curve(f"curves/{name}", x, y, PLOTS[name], step)
     for logger in trainer.loggers:
-        logger.save()
+        with _no_harm(Dashboard(logger)):
+            logger.log_metrics(dict(numbers), step)
+            logger.save()
 
 
 def _tested(
