@@ -3,96 +3,88 @@
 import pytest
 from runs import assert_same_weights, flags, logged, metrics_of, script
 
-CASES = {
-    "cfa": ("CFA", []),
-    "draem": ("DRAEM", ["--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging"]),
-    "pfm-accumulated": ("PFM", ["--trainer.accumulate_grad_batches", "2", "--data.batch_size", "2"]),
-    "draem-between-epochs": ("DRAEM", []),
-    "draem-tiles": (
-        "DRAEM",
-        ["--data.num_workers", "2", "--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32"],
-    ),
+from lightning_ad.commands import train
+from lightning_ad.survival import Preempted
+
+TILES = ["--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32", "--data.num_workers", "2"]
+AVERAGE = ["--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging"]
+ACCUMULATED = ["--trainer.accumulate_grad_batches", "2", "--data.batch_size", "2"]
+VALIDATED = ["--data.validation", "holdout", "--data.validation_share", "0.3", "--data.batch_size", "1"]
+VALIDATED += ["--trainer.val_check_interval", "2", "--select", "validation_loss"]
+CASES = {  # method, flags, after which step, where it stops
+    "cfa": ("CFA", [], 5, "after batch 2 of epoch 2"),
+    "draem": ("DRAEM", AVERAGE, 5, "after batch 2 of epoch 2"),
+    "draem-between-epochs": ("DRAEM", [], 3, "after epoch 1"),
+    "draem-tiles": ("DRAEM", TILES, 13, "after batch 3 of epoch 2"),
+    "draem-validated": ("DRAEM", VALIDATED, 7, "after batch 3 of epoch 2"),  # after batch 2, a validation is due
+    "pfm-accumulated": ("PFM", ACCUMULATED, 1, "after batch 2 of epoch 1"),
 }
 
 
-def stopped_at(step, *more):
-    return ["--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.step", str(step), *more]
-
-
-def by(name):
-    return ["--trainer.callbacks.name", name]
+def stopped_by(name, **when):
+    kill = ["--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.name", name]
+    return [*kill, *(part for key, value in when.items() for part in (f"--trainer.callbacks.{key}", str(value)))]
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_stopped_in_an_epoch(case, trees, tmp_path):
-    method, more = CASES[case]
-    step = {"draem-between-epochs": 3, "draem-tiles": 13}.get(case, 5)
+    method, more, step, where = CASES[case]
 
     def args(output):
         return [*flags(method, "mvtec", trees, tmp_path / output), *more]
 
-    where = ["--trainer.callbacks.first", "true"] if case == "pfm-accumulated" else []
-    stopped = script("train.py", [*args("a"), *stopped_at(step, *where, *by("SIGTERM"))])
-    assert stopped.returncode == 75, stopped.stderr
-    found = {"draem-between-epochs": "epoch 1:", "pfm-accumulated": "batch 2 of epoch 1:", "draem-tiles": "batch 3"}
-    assert f"SIGTERM: stopped after {found.get(case, 'batch 2 of epoch 2:')}" in stopped.stderr
-    resumed = script("train.py", [*args("a"), "--resume"])
-    assert resumed.returncode == 0, resumed.stderr
-    undisturbed = script("train.py", args("b"))
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    name = f"{method.lower()}-mvtec-bottle/version_0"
-    assert_same_weights(tmp_path / "a" / name, tmp_path / "b" / name)
-    assert metrics_of(tmp_path / "a" / name) == metrics_of(tmp_path / "b" / name)
-    before, after, whole = (
-        [
-            value
-            for path in sorted((tmp_path / run / name / "logs/csv").glob(f"version_{version}"))
-            for value in logged(tmp_path / run / name, "loss", path.name)
-        ]
-        for run, version in (("a", 0), ("a", 1), ("b", 0))
-    )
-    assert [*before, *after] == whole  # no batch twice, none left out
+    with pytest.raises(Preempted, match=f"SIGTERM: stopped {where}: --resume goes on from there"):
+        train([*args("a"), *stopped_by("SIGTERM", step=step)])
+    resumed, whole = train([*args("a"), "--resume"]).path, train(args("b")).path
+    assert resumed.relative_to(tmp_path / "a") == whole.relative_to(tmp_path / "b")
+    assert_same_weights(resumed, whole)
+    assert metrics_of(resumed) == metrics_of(whole)
+    # no batch twice, none left out
+    assert [*logged(resumed, "loss"), *logged(resumed, "loss", "version_1")] == logged(whole, "loss")
+    if "--select" in more:
+        checked = [*logged(resumed, "validation_loss"), *logged(resumed, "validation_loss", "version_1")]
+        assert checked == logged(whole, "validation_loss")
+        assert len(checked) == 4
 
 
 @pytest.mark.distributed
 def test_one_process_is_told_and_both_stop(trees, tmp_path):
     args = [*flags("DRAEM", "mvtec", {"mvtec": trees["even"]}, tmp_path), "--trainer.devices", "2"]
-    stopped = script("train.py", [*args, *stopped_at(1, *by("SIGUSR1"), "--trainer.callbacks.rank", "1")], timeout=120)
+    stopped = script("train.py", [*args, *stopped_by("SIGUSR1", step=1, rank=1)], timeout=120)
     assert stopped.returncode == 75, stopped.stderr
     assert stopped.stderr.count("SIGUSR1: stopped after batch 1 of epoch 1") == 1
     resumed = script("train.py", [*args, "--resume"])
     assert resumed.returncode == 0, resumed.stderr
+    whole = script("train.py", [*args, "--name", "whole"])
+    assert whole.returncode == 0, whole.stderr
+    assert_same_weights(tmp_path / "draem-mvtec-bottle/version_0", tmp_path / "whole/version_0")
+
+
+def test_a_signal_to_the_whole_job_leaves_the_workers_alone(trees, tmp_path):
+    args = [*flags("DRAEM", "mvtec", trees, tmp_path), "--data.num_workers", "2"]
+    stopped = script("train.py", [*args, *stopped_by("SIGTERM", step=4, job="true")])
+    assert stopped.returncode == 75, stopped.stderr
+    assert "SIGTERM: stopped after batch 1 of epoch 2: --resume goes on from there" in stopped.stderr
 
 
 @pytest.mark.parametrize("method", ["PatchCore", "DRAEM"])
 def test_stopped_in_the_test(method, trees, tmp_path):
     args = flags(method, "mvtec", trees, tmp_path)
-    stop = ["--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.test_batch", "0", *by("SIGTERM")]
-    stopped = script("train.py", [*args, *stop])
-    assert stopped.returncode == 75, stopped.stderr
-    assert "SIGTERM: stopped in the test: --resume tests again" in stopped.stderr
-    resumed = script("train.py", [*args, "--resume"])
-    assert resumed.returncode == 0, resumed.stderr
-    folder = tmp_path / f"{method.lower()}-mvtec-bottle"
-    assert [p.name for p in folder.iterdir()] == ["version_0"]
-    assert (folder / "version_0/metrics.json").is_file()
+    with pytest.raises(Preempted, match="SIGTERM: stopped in the test: --resume tests again"):
+        train([*args, *stopped_by("SIGTERM", test_batch=0)])
+    resumed = train([*args, "--resume"])
+    assert resumed.finished
+    assert [p.name for p in resumed.path.parent.iterdir()] == ["version_0"]
 
 
 def test_a_fit_only_method_that_is_stopped_begins_anew(trees, tmp_path):
     args = flags("PatchCore", "mvtec", trees, tmp_path)
-    stop = ["--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.first", "true", *by("SIGTERM")]
-    stopped = script("train.py", [*args, *stop])
-    assert stopped.returncode == 75, stopped.stderr
-    assert "--resume reads them anew" in stopped.stderr
-    resumed = script("train.py", [*args, "--resume"])
-    assert resumed.returncode == 0, resumed.stderr
-    whole = script("train.py", [*args, "--name", "whole"])
-    assert whole.returncode == 0, whole.stderr
-    assert_same_weights(tmp_path / "patchcore-mvtec-bottle/version_0", tmp_path / "whole/version_0")
+    with pytest.raises(Preempted, match="--resume reads them anew"):
+        train([*args, *stopped_by("SIGTERM", first="true")])
+    assert_same_weights(train([*args, "--resume"]).path, train([*args, "--name", "whole"]).path)
 
 
-def test_a_signal_to_the_whole_job_leaves_the_workers_alone(trees, tmp_path):
-    args = [*flags("DRAEM", "mvtec", trees, tmp_path), "--data.num_workers", "2"]
-    stopped = script("train.py", [*args, *stopped_at(4, *by("SIGTERM"), "--trainer.callbacks.job", "true")])
-    assert stopped.returncode == 75, stopped.stderr
-    assert "SIGTERM: stopped after batch 1 of epoch 2: --resume goes on from there" in stopped.stderr
+def test_nothing_is_promised_where_nothing_is_kept(trees, tmp_path):
+    args = [*flags("DRAEM", "mvtec", trees, tmp_path), "--trainer.enable_checkpointing", "false"]
+    with pytest.raises(Preempted, match="SIGTERM: stopped and nothing is kept"):
+        train([*args, *stopped_by("SIGTERM", step=1)])
