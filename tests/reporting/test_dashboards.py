@@ -19,6 +19,7 @@ from lightning_ad.reporting.dashboards.base import Scene
 from lightning_ad.reporting.dashboards.drawing import colours, drawn_curve, drawn_histogram, panel
 from lightning_ad.reporting.dashboards.showing import chosen
 
+pytestmark = pytest.mark.xdist_group("dashboards")  # one worker: the runs are made once
 ROOT = Path(__file__).parents[2]
 LOSSES = {"PatchCore": [], "DRAEM": ["loss", "loss_l2", "loss_ssim", "loss_focal"], "PFM": ["loss"]}
 COSTS = ["seconds_fit", "seconds_test", "test_images_per_second", "peak_memory_gib_host", "checkpoint_mib"]
