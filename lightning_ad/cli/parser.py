@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_ad import methods
+from lightning_ad.cli.trust import allow_imports, denied
 from lightning_ad.errors import UsageError, UserError
 
 BASES = (methods.AnomalyModule, methods.LearnedModule, methods.FitOnlyModule)
@@ -28,7 +29,9 @@ class Parser(LightningArgumentParser):
         Raises:
             UsageError: saying what was expected, what came, and what to do.
         """
-        for flag, value in pairwise(split_flags(args or [])):
+        flags = split_flags(args or [])
+        allow_imports(flags)
+        for flag, value in pairwise(flags):
             if flag in ("-c", "--config"):
                 _check_yaml(Path(value))
         return super().parse_args(args, *rest, **options)
@@ -51,6 +54,8 @@ def explain(message: str, flags: Iterable[str] = ()) -> str:
     Returns:
         The sentence; the message itself where it is of no known form.
     """
+    if refused := denied(message):
+        return refused
     keys = [flag.removeprefix("--") for flag in flags]
     if found := re.search(r"unrecognized arguments: (\S+)", message):
         return _unknown("flag", found[1].partition("=")[0], flags)

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,11 +12,12 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
 
 from lightning_ad.data.checking import Fault, stop_at_faults, usable
-from lightning_ad.data.dataset import AnomalyDataset, deaf
+from lightning_ad.data.dataset import AnomalyDataset, begin_worker
 from lightning_ad.data.geometry import Geometry, Size
 from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import find_samples, layout_module, prepare_layout
 from lightning_ad.data.layouts._files import seeded_split
+from lightning_ad.data.reading import MEGAPIXELS, limit_size
 from lightning_ad.data.sample import GOOD, Batch, Sample, Split, collate
 from lightning_ad.data.sampler import KeySampler
 from lightning_ad.data.synthesis import Synthesis
@@ -56,6 +58,7 @@ class AnomalyDataModule(LightningDataModule):
         on_error: stop, with its name, at a file that cannot be used, before the start where that can be told without
             decoding it; or skip: decode all files before the start, and leave those out, and training images that are
             tested too. They are counted, and listed in skipped.csv.
+        max_megapixels: an image of more pixels is refused: a small file may hold one that fills the memory.
         seed: of the order, hold-out, folds and synthetic anomalies; the command line sets it from seed_everything.
     """
 
@@ -80,6 +83,7 @@ class AnomalyDataModule(LightningDataModule):
         ignore: str | None = None,
         ignore_value: int | None = None,
         on_error: Literal["stop", "skip"] = "stop",
+        max_megapixels: float = MEGAPIXELS,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -95,7 +99,8 @@ class AnomalyDataModule(LightningDataModule):
         self.textures = textures
         self.ignore, self.ignore_value = ignore, ignore_value
         self.seed = seed
-        self.on_error = on_error
+        self.on_error, self.max_megapixels = on_error, max_megapixels
+        limit_size(max_megapixels)
         self.samples: dict[Split, list[Sample]] = {}
         self._truth: list[Sample] = []
         self.skipped: list[Fault] = []
@@ -248,7 +253,9 @@ class AnomalyDataModule(LightningDataModule):
         )
         if self.trainer:  # in a resumed run, workers ask for their first rows before Lightning tells the epoch
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
-            sampler.done = self._batches_done(len(sampler)) * self.batch_size if split == "train" else 0
+            if split == "train":
+                sampler.done = self._batches_done(len(sampler)) * self.batch_size
+                sampler.start = getattr(self.trainer.lightning_module, "batches_kept", 0) * self.batch_size
         return DataLoader(
             data,
             batch_size=1 if split == "test" and self.tiles is not None else self.batch_size,
@@ -257,7 +264,7 @@ class AnomalyDataModule(LightningDataModule):
             collate_fn=collate,
             pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
             persistent_workers=self.num_workers > 0 and split != "test",
-            worker_init_fn=deaf,
+            worker_init_fn=partial(begin_worker, self.max_megapixels),
         )
 
     def _batches_done(self, rows: int) -> int:

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from lightning_ad.data.geometry import Geometry
 from lightning_ad.data.ignoring import fill, read_ignored
-from lightning_ad.data.reading import read_image, read_mask, read_regions
+from lightning_ad.data.reading import limit_size, read_image, read_mask, read_regions
 from lightning_ad.data.sample import Batch, Regions, Sample
 from lightning_ad.data.sampler import MIXED, Key
 from lightning_ad.data.synthesis import Synthesis
@@ -125,8 +125,10 @@ class AnomalyDataset(Dataset[Batch]):
         return self.geometry.image(full), mask, ignore
 
 
-def deaf(worker: int) -> None:
-    """Leaves signals to the main process: those to a whole job must not end its workers before it has stopped."""
+def begin_worker(megapixels: float, worker: int) -> None:
+    """Limits the size of images, and leaves signals to the main process: those to a whole job must not end its workers
+    before it has stopped."""
+    limit_size(megapixels)
     for name in ("SIGTERM", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

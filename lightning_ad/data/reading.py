@@ -14,7 +14,18 @@ from lightning_ad.data.sample import Regions, Saturation
 from lightning_ad.errors import DataError
 
 ORIENTATION = 274  # the tag of EXIF
+MEGAPIXELS = 200.0  # that an image may have, unless `limit_size` says otherwise
 TAIL, JPEG_END = 1 << 16, b"\xff\xd9"  # programs write notes behind a JPEG's end
+
+
+_limit = MEGAPIXELS * 1e6
+
+
+def limit_size(megapixels: float) -> None:
+    """Images of more pixels are refused from here on, in this process: a small file may hold a very large one."""
+    global _limit
+    _limit = megapixels * 1e6
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, int(_limit))  # its own limit must not come first
 
 
 def read_image(path: str) -> Tensor:
@@ -105,6 +116,7 @@ def size_of(path: str) -> tuple[int, int]:
         DataError: naming the file, where it is missing or no image.
     """
     with _told(path, "image"), Image.open(path) as file:
+        _check_size(path, "image", file.width, file.height)
         exif = Image.Exif()
         if file.format != "TIFF" and (told := file.info.get("exif")):  # a TIFF is turned as it is opened
             exif.load(told)
@@ -137,6 +149,7 @@ def verify(path: str, kind: str = "image") -> None:
                 whole = JPEG_END in data.read()
             if not whole:  # or there is much behind its end
                 with Image.open(path) as file:
+                    _check_size(path, kind, file.width, file.height)
                     file.load()
 
 
@@ -169,10 +182,19 @@ def _of_value(values: np.ndarray, value: int) -> np.ndarray:
 
 def _open(path: str, kind: str) -> np.ndarray:
     with _told(path, kind), Image.open(path) as file:
+        _check_size(path, kind, file.width, file.height)
         image = ImageOps.exif_transpose(file)
         if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
             return np.asarray(image)
         return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+
+
+def _check_size(path: str, kind: str, width: int, height: int) -> None:
+    if width * height > _limit:
+        raise DataError(
+            f"the {kind} {path} has {width} x {height} px, {width * height / 1e6:.4g} million; more than "
+            f"{_limit / 1e6:.4g} million are refused. If it is no mistake, raise data.max_megapixels"
+        )
 
 
 @contextmanager
@@ -180,6 +202,8 @@ def _told(path: str, kind: str) -> Iterator[None]:
     """Whatever goes wrong with a file, as a DataError that names it."""
     try:
         yield
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(f"the {kind} {path} is not there") from error
     except MemoryError:

@@ -46,9 +46,13 @@ class KeySampler(DistributedSampler):
         super().__init__(data, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
         self.tiles = tiles
         self.done = 0  # rows of this process that the next pass leaves out: a resumed run has read them
+        self.start = 0  # rows of this process that every pass leaves out, and its length does not count
+
+    def __len__(self) -> int:
+        return self.num_samples - self.start
 
     def __iter__(self) -> Iterator[Key]:
-        done, self.done = self.done, 0
+        done, self.done = self.done + self.start, 0
         count = len(self.dataset)  # type: ignore[arg-type]
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)

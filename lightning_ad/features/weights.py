@@ -1,5 +1,6 @@
 """Where the weights of a backbone come from: an enum name, a path, or nowhere; errors that say the way out."""
 
+import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from lightning_ad.checkpoints import check_whole
 from lightning_ad.errors import UsageError, WeightsError
 
 TIMM = "timm/"
@@ -146,9 +148,15 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise WeightsError(f"there is no file {path}")
+    check_whole(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch raises pickle, zip and runtime errors alike
+        if named := re.search(r"GLOBAL (\S+)|Unsupported (?:class|global|function) (\S+)", str(error)):
+            raise WeightsError(
+                f"{path} holds more than tensors and plain data ({named[1] or named[2]}): to load it could run code, "
+                "and it is refused. Take a file of a state_dict, as torch.save(model.state_dict(), ...) writes it"
+            ) from error
         raise WeightsError(
             f"cannot read {path} as tensors ({type(error).__name__}): damaged, or not a PyTorch file"
         ) from error
