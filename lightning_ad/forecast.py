@@ -20,7 +20,7 @@ from lightning_ad.evaluation import metrics
 BATCH = 8  # images that are measured together
 MARGIN = 1.2  # products in a method are of worse shapes than the one that is measured
 WRITING = 3e-7  # seconds a pixel, for the map on disk and the metrics
-COMPARED = 64  # to find the least of distances takes as long as so many channels of them
+COMPARED = 64  # to find the least of distances takes as long as so many channels of them, each further one too
 SELECTED = 2.5  # times a product of all vectors with the centres takes a selection of these
 METRIC_BYTES = 28  # a pixel of the test takes, where metrics are exact
 BINS_BYTES = 2**27  # all of them take, where pixels are counted in bins

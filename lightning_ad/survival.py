@@ -1,7 +1,12 @@
 """Being told to stop: a job that is pre-empted keeps what it has done, and says by its exit code that it wants back."""
 
+import os
 import signal
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -11,10 +16,11 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_ad.errors import UserError
-from lightning_ad.methods.learned import LearnedModule
+from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.statistics.distributed import world_size
 
 SIGNALS = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+PARENT = "LIGHTNING_AD_PARENT"  # the process without which a run is not to go on
 
 
 class Preempted(UserError):
@@ -25,9 +31,9 @@ class Preempted(UserError):
 
 
 class StopWhenTold(Callback):
-    """On SIGTERM or SIGUSR1, to any process: ends after the step that goes on, with a checkpoint of a learned method.
+    """On SIGTERM or SIGUSR1, to any process: ends after the step that goes on, with a checkpoint of what was done.
 
-    A validation, or the summary of a fit-only method, is brought to its end first.
+    A validation, or the summary of a fit-only method that makes no selection, is brought to its end first.
     Takes the place of Lightning's own handlers, which write no checkpoint or one that a resumed run does not find.
 
     Args:
@@ -43,6 +49,8 @@ class StopWhenTold(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens; Lightning has set its own handlers by now."""
         self._listen()
+        if isinstance(pl_module, FitOnlyModule):
+            pl_module.told, pl_module.stop = partial(self._anyone_told, trainer), self._stop
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens."""
@@ -58,8 +66,10 @@ class StopWhenTold(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Writes the checkpoint of a learned method where neither gradients wait for more batches nor a validation is
-        due; at its end, an epoch has its own, which its validation may not be kept from.
+        """Writes the checkpoint of a learned method, or the progress of a fit-only one.
+
+        Not where gradients wait for more batches, or a validation is due; at its end, an epoch has its own checkpoint,
+        which its validation may not be kept from.
 
         Raises:
             Preempted: after a signal, where there is nothing to keep.
@@ -68,8 +78,10 @@ class StopWhenTold(Callback):
         due = loop.batch_progress.is_last_batch or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
         if loop._should_accumulate() or due or not self._anyone_told(trainer):
             return
-        if not isinstance(pl_module, LearnedModule):
-            self._stop("while the training images were read: --resume reads them anew")
+        if isinstance(pl_module, FitOnlyModule):
+            kept = pl_module.keep_progress()
+            then = "goes on with those that are left" if kept else "reads them anew"
+            self._stop(f"while the training images were read: --resume {then}")
         if self.checkpoint is None:
             self._stop("and nothing is kept: trainer.enable_checkpointing is false")
         trainer.save_checkpoint(self.checkpoint)
@@ -121,3 +133,27 @@ class StopWhenTold(Callback):
     def _stop(self, where: str) -> None:
         assert self.told is not None
         raise Preempted(f"{self.told.name}: stopped {where}")
+
+
+@contextmanager
+def handing_on(hear: Callable[[int], object]) -> Iterator[None]:
+    """Calls `hear` with the signals that tell to stop, while others do the work."""
+    before = {number: signal.signal(number, lambda number, _: hear(number)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def stop_with_parent() -> None:
+    """Where a benchmark or a series has started this process: it is told to stop once that is gone."""
+    parent = int(os.environ.pop(PARENT, 0))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()

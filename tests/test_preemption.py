@@ -1,9 +1,16 @@
 """Told to stop by a signal, and resumed: the same bits as a run that nobody stopped."""
 
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
 import pytest
-from runs import assert_same_weights, flags, logged, metrics_of, script
+from runs import ROOT, assert_same_weights, flags, logged, metrics_of, script
 
 from lightning_ad.commands import train
+from lightning_ad.errors import UserError
 from lightning_ad.survival import Preempted
 
 TILES = ["--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32", "--data.num_workers", "2"]
@@ -74,9 +81,10 @@ def test_stopped_in_the_test(method, trees, tmp_path):
     assert [p.name for p in resumed.path.parent.iterdir()] == ["version_0"]
 
 
-def test_a_fit_only_method_that_is_stopped_begins_anew(trees, tmp_path):
-    args = flags("PatchCore", "mvtec", trees, tmp_path)
-    with pytest.raises(Preempted, match="--resume reads them anew"):
+@pytest.mark.parametrize("method", ["PatchCore", "PaDiM"])
+def test_a_fit_only_method_that_is_stopped_goes_on(method, trees, tmp_path):
+    args = flags(method, "mvtec", trees, tmp_path)
+    with pytest.raises(Preempted, match="--resume goes on with those that are left"):
         train([*args, *stopped_by("SIGTERM", first="true")])
     assert_same_weights(train([*args, "--resume"]).path, train([*args, "--name", "whole"]).path)
 
@@ -85,3 +93,42 @@ def test_nothing_is_promised_where_nothing_is_kept(trees, tmp_path):
     args = [*flags("DRAEM", "mvtec", trees, tmp_path), "--trainer.enable_checkpointing", "false"]
     with pytest.raises(Preempted, match="SIGTERM: stopped and nothing is kept"):
         train([*args, *stopped_by("SIGTERM", step=1)])
+
+
+def test_a_selection_that_is_stopped_goes_on(trees, tmp_path):
+    args = flags("PatchCore", "mvtec", trees, tmp_path)  # whose last batch is the third
+    with pytest.raises(Preempted, match=r"after \d+ patches were selected: --resume goes on from there"):
+        train([*args, *stopped_by("SIGTERM", batch=2)])
+    resumed = train([*args, "--resume"]).path
+    assert_same_weights(resumed, train([*args, "--name", "whole"]).path)
+    assert not (resumed / "checkpoints/progress").exists()
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("method", ["PatchCore", "PaDiM"])
+def test_two_processes_go_on_with_what_each_has_read(method, trees, tmp_path):
+    args = [*flags(method, "mvtec", trees, tmp_path), "--trainer.devices", "2", "--data.batch_size", "1"]
+    stopped = script("train.py", [*args, *stopped_by("SIGTERM", batch=1, rank=1)], timeout=120)
+    assert stopped.returncode == 75, stopped.stderr
+    again = script("train.py", [*args, "--resume"])
+    assert "4 training images were read before; the fit goes on with the others" in again.stdout + again.stderr
+    whole = script("train.py", [*args, "--name", "whole"])
+    assert whole.returncode == again.returncode == 0, again.stderr
+    folder = next(p for p in tmp_path.iterdir() if p.name != "whole") / "version_0"
+    assert_same_weights(folder, tmp_path / "whole/version_0")
+
+
+def test_progress_of_other_images_is_refused(trees, tmp_path):
+    root = shutil.copytree(trees["mvtec"], tmp_path / "data")
+    args = flags("PaDiM", "mvtec", {"mvtec": root}, tmp_path / "runs")
+    with pytest.raises(Preempted):
+        train([*args, *stopped_by("SIGTERM", first="true")])
+    next((root / "bottle/train/good").glob("*.png")).unlink()
+    with pytest.raises(UserError, match="was made from other training images"):
+        train([*args, "--resume"])
+
+
+def test_a_run_without_its_parent_is_told_to_stop():
+    code = "import time; from lightning_ad.survival import stop_with_parent; stop_with_parent(); time.sleep(60)"
+    environment = {**os.environ, "LIGHTNING_AD_PARENT": "1", "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=50).returncode == -signal.SIGTERM

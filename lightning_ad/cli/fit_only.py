@@ -35,6 +35,7 @@ def set_fit_only(model: AnomalyModule, config: Any) -> None:
     if config.extend:
         model.grow_from(read_state(finished_checkpoint(Path(config.extend))))
     model.list_suspects, model.trim = config.suspects, config.trim
+    model.progress_minutes = config.progress_minutes
 
 
 def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, resumed: bool) -> None:

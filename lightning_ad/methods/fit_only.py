@@ -1,19 +1,24 @@
 """Base of the methods that see every training image once and keep a summary of them."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.methods.base import AnomalyModule, NotFittedError, Suspect
-from lightning_ad.progress import progress
-from lightning_ad.statistics.distributed import gather_rows, sum_over_processes
+from lightning_ad.methods.base import AnomalyModule, NotFittedError
+from lightning_ad.methods.fit_progress import FitProgress, SelectionKeeper
+from lightning_ad.methods.suspects import without_suspects
+from lightning_ad.statistics.distributed import sum_over_processes
+
+SERIES = "images"  # of saves of what was observed
+ASKED = 8  # batches between two looks at the clock, which take a word between processes
 
 
 class FitOnlyModule(AnomalyModule):
@@ -24,13 +29,22 @@ class FitOnlyModule(AnomalyModule):
 
     Attributes:
         images: int64, of which the summary is.
+        cumulative: what `kept` gives is all that was observed, not a part of it.
         growing: what was fitted before stays, and the images that are observed are added to it.
         list_suspects: score the training images after the fit, as though each had not been in it.
         trim: the share of the training images that is left out, the most suspicious ones; they are then listed too.
         took: seconds of the last fit by stage: `reading` the images, and `summarising` them.
+        progress_folder: where a fit keeps what it has done, and goes on from; None for nowhere.
+        progress_minutes: between two times that it does.
+        progress_of: the fingerprint of the training set; what was kept of another one is refused.
+        seconds_before: that the fit had taken before it was gone on with.
+        told: whether any process was told to stop; all of them ask.
+        stop: ends the fit, once what it has done is kept.
+        batches_kept: of this process that an earlier fit has observed, and this one need not read.
     """
 
     precisions = ("32-true", "bf16-mixed")
+    cumulative = False
     fitted: Tensor
     images: Tensor
 
@@ -44,6 +58,14 @@ class FitOnlyModule(AnomalyModule):
         # Lightning's loop wants a loss, and DistributedDataParallel a parameter with a gradient.
         self.anchor = nn.Parameter(torch.zeros(()))
         self._seen, self._began = 0, 0.0
+        self.progress_folder: Path | None = None
+        self.progress_minutes = 10.0
+        self.progress_of: str | None = None
+        self.batches_kept, self.seconds_before = 0, 0.0
+        self.told: Callable[[], bool] = bool
+        self.stop: Callable[[str], object] = str
+        self._progress: FitProgress | None = None
+        self._batches, self._again, self._written = 0, 0, 0
 
     def begin(self) -> None:
         """Makes room, and forgets what was fitted before unless `growing`; the trainer and its data are there."""
@@ -51,6 +73,15 @@ class FitOnlyModule(AnomalyModule):
 
     def observe(self, image: Tensor, index: Tensor) -> None:
         """Takes [B, 3, H, W] good images in [0, 1], the rows `index` [B] of the training set; each row comes once."""
+        raise NotImplementedError
+
+    def kept(self, first: int) -> Iterator[dict[str, Any]]:
+        """What this process has observed of its rows from the `first` on, or all that it keeps (`cumulative`), by
+        pieces of plain data and tensors that are no views of larger ones."""
+        raise NotImplementedError
+
+    def go_on(self, piece: dict[str, Any]) -> None:
+        """Takes a piece that `kept` has given, after `begin` and in order."""
         raise NotImplementedError
 
     def complete(self) -> None:
@@ -126,6 +157,13 @@ class FitOnlyModule(AnomalyModule):
             raise UsageError(f"a {name} that grows cannot trim: the images of before cannot be read again")
         if any(isinstance(c, WeightAveraging | StochasticWeightAveraging) for c in trainer.callbacks):
             raise UsageError(f"{name} has no weights to average; leave out the averaging callback")
+        self._progress, self.batches_kept = None, 0
+        folder, of = trainer.strategy.broadcast((self.progress_folder, self.progress_of))
+        if folder is not None:
+            data = trainer.datamodule
+            told = [of, len(data.samples["train"]), data.batch_size, data.seed]
+            self._progress = FitProgress(folder, self.progress_minutes, self.device, told)
+            self.batches_kept = max(0, self._progress.last(SERIES) - 1)  # one is read again: Lightning wants a batch
 
     def on_train_start(self) -> None:
         """Starts an empty summary (not called where a finished run is resumed).
@@ -140,17 +178,50 @@ class FitOnlyModule(AnomalyModule):
             )
         super().on_train_start()
         self.fitted.fill_(False)
-        self._seen, self._began = 0, time.perf_counter()
+        self._seen, self._began, self.seconds_before = 0, time.perf_counter(), 0.0
+        self._batches = self._again = self._written = 0
         self.begin()
+        if self._progress is not None and (number := self._progress.last(SERIES)):
+            for piece in self._progress.up_to(SERIES, number, self.cumulative):
+                self.go_on(piece)
+                self._seen, self.seconds_before = piece["seen"], piece["seconds"]
+            self._batches, self._again, self._written = self.batches_kept, 1, self._seen
+            seen = sum_over_processes(self._seen, self.device)
+            rank_zero_info(f"{seen} training images were read before; the fit goes on with the others")
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Observes a batch; the loss is a zero that has a gradient."""
         batch = batch.real()
-        if len(batch):
+        if len(batch) and not self._again:
             self._seen += len(batch)
             with torch.no_grad():
                 self.observe(batch.image, batch.index)
+        self._batches, self._again = self._batches + 1, 0
+        asked = self._batches % ASKED == 0 or self.trainer.world_size == 1
+        if self._progress is not None and asked and self._progress.due():
+            self.keep_progress()
         return self.anchor * 0
+
+    def keep_progress(self) -> bool:
+        """Writes what was observed since the last time; on all processes at once. Whether there is a place for it."""
+        if self._progress is None:
+            return False
+        if self._batches > self._progress.last(SERIES):
+            spent = self.seconds_before + time.perf_counter() - self._began
+            told = {"seen": self._seen, "seconds": spent}
+            if not self._progress.write(SERIES, self._batches, ({**p, **told} for p in self.kept(self._written))):
+                self._progress = None
+                return False
+            self._written = self._seen
+            if self.cumulative:
+                self._progress.keep_two(SERIES)
+        return True
+
+    def _keeper(self, series: str) -> SelectionKeeper | None:
+        """Keeps a selection beside what was observed."""
+        if self._progress is None:
+            return None
+        return SelectionKeeper(self._progress, series, self.keep_progress, self.told, self.stop)
 
     def on_validation_start(self) -> None:
         """Validation runs inside the epoch, before its end: the summary must be there."""
@@ -172,60 +243,14 @@ class FitOnlyModule(AnomalyModule):
         read = time.perf_counter()
         with torch.no_grad():
             self.complete()
+            self._progress = None  # a second fit, without suspicious images, would mistake this one's for its own
             self.took = {"reading": read - self._began, "summarising": time.perf_counter() - read}
             rows = list(range(len(data)))
             if self.list_suspects or self.trim:
-                rows = self._without_suspects([s.path for s in data.samples])
+                rows = without_suspects(self, [s.path for s in data.samples])
         before = self.images_before
         self.training_paths = [*self.training_paths[:before], *(data.names[row] for row in rows)]
         self.images.fill_(before + len(rows))
         self.trained_images = int(self.images) // self.rows_per_image
         self.growing = False
         self.fitted.fill_(True)
-
-    def _without_suspects(self, names: Sequence[str]) -> list[int]:
-        """Lists the suspicious training images, fits again without those that are to be trimmed; the rows kept.
-
-        An image by tiles is as suspicious as the most suspicious of them, and is trimmed as a whole.
-        """
-        found, precision = [], self.trainer.precision_plugin
-        for batch in self._images_again("Scoring the training images"):
-            with precision.forward_context():
-                scores = self.leave_one_out(batch.image, batch.index, batch.ignore)
-            found.append(torch.stack((batch.index.double(), scores.double()), 1))
-        rows, scores = gather_rows(torch.cat(found)).cpu().unbind(1)
-        scores = scores[rows.argsort()].view(len(names), -1).amax(1)
-        order = scores.argsort(descending=True, stable=True).tolist()
-        trimmed = {*order[: int(len(names) * self.trim)]}
-        self.suspects = [Suspect(names[i], float(scores[i]), i in trimmed) for i in order]
-        tiles = self.rows_per_image
-        kept = [row for row in range(len(names) * tiles) if row // tiles not in trimmed]
-        if trimmed:
-            own = sum(row // tiles not in trimmed for row in torch.cat(found)[:, 0].long().tolist())
-            if int(gather_rows(torch.tensor([own], device=self.device)).min()) == 0:
-                raise UserError(
-                    f"without the {len(trimmed)} images that are trimmed, a process has none left to fit: trim fewer "
-                    "(--trim), or run fewer processes (trainer.devices)"
-                )
-            places = torch.full((len(names) * tiles,), -1)
-            places[kept] = torch.arange(len(kept))
-            self.begin()
-            for batch in self._images_again("Fitting without the suspicious images"):
-                place = places[batch.index.cpu()].to(self.device)
-                if bool((place >= 0).any()):
-                    with precision.forward_context():
-                        self.observe(batch.image[place >= 0], place[place >= 0])
-            self.complete()
-        return kept
-
-    def _images_again(self, description: str) -> Iterator[Batch]:
-        """The batches of the training images that this process has seen, once more."""
-        loader = self.trainer.train_dataloader
-        again = DataLoader(
-            loader.dataset, loader.batch_size, sampler=loader.sampler, num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
-        )  # fmt: skip
-        for batch in progress(again, description, unit="batch"):
-            batch = self.trainer.strategy.batch_to_device(batch.real(), self.device)
-            if len(batch):
-                yield batch

@@ -1,6 +1,7 @@
 """Mahalanobis AD (Rippel et al., ICPR 2020, arXiv 2005.14140): a Gaussian of image features at each level."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +53,8 @@ class MahalanobisAD(FitOnlyModule):
     thirds: Tensor
     fourths: Tensor
 
+    cumulative = True
+
     def __init__(
         self,
         backbone: str = "timm/tf_efficientnet_b4",
@@ -95,6 +98,15 @@ class MahalanobisAD(FitOnlyModule):
         """Takes the spatial means of a batch into the moments; the same means on any number of processes."""
         for moments, level in zip(self._moments, self._maps(image), strict=True):
             moments.update(spatial_mean(level).double()[:, None])
+
+    def kept(self, first: int) -> Iterator[dict[str, Any]]:
+        """The moments of each level."""
+        yield {str(level): moments.state() for level, moments in enumerate(self._moments)}
+
+    def go_on(self, piece: dict[str, Any]) -> None:
+        """Takes the moments."""
+        for level, moments in enumerate(self._moments):
+            moments.restore(piece[str(level)])
 
     def complete(self) -> None:
         """Merges the moments of the processes.

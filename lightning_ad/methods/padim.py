@@ -1,6 +1,7 @@
 """PaDiM (Defard et al., ICPR-W 2020, arXiv 2011.08785): a Gaussian of features at each position of the grid."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,8 @@ class PaDiM(FitOnlyModule):
     count: Tensor
     mean: Tensor
     factors: Tensor
+
+    cumulative = True
 
     def __init__(
         self,
@@ -115,6 +118,16 @@ class PaDiM(FitOnlyModule):
         """Takes a batch into the moments."""
         assert self._moments is not None
         self._moments.update(self._embed(image).flatten(1, 2))
+
+    def kept(self, first: int) -> Iterator[dict[str, Any]]:
+        """The moments."""
+        assert self._moments is not None
+        yield self._moments.state()
+
+    def go_on(self, piece: dict[str, Any]) -> None:
+        """Takes the moments."""
+        assert self._moments is not None
+        self._moments.restore(piece)
 
     def complete(self) -> None:
         """Merges the moments of the processes and factorises the covariances.

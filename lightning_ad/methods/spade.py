@@ -1,6 +1,7 @@
 """SPADE (Cohen & Hoshen 2020, arXiv 2005.02357): the nearest good images, then the nearest of their pixels."""
 
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -122,6 +123,19 @@ class SPADE(FitOnlyModule):
         release(self.gallery.rows)
         self._observed = torch.cat([self._observed, rows])
 
+    def kept(self, first: int) -> Iterator[dict[str, Any]]:
+        """The maps and features of the images that this process has observed, in blocks."""
+        each = max(1, BLOCK_BYTES // max(1, self.gallery.rows[:1].nbytes))
+        for rows in self._observed[first:].split(each):
+            yield {"rows": rows.clone(), "maps": self.gallery.rows[rows], "features": self._image_features[rows]}
+            release(self.gallery.rows)
+
+    def go_on(self, piece: dict[str, Any]) -> None:
+        """Takes such a block."""
+        self.gallery.rows[piece["rows"]], self._image_features[piece["rows"]] = piece["maps"], piece["features"]
+        release(self.gallery.rows)
+        self._observed = torch.cat([self._observed, piece["rows"]])
+
     def complete(self) -> None:
         """Gives every process the rows of the others; the order is that of the images."""
         rows = self.gallery.rows
@@ -148,7 +162,9 @@ class SPADE(FitOnlyModule):
         size = self.storage.itemsize * plan.world * plan.images * sum(s.channels * s.height * s.width for s in levels)
         held = float(size if fits(size, self.gallery.memory_bytes) else 0)
         near, areas = min(self.k_pixel, plan.world * plan.images), [s.height * s.width for s in levels]
-        work = sum(areas[g[0]] ** 2 * (sum(levels[i].channels for i in g) + COMPARED) for g in self.groups)
+        work = sum(
+            areas[g[0]] ** 2 * (sum(levels[i].channels for i in g) + self.neighbours * COMPARED) for g in self.groups
+        )
         return [
             Stage("Reading images", held, plan.images),
             evaluating(plan, 3 * held + 2 * BLOCK_BYTES, 2 * near * work),  # it is loaded again

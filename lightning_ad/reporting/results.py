@@ -4,7 +4,7 @@ import csv
 import math
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +40,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self.peaks = {"start": peak_memory_gib()["host"]}
+        self._earlier = 0.0
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -49,7 +50,19 @@ class Stopwatch:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-            self.peaks[name] = peak_memory_gib()["host"]
+            self.peaks[name] = max(self._earlier, peak_memory_gib()["host"])
+
+    def go_on(self, fit: Mapping[str, float]) -> None:
+        """Adds what the fit had cost before it was gone on with: `seconds`, and `host` in GiB."""
+        self._earlier = fit["host"]
+        self.seconds["fit"] = self.seconds.get("fit", 0.0) + fit["seconds"]
+        self.peaks["fit"] = max(self._earlier, self.peaks.get("fit", 0.0))
+
+    @property
+    def peak(self) -> dict[str, float]:
+        """The most memory of all stages, in GiB: `host`, and `gpu` where there is one."""
+        held = peak_memory_gib()
+        return {**held, "host": max(self._earlier, held["host"])}
 
 
 class Run(Protocol):
@@ -119,7 +132,7 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             "threshold": run.recorder.threshold and run.recorder.threshold.as_dict(),
             "counts": _counts(run),
             "seconds": watch.seconds,
-            "peak_memory_gib": peak_memory_gib(),
+            "peak_memory_gib": watch.peak,
             "peak_memory_gib_by_stage": watch.peaks,
             "device": _device(run.trainer),
             "processes": run.trainer.world_size,
@@ -235,7 +248,7 @@ def _facts(run: Run, watch: Stopwatch) -> dict[str, str]:
         **({"pixel metrics": _bounds(run)} if run.model.metrics.bounds else {}),
         "image size": "{} x {} px (height x width)".format(*run.datamodule.geometry.output),
         **seconds,
-        "peak memory": ", ".join(f"{value:.2f} GiB ({name})" for name, value in peak_memory_gib().items()),
+        "peak memory": ", ".join(f"{value:.2f} GiB ({name})" for name, value in watch.peak.items()),
         "device": _device(run.trainer),
         "versions": ", ".join(f"{name} {value}" for name, value in versions().items()),
     }
@@ -273,7 +286,7 @@ def _cost(run: Run, watch: Stopwatch) -> dict[str, float]:
     """What a run took, for dashboards."""
     stages = {**watch.seconds, **getattr(run.model, "took", {})}
     seconds = {f"seconds_{name}": value for name, value in stages.items()}
-    memory = {f"peak_memory_gib_{name}": value for name, value in peak_memory_gib().items()}
+    memory = {f"peak_memory_gib_{name}": value for name, value in watch.peak.items()}
     size = {"checkpoint_mib": run.checkpoint.stat().st_size / 2**20} if run.checkpoint.is_file() else {}
     return {**seconds, "test_images_per_second": len(run.recorder.rows) / watch.seconds["test"], **memory, **size}
 

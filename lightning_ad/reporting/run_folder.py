@@ -46,7 +46,7 @@ class RunFolder:
 
     @classmethod
     def unfinished(cls, output: Path, name: str) -> Self:
-        """The newest unfinished version of `name` that has a checkpoint; where none has, the newest.
+        """The newest unfinished version of `name` that has a checkpoint or progress; where none has, the newest.
 
         Raises:
             UsageError: where there is none.
@@ -56,7 +56,8 @@ class RunFolder:
         if not open_ones:
             there = f"all {len(versions)} are finished" if versions else "there is none at all"
             raise UsageError(f"no unfinished run in {output / name} to go on with: {there}. Leave out --resume")
-        return next((v for v in reversed(open_ones) if v.last_checkpoint.is_file()), open_ones[-1])
+        begun = (v for v in reversed(open_ones) if v.last_checkpoint.is_file() or v.progress.is_dir())
+        return next(begun, open_ones[-1])
 
     @classmethod
     def find(cls, path: Path) -> Self:
@@ -96,10 +97,20 @@ class RunFolder:
         """Everything needed to repeat the run."""
         return self.path / "config.yaml"
 
+    def write_config(self, text: str) -> None:
+        """Writes it at once or not at all."""
+        with replacing(self.config) as file:
+            file.write(text)
+
     @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
+
+    @property
+    def progress(self) -> Path:
+        """What a fit-only fit has done so far; gone once it is finished."""
+        return self.checkpoints / "progress"
 
     @property
     def last_checkpoint(self) -> Path:

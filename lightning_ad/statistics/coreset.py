@@ -1,7 +1,7 @@
 """Greedy k-centre selection: few vectors so that every vector has one near. On one process or many, CPU or CUDA."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,19 @@ class Selection(NamedTuple):
     radius: float
 
 
+class Keeper(Protocol):
+    """Keeps a selection as it goes on, for one that is stopped; all processes ask it, and hear the same."""
+
+    def due(self) -> bool:
+        """Whether it is time."""
+
+    def keep(self, count: int, state: dict[str, Tensor]) -> None:
+        """Keeps the state of the selection of `count` centres, on each process its own."""
+
+    def held(self) -> dict[str, Tensor] | None:
+        """What was kept last; None for nothing."""
+
+
 def random_projection(dimension: int, target: int, generator: torch.Generator) -> Tensor:
     """A matrix [dimension, target] with entries uniform in +- 1/sqrt(dimension) (PatchCore's released code)."""
     bound = dimension**-0.5
@@ -39,6 +52,7 @@ def k_center_greedy(
     starting_points: int | None = 10,
     rows: Tensor | None = None,
     advance: Callable[[int], object] = lambda selected: None,
+    keeper: Keeper | None = None,
 ) -> Selection:
     """Selects `count` vectors, each the farthest from those before it (Sener & Savarese 2018).
 
@@ -59,6 +73,7 @@ def k_center_greedy(
         rows: int64 [n], the numbers of this process's vectors among all, 0 to N - 1; None for one process's order.
             Of equally far vectors, the one of the lowest number is selected.
         advance: is told how many more have been selected.
+        keeper: keeps the selection as it goes on; what it holds of an earlier one is gone on with, to the same rows.
 
     Returns:
         The selection, the same on all processes.
@@ -67,7 +82,10 @@ def k_center_greedy(
     total = sum_over_processes(len(rows), vectors.device)
     field = _Field(vectors, rows)
     selected: list[Tensor] = []
-    if starting_points is None:
+    if keeper is not None and (earlier := keeper.held()) is not None:
+        selected.append(field.restore(earlier))
+        advance(len(selected[0]))
+    elif starting_points is None:
         first = torch.randint(total, (1,), generator=generator).to(vectors.device)
         field.select(take_rows(vectors, rows, first, vectors.device))
         field.nearest[rows == first] = -1
@@ -76,13 +94,15 @@ def k_center_greedy(
     else:
         starts = torch.randperm(total, generator=generator)[:starting_points].to(vectors.device)
         field.start(take_rows(vectors, rows, starts, vectors.device))
-    missing = count - len(selected)
+    missing = count - sum(map(len, selected))
     while missing:
         numbers, candidates = field.next(missing)
         field.select(candidates)
         selected.append(numbers)
         missing -= len(numbers)
         advance(len(numbers))
+        if keeper is not None and keeper.due():
+            keeper.keep(count - missing, field.state(torch.cat(selected)))
     chosen = torch.cat(selected)
     if starting_points is not None:
         field.forget_start(take_rows(vectors, rows, chosen, vectors.device))
@@ -98,6 +118,7 @@ class _Field:
         # Only differences count; without the mean, products of vectors are smaller, and so is their rounding.
         sums = gather_rows(torch.cat([vectors.sum(0), vectors.new_tensor([len(vectors)])])[None]).sum(0)
         self.mean = sums[:-1] / sums[-1]
+        self.first: Tensor | None = None  # distances to starting points
         self.wide = 4 * vectors.shape[1]  # bytes of a vector
         self.part = max(1, 4 * BLOCK_BYTES // self.wide)
         self.norms = torch.empty_like(self.nearest)
@@ -118,6 +139,18 @@ class _Field:
         kept = (self.nearest == self.first).nonzero().flatten()
         for rows in kept.split(self.part):
             self.nearest[rows] = nearest_neighbours(self.vectors[rows], centres)[0][:, 0]
+
+    def state(self, selected: Tensor) -> dict[str, Tensor]:
+        """What `restore` goes on from: the numbers of the centres, and the distances of this process's vectors."""
+        first = {"first": self.first} if self.first is not None else {}
+        return {"selected": selected, "nearest": self.nearest, **first}
+
+    def restore(self, state: dict[str, Tensor]) -> Tensor:
+        """Takes what `state` has given; the numbers of the centres."""
+        device = self.nearest.device
+        self.nearest = state["nearest"].to(device, copy=True)
+        self.first = state["first"].to(device, copy=True) if "first" in state else None
+        return state["selected"].to(device)
 
     def next(self, most: int) -> tuple[Tensor, Tensor]:
         """Numbers and vectors of the next centres, at least one and at most `most`, in order."""

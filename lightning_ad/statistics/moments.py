@@ -1,6 +1,6 @@
 """Mean and scatter of vectors that stream by: images come and go, their moments stay."""
 
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -30,6 +30,8 @@ class Moments:
         dtype: of the sums.
         device: where they are kept.
     """
+
+    _more: tuple[str, ...] = ()  # further sums
 
     def __init__(
         self,
@@ -61,6 +63,22 @@ class Moments:
         for own, moved in zip(self._moved_to(mean), other._moved_to(mean), strict=True):
             own += moved
         self.count = total
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` goes on from, to the same bits."""
+        names = ["mean", "scatter", *self._more]
+        return {
+            "count": self.count,
+            "waiting": self._rows[:, : self._waiting].clone(),
+            **{n: getattr(self, n) for n in names},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Takes what `state` of moments of the same size has given."""
+        self.count, self._waiting = state["count"], state["waiting"].shape[1]
+        self._rows[:, : self._waiting] = state["waiting"]
+        for name in ("mean", "scatter", *self._more):
+            getattr(self, name).copy_(state[name])
 
     def finish(self) -> Self:
         """Takes in what still waits, and merges the processes: all of them have the same moments then."""
@@ -108,6 +126,8 @@ class NormMoments(Moments):
         third: sums of |d|^2 d over the deviations d from the mean, [P, D]; the fourth ones are merged by it.
         fourth: sums of |d|^4, [P].
     """
+
+    _more = ("third", "fourth")
 
     def __init__(self, positions: int, dimension: int, device: torch.device | str = "cpu") -> None:
         super().__init__(positions, dimension, torch.float64, device)

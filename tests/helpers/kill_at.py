@@ -8,8 +8,8 @@ from lightning.pytorch.utilities import rank_zero_only
 class KillAt(Callback):
     """Sends the process a signal after a training step, or a batch of the test; SIGKILL is as a power cut.
 
-    With `first`, also after the first batch of training, whatever the step; with `job`, to all processes of the group,
-    the loader's workers among them.
+    `batch` is one of an epoch of training, for fit-only methods, which make no steps. With `first`, also after the
+    first batch of training, whatever the step; with `job`, to all processes of the group, workers among them.
     """
 
     def __init__(
@@ -20,12 +20,15 @@ class KillAt(Callback):
         first: bool = False,
         rank: int = 0,
         job: bool = False,
+        batch: int = -1,
     ) -> None:
+        self.batch = batch
         self.step, self.test_batch, self.number, self.first = step, test_batch, signal.Signals[name], first
         self.rank, self.job = rank, job
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if (trainer.global_step == self.step or (self.first and not batch_idx)) and rank_zero_only.rank == self.rank:
+        now = trainer.global_step == self.step or (self.first and not batch_idx) or batch_idx == self.batch
+        if now and rank_zero_only.rank == self.rank:
             self.send()
 
     def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):

@@ -1,10 +1,15 @@
 """Small runs as a user types them, and what they leave."""
 
+import contextlib
 import csv
 import json
 import os
+import select
+import signal
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -49,12 +54,34 @@ def flags(method, layout, trees, output, config=None):
 
 
 def script(name, args, timeout=300, **env):
-    """Runs train.py or evaluate.py in a process of its own."""
+    """Runs train.py or evaluate.py in a process of its own, which is killed with all that it has started at the end of
+    its time."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **env}
-    return subprocess.run(
-        [sys.executable, str(ROOT / name), *args], capture_output=True, text=True, timeout=timeout, env=environment,
-        start_new_session=True,
+    process = _zygote()
+    with tempfile.TemporaryDirectory() as folder:
+        files = {kind: str(Path(folder) / kind) for kind in ("output", "error")}
+        request = {"argv": [str(ROOT / name), *map(str, args)], "environment": environment, **files}
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        child = int(process.stdout.readline())
+        ended = select.select([process.stdout], [], [], timeout)[0]
+        with contextlib.suppress(ProcessLookupError):  # what it has left behind, too
+            os.killpg(child, signal.SIGKILL)
+        code = int(process.stdout.readline())
+        said = [Path(file).read_text(errors="replace") for file in files.values()]
+    assert ended, f"{name} took more than {timeout} s: {said[1][-2000:]}"
+    return subprocess.CompletedProcess(request["argv"], code, *said)
+
+
+@cache
+def _zygote():
+    """See zygote.py; one for each worker of pytest, ended with it."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("zygote.py"))], env=environment, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
     )  # fmt: skip
 
 

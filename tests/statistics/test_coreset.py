@@ -107,3 +107,40 @@ print((held("VmHWM") - before) * 1024 / vectors.nbytes)
 """
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
     assert float(ran.stdout) < 0.5
+
+
+class Kept:
+    """A keeper that saves after some rounds, and then raises what a stop would."""
+
+    def __init__(self, rounds, state=None):
+        self.rounds, self.state = rounds, state
+
+    def due(self):
+        self.rounds -= 1
+        return self.rounds == 0
+
+    def keep(self, count, state):
+        self.state = {name: value.clone() for name, value in state.items()}
+        assert len(state["selected"]) == count
+        raise InterruptedError
+
+    def held(self):
+        return self.state
+
+
+@pytest.mark.parametrize("starting_points", [None, 10])
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_a_selection_goes_on_where_it_was_stopped(monkeypatch, starting_points, rounds):
+    monkeypatch.setattr(coreset, "POOL", 8)
+    vectors = torch.randn(500, 6, generator=torch.Generator().manual_seed(3))
+
+    def select(keeper=None):
+        return coreset.k_center_greedy(vectors, 60, torch.Generator().manual_seed(0), starting_points, keeper=keeper)
+
+    whole, stopped = select(), Kept(rounds)
+    with pytest.raises(InterruptedError):
+        select(stopped)
+    assert 0 < len(stopped.state["selected"]) < 60
+    again = select(Kept(-1, stopped.state))
+    assert torch.equal(again.rows, whole.rows)
+    assert again.radius == whole.radius

@@ -115,14 +115,18 @@ class CFA(LearnedModule):
         grid, projection = self.backbone.shapes(plan.height, plan.width)[0], self.descriptor.projection
         positions, wide, narrow = grid.height * grid.width, projection.in_features, projection.out_features
         centres = positions // self.gamma_c
-        describing, comparing = 2 * positions * wide * narrow, 2 * positions * centres * (narrow + COMPARED)
-        step = 2 * describing + comparing  # weights alone have gradients
+        describing = 2 * positions * wide * narrow
+
+        def comparing(count: int) -> float:
+            return 2 * positions * centres * (narrow + count * COMPARED)
+
+        step = 2 * describing + comparing(self.neighbours + self.hard_negatives)  # weights alone have gradients
         held = 4.0 * plan.batch * positions * (2 * wide + 4 * narrow)
-        clustering = 0 if self.gamma_c == 1 else MAX_ITERATIONS * comparing
+        clustering = 0 if self.gamma_c == 1 else MAX_ITERATIONS * comparing(1)
         return [
             Stage("Averaging features", held, plan.images, clustering),
             Stage("Training", held, plan.epochs * plan.images, plan.epochs * plan.images * step),
-            evaluating(plan, held, describing + comparing),
+            evaluating(plan, held, describing + comparing(self.neighbours)),
         ]
 
     def check_image_size(self, height: int, width: int) -> None:

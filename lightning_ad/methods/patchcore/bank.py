@@ -8,7 +8,7 @@ from lightning_ad.errors import UserError
 from lightning_ad.methods.base import register_dynamic_buffer
 from lightning_ad.parallel import one_thread
 from lightning_ad.progress import counting, progress
-from lightning_ad.statistics.coreset import k_center_greedy, random_projection
+from lightning_ad.statistics.coreset import Keeper, k_center_greedy, random_projection
 from lightning_ad.statistics.distributed import gather_rows, rank, sum_over_processes, take_rows
 from lightning_ad.statistics.merging import coresets_of_parts
 from lightning_ad.statistics.neighbours import nearest_neighbours
@@ -56,6 +56,7 @@ class PatchBank(nn.Module):
         starting_points: int | None,
         seed: int,
         memory_bytes: int | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         """Selects the bank from what it holds and new vectors, over all processes; the same on all of them.
 
@@ -72,6 +73,7 @@ class PatchBank(nn.Module):
             starting_points: of the selection (see `k_center_greedy`).
             seed: of the projection and the start.
             memory_bytes: that the projections may take, on each process; None for no limit.
+            keeper: of the selection as it goes on (`k_center_greedy`).
 
         Raises:
             UserError: where there are not as many vectors, the grid is another one than that of the bank, or the
@@ -95,7 +97,7 @@ class PatchBank(nn.Module):
             all_numbers = gather_rows(numbers.to(device)).sort().values
             places = torch.searchsorted(all_numbers, numbers.to(device))
         with counting(count, "Selecting the coreset", "patch") as advance:
-            chosen = k_center_greedy(candidates, count, generator, starting_points, places, advance)
+            chosen = k_center_greedy(candidates, count, generator, starting_points, places, advance, keeper)
         del candidates
         rows = (chosen.rows if all_numbers is None else all_numbers[chosen.rows]).cpu()
         old = rows < held

@@ -1,6 +1,7 @@
 """PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265): a coreset of patch features, scored by nearest neighbours."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +12,10 @@ from lightning_ad.features.maps import hide, score_map
 from lightning_ad.features.patches import patch_features
 from lightning_ad.forecast import SELECTED, Plan, Stage, evaluating
 from lightning_ad.methods.base import Prediction
-from lightning_ad.methods.fit_only import FitOnlyModule
+from lightning_ad.methods.fit_only import SERIES, FitOnlyModule
 from lightning_ad.methods.patchcore.bank import PatchBank, selected_numbers
 from lightning_ad.statistics.distributed import sum_over_processes
-from lightning_ad.statistics.store import VectorStore, fits
+from lightning_ad.statistics.store import BLOCK_BYTES, VectorStore, fits, picked
 
 
 class Found(NamedTuple):
@@ -125,21 +126,43 @@ class PatchCore(FitOnlyModule):
             store.put(index, features)
             self._grids.append(grid)
 
+    def kept(self, first: int) -> Iterator[dict[str, Any]]:
+        """The vectors of the images that this process has observed, in blocks."""
+        whole = sum(store.vectors[:1].nbytes for store in self._stores)
+        for places in torch.arange(first, len(self._stores[0].index)).split(max(1, BLOCK_BYTES // max(1, whole))):
+            vectors = [picked(store.vectors, places) for store in self._stores]
+            yield {"index": self._stores[0].index[places], "vectors": vectors, "grids": [[*g] for g in self._grids]}
+
+    def go_on(self, piece: dict[str, Any]) -> None:
+        """Takes such a block."""
+        self._grids = [(height, width) for height, width in piece["grids"]]
+        for store, vectors in zip(self._stores, piece["vectors"], strict=True):
+            store.put(piece["index"], vectors)
+
     def complete(self) -> None:
         """Selects the coreset; every process keeps its vectors to itself."""
         starts = 10 if self.selection == "approximate" else None
-        for bank, grid in zip(self.banks, self._grids, strict=True):
+        for member, (bank, grid) in enumerate(zip(self.banks, self._grids, strict=True)):
             held = sum(store.held for store in self._stores)
-            store = self._stores.pop(0)
+            store = self._stores[member]
             images = self.images_before + store.index
             total = self.images_before + sum_over_processes(len(images), self.device)
             count = self._count(total * grid[0] * grid[1])
             bank.select(
                 store.vectors, images, self.images_before, grid, count, self.projection, starts, self.seed,
-                None if self.memory_bytes is None else self.memory_bytes - held,
+                None if self.memory_bytes is None else self.memory_bytes - held, self._keeper(f"selection{member}"),
             )  # fmt: skip
             if len(self.banks) > 1:
                 bank.measure_scale()
+                self._keep_before_they_go()
+            self._stores[member] = VectorStore(0)
+        self._stores = []
+
+    def _keep_before_they_go(self) -> None:
+        """The vectors of a member that is selected are given back: now, or not at all, can all of them be kept."""
+        wanted = self._progress is not None and (self._progress.last(SERIES) > 0 or self._progress.due())
+        if not (wanted and self.keep_progress()):
+            self._progress = None
 
     def describe(self, image: Tensor) -> object:
         """The patch features of each backbone."""
