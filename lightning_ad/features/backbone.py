@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -10,6 +11,7 @@ from timm.models import create_feature_extractor, get_graph_node_names
 from torch import Tensor, fx, nn
 
 from lightning_ad.errors import UsageError
+from lightning_ad.features.disk_cache import DiskFeatures
 from lightning_ad.features.fusion import can_fuse, fused
 from lightning_ad.features.weights import build_network
 from lightning_ad.parallel import each_alone, one_thread
@@ -69,7 +71,22 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
         self._fused = _Fused()
+        self._keep: tuple[Path, float] | None = None
+        self._kept: DiskFeatures | None = None
+        self._named = f"{name} {type(network).__name__}"
         self.register_load_state_dict_post_hook(_forget_fused)
+
+    def keep(self, folder: Path, gib: float) -> None:
+        """Keeps the maps of images on disk (`DiskFeatures`), and takes those that are there; on a CPU alone."""
+        self._keep, self._kept = (folder, gib), None
+
+    def _disk(self, fused: bool) -> DiskFeatures | None:
+        """Opened for the weights that are there at the first image; None where nothing is kept."""
+        if self._keep is None or torch.is_autocast_enabled("cpu"):  # which rounds otherwise
+            return None
+        if self._kept is None:
+            self._kept = DiskFeatures(*self._keep, self.body, f"{self._named} {fused}", self.layers)
+        return self._kept
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode: a frozen network must not update its batch statistics."""
@@ -91,7 +108,14 @@ class Backbone(nn.Module):
         filled = torch.cat([image, image.new_zeros(missing, *image.shape[1:])]) if missing else image
         network = self._network(image)
         if image.device.type == "cpu" and block == 1 and self.body._compiled_call_impl is None:
-            parts = each_alone(lambda part: then(self._maps(part, network)), filled.split(1))
+            kept = self._disk(network is not self.body)
+
+            def alone(part: Tensor) -> list[Tensor]:
+                return then(
+                    self._maps(part, network) if kept is None else kept.get(part, lambda: self._maps(part, network))
+                )
+
+            parts = each_alone(alone, filled.split(1))
         else:
             parts = [then(self._maps(part, network)) for part in filled.split(block)]
         return [torch.cat(maps)[: len(image)] for maps in zip(*parts, strict=True)]
@@ -117,7 +141,7 @@ class Backbone(nn.Module):
         return [maps[k] for k in self.layers]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._fused.made = None
+        self._fused.made = self._kept = None
         return super()._apply(fn, recurse)
 
     def shapes(self, height: int, width: int) -> list[FeatureShape]:
@@ -153,7 +177,7 @@ class _Fused:
 
 
 def _forget_fused(backbone: Backbone, _keys: object) -> None:
-    backbone._fused.made = None
+    backbone._fused.made = backbone._kept = None
 
 
 def _block_names(network: nn.Module) -> list[str]:
