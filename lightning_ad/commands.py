@@ -1,5 +1,6 @@
 """What the commands do: train, evaluate, preview."""
 
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_ad.cli import EvaluateCLI, PreviewCLI, RunCLI
 from lightning_ad.cli.fit_only import announce
 from lightning_ad.cli.parser import split_flags
+from lightning_ad.cli.settings import configs
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.features.weights import read_state
 from lightning_ad.reporting.preview import write_preview
@@ -38,10 +40,15 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
             raise UsageError(f"{unwanted[0]} has no place here: the run that is extended decides the method")
         cli = RunCLI([*own, *args] if extended else _with_demo(args))
     announce(cli.model, cli.datamodule, cli.trainer, resumed=cli.resumed)
+    cli.keep_features()
     watch = Stopwatch()
     checkpoint = str(cli.folder.last_checkpoint) if cli.resumed else None
     with watch.stage("fit"), _interruptible(cli):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    for kept in (c for c in cli.trainer.callbacks if isinstance(c, ConfigInCheckpoint)):
+        watch.go_on(kept.spent_before(cli.model))
+    if cli.trainer.is_global_zero:
+        shutil.rmtree(cli.folder.progress, ignore_errors=True)  # the summary is in a checkpoint
     with watch.stage("test"), _interruptible(cli):
         if cli.config_init.trainer.enable_checkpointing is not False:
             _take_over(cli, _of_the_first(cli.trainer, cli.tested_checkpoint))
@@ -102,7 +109,7 @@ def _with_demo(args: Sequence[str]) -> list[str]:
     if chosen := [n for n in names if n in ("--model", "--data.layout", "--data.category")]:
         raise UsageError(f"{chosen[0]} without --config: name a method by --config configs/patchcore.yaml, say")
     rank_zero_info("No --config given: this is the demo (configs/demo.yaml).")
-    return ["--config", str(_configs() / "demo.yaml"), *args]
+    return ["--config", str(configs() / "demo.yaml"), *args]
 
 
 def evaluate(args: Sequence[str] | None = None) -> RunFolder:
@@ -128,6 +135,7 @@ def evaluate(args: Sequence[str] | None = None) -> RunFolder:
             "from them, add --data.layout_options.test_share 1"
         )
     watch = Stopwatch()
+    cli.keep_features()
     with watch.stage("test"):
         _take_over(cli, cli.checkpoint)
         cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
@@ -147,6 +155,7 @@ RUN                a run folder (runs/patchcore-mtd, or one version_<n> in it) o
                    (a plain folder: with --data.layout_options.test_share 1, all its good images are tested)
 --threshold, --reject, --metrics_gb
                    as of train.py (docs/metrics.md); the run's own where they are left out
+--trust PACKAGES   of which the run's configuration may name classes, as of train.py
 --trainer.devices  several processes; every --trainer.* flag of train.py is taken
 --output FOLDER    where the results go (default: into the run folder; those of a .ckpt file into runs)"""
 
@@ -182,9 +191,3 @@ def _interruptible(cli: RunCLI) -> Iterator[None]:
         if not cli.trainer.interrupted:
             raise
         raise UserError(f"interrupted; {cli.folder.path} is unfinished, --resume goes on with it") from error
-
-
-def _configs() -> Path:
-    """The folder of configs: beside the package in a checkout, in it where it is installed."""
-    package = Path(__file__).parent
-    return next(p for p in (package.parent / "configs", package / "configs") if (p / "demo.yaml").is_file())

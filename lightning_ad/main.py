@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from lightning_ad.cli.benchmark import benchmark
 from lightning_ad.cli.categories import several, train_each
 from lightning_ad.cli.compare import compare
 from lightning_ad.cli.datasets import datasets
 from lightning_ad.cli.verify import verify
 from lightning_ad.commands import evaluate, preview, train
 from lightning_ad.errors import UsageError, UserError
+from lightning_ad.faults import explain
 from lightning_ad.reporting.run_folder import RunFolder
+from lightning_ad.survival import stop_with_parent
 
 _NOISE = (
     "LightningCLI's args parameter",
@@ -59,6 +62,7 @@ def run(command: Callable[[], object]) -> int:
     Returns:
         What the command returns if that is a number, or 0; 2 for a usage error, 1 for another.
     """
+    stop_with_parent()
     for said_elsewhere in _NOISE:
         warnings.filterwarnings("ignore", message=said_elsewhere)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
@@ -74,14 +78,18 @@ def run(command: Callable[[], object]) -> int:
     except MisconfigurationException as error:
         print(f"error: {error}", file=sys.stderr)
         return UsageError.exit_code
-    except Exception as error:
-        if not type(error).__module__.startswith("wandb"):
-            raise
-        print(f"error: Weights & Biases: {error}. Log in by `wandb login`, or set WANDB_MODE=offline", file=sys.stderr)
-        return UserError.exit_code
     except BrokenPipeError:  # what reads the output has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        if type(error).__module__.startswith("wandb"):
+            said = f"Weights & Biases: {error}. Log in by `wandb login`, or set WANDB_MODE=offline"
+        elif (found := explain(error)) is None:
+            raise
+        else:
+            said = found
+        print(f"error: {said}", file=sys.stderr)
+        return UserError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -95,9 +103,10 @@ def _started_by_lightning() -> bool:
 
 
 def main() -> int:
-    """`lightning-ad train|evaluate|preview|datasets`."""
+    """`lightning-ad train|evaluate|preview|datasets|benchmark`."""
     commands: dict[str, Callable[[Sequence[str]], object]] = {
         "train": train_one_or_each, "evaluate": evaluate_or_compare, "preview": preview, "datasets": datasets,
+        "benchmark": benchmark,
     }  # fmt: skip
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name not in commands:

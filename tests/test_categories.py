@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 from trees import mvtec_tree
 
-from lightning_ad.cli.categories import Parts, run_part, several, train_each
+from lightning_ad.cli.categories import Parts, several, train_each
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.main import train_one_or_each
+from lightning_ad.survival import handing_on
 
 pytestmark = pytest.mark.distributed  # processes of their own
 
@@ -116,6 +118,8 @@ def test_a_signal_is_handed_on_and_ends_the_series(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     teller = threading.Thread(target=tell)
     teller.start()
-    assert run_part([sys.executable, "-c", child], dict(os.environ)) == 75
+    process = subprocess.Popen([sys.executable, "-c", child])
+    with handing_on(process.send_signal):
+        assert process.wait(60) == 75
     teller.join()
     assert signal.getsignal(signal.SIGTERM) is before

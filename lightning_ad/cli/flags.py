@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from jsonargparse.typing import NonNegativeInt, PositiveFloat
+from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_ad.evaluation.verdicts import Method
@@ -51,6 +51,15 @@ def add_flags(parser: LightningArgumentParser) -> None:
         default=8,
         help="how many validation and test images TensorBoard, W&B or MLflow show, with heat maps, at each evaluation",
     )
+    parser.add_argument(
+        "--feature_cache",
+        type=str | None,
+        default=None,
+        help="a folder in which frozen networks' features of images are kept, for runs to come with the same network",
+    )
+    parser.add_argument(
+        "--feature_cache_gb", type=PositiveFloat, default=20.0, help="what that folder may hold; the oldest go first"
+    )
     parser.add_argument("--compile", type=bool, default=False, help="the networks by torch.compile")
     parser.add_argument(
         "--extend", type=str | None, default=None, help="a finished fit-only run, to which the images are added"
@@ -59,10 +68,22 @@ def add_flags(parser: LightningArgumentParser) -> None:
         "--suspects", type=bool, default=False, help="list the suspicious training images (fit-only methods)"
     )
     parser.add_argument(
+        "--progress_minutes",
+        type=NonNegativeFloat,
+        default=10.0,
+        help="how often a fit-only method keeps what it has read and selected, for --resume to go on from",
+    )
+    parser.add_argument(
         "--trim",
         type=float,
         default=0.0,
         help="leave out this share of the training images, the most suspicious first, and fit anew without them",
+    )
+    parser.add_argument(
+        "--trust",
+        type=str | None,
+        default=None,
+        help="packages between commas, of which configurations may name classes beside lightning_ad's and Lightning's",
     )
     for target in ("data.seed", "model.init_args.seed"):
         parser.link_arguments("seed_everything", target, compute_fn=seed_number)

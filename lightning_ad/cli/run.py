@@ -33,8 +33,10 @@ from lightning_ad.cli.resume import check_same, listed
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.evaluation.verdicts import Calibration, choose
+from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods.base import AnomalyModule
+from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.learned import LearnedModule
 from lightning_ad.reporting.dashboards.showing import DashboardRecorder
 from lightning_ad.reporting.protocol import fingerprint
@@ -129,6 +131,12 @@ class RunCLI(LightningCLI):
             for network in self.model.compiled:
                 network.compile()
 
+    def keep_features(self) -> None:
+        """Opens the cache of features (`--feature_cache`); once a forecast has been made from made-up images."""
+        if (folder := self.config_init.feature_cache) is not None:
+            for backbone in (module for module in self.model.modules() if isinstance(module, Backbone)):
+                backbone.keep(Path(folder), self.config_init.feature_cache_gb)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run folder's loggers and callbacks before its own."""
         if self.config_init.trainer.default_root_dir is not None:
@@ -137,6 +145,8 @@ class RunCLI(LightningCLI):
         self.revision = None if rank_zero_only.rank else revision()
         self.folder = self.open_folder()
         wanted = self.config_init.trainer
+        if isinstance(self.model, FitOnlyModule) and wanted.enable_checkpointing is not False:
+            self.model.progress_folder, self.model.progress_of = self.folder.progress, self.training_set
         self.recorder = TestRecorder(self.folder, self.config_init.threshold, self.config_init.reject)
         self.model.held_out_chose = self.config_init.select != "last" or self.waits()
         try:
@@ -253,15 +263,15 @@ class RunCLI(LightningCLI):
             folder = RunFolder.unfinished(output, self.name)
             check_same(folder, self.config_text)
             self.resumed = folder.last_checkpoint.is_file()
-            if not self.resumed:
+            if not self.resumed and not folder.progress.is_dir():
                 rank_zero_info(f"{folder.path} has no checkpoint yet: it begins anew")
             if not rank_zero_only.rank and not folder.config.is_file():
-                folder.config.write_text(self.config_text)
+                folder.write_config(self.config_text)
             return folder
         if rank_zero_only.rank:
             return RunFolder(output / self.name)
         folder = RunFolder.create(output, self.name)
-        folder.config.write_text(self.config_text)
+        folder.write_config(self.config_text)
         return folder
 
     def loggers(self, wanted: Logger | list[Logger] | bool | None) -> list[Logger] | bool:

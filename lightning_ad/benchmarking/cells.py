@@ -1,0 +1,135 @@
+"""Which runs a benchmark is made of."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from lightning_ad.cli.parser import split_flags
+from lightning_ad.cli.settings import options, setting, without
+from lightning_ad.data.layouts import categories, layout_names
+from lightning_ad.errors import UsageError
+
+FREE = ("--data.root", "--data.num_workers")  # that a cell may be run anew with, elsewhere or faster
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a benchmark.
+
+    Attributes:
+        method: the name of its YAML file.
+        data: likewise, of the data set.
+        category: of the data set; None where it has none.
+        seed: of everything that is drawn.
+        flags: those of `train.py`, but for `--output` and `--name`.
+    """
+
+    method: str
+    data: str
+    category: str | None
+    seed: int
+    flags: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of its run."""
+        return "-".join(filter(None, (self.method, self.data, self.category, f"seed{self.seed}")))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result: the flags, and what their YAML files hold."""
+        kept = split_flags(without(self.flags, *FREE))
+        files = [value for flag, value in itertools.pairwise(kept) if flag == "--config"]
+        held = {Path(file).name: hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in files}
+        return {"flags": [Path(part).name if part in files else part for part in kept], "files": held}
+
+    def difference(self, earlier: str) -> str | None:
+        """What a run that was begun with other settings differs in, `earlier` as JSON; None where it does not."""
+        before, now = json.loads(earlier), self.settings
+        if changed := [name for name, text in now["files"].items() if before["files"].get(name, text) != text]:
+            return f"{changed[0]} holds other settings than it did"
+        if before["flags"] == now["flags"]:
+            return None
+        gone = [f for f in before["flags"] if f not in now["flags"]]
+        new = [f for f in now["flags"] if f not in before["flags"]]
+        if not gone and not new:
+            return "its flags come in another order"
+        return f"it was run with {' '.join(gone) or 'nothing more'}, now there is {' '.join(new) or 'nothing instead'}"
+
+
+def plan(
+    methods: Sequence[Path], data: Sequence[Path], wanted: str | None, seeds: Sequence[int], flags: Sequence[str]
+) -> list[Cell]:
+    """The cells in the order of the table: by data set, category, method and seed.
+
+    Args:
+        methods: YAML files, one a method.
+        data: YAML files, one a data set.
+        wanted: categories between commas, or `all`; None where no data set has any.
+        seeds: one run for each.
+        flags: of `train.py`, for all cells; `--<method>.<flag>` and `--<data set>.<flag>`, by the names of the YAML
+            files, for those of one method or one data set.
+
+    Raises:
+        UsageError: for a data set without the categories that are wanted, a flag that cells give themselves, or two
+            files of one name.
+    """
+    names = [file.stem for file in (*methods, *data)]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise UsageError(f"two files are called {name}: name them differently, cells are told apart by it")
+        if name in ("model", "data", "trainer"):
+            raise UsageError(f"a file called {name} takes the flags --{name}.<...> of all cells: name it differently")
+    parts = ["--config" if part == "-c" else part for part in split_flags(flags)]
+    own = ("--output", "--name", "--resume", "--seed_everything", "--data.category", "--extend", "--data.fold")
+    if taken := next((part for part in parts if part in own), None):
+        raise UsageError(f"{taken} is not for the cells of a benchmark: see lightning-ad benchmark --help")
+    special = _special(parts, names)
+    cells = []
+    for place in data:
+        for method in methods:
+            files = ["--config", str(method), "--config", str(place)]
+            each = [*files, *special[""], *special[place.stem], *special[method.stem]]
+            for category in _categories(each, place.stem, wanted):
+                at = ["--data.category", category] if category else []
+                cell = Cell(method.stem, place.stem, category, 0, (*each, *at))
+                cells += [
+                    replace(cell, seed=seed, flags=(*cell.flags, "--seed_everything", str(seed))) for seed in seeds
+                ]
+    order = {file.stem: number for number, file in enumerate(data)}
+    return sorted(cells, key=lambda c: (order[c.data], c.category or ""))  # stable: methods and seeds stay as they are
+
+
+def _special(parts: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]:
+    """The flags by the name before their first dot; under an empty one those of all cells."""
+    found: dict[str, list[str]] = {"": [], **{name: [] for name in names}}
+    owner = ""
+    for part in parts:
+        if part.startswith("--"):
+            name, _, rest = part.removeprefix("--").partition(".")
+            owner = name if name in names else ""
+            part = f"--{rest}" if owner else part
+        found[owner].append(part)
+    return found
+
+
+def _categories(flags: Sequence[str], data: str, wanted: str | None) -> Iterator[str | None]:
+    layout, root = str(setting(flags, "data.layout") or ""), Path(str(setting(flags, "data.root") or "."))
+    if layout not in layout_names():
+        raise UsageError(f"{data} says no data.layout: give a YAML file of a data set, such as configs/data/mvtec.yaml")
+    there = categories(layout, root, options(flags, layout))
+    if not there and wanted not in (None, "all"):
+        raise UsageError(f"--categories {wanted}: the layout '{layout}' finds no categories in {root}")
+    if not there:
+        yield setting(flags, "data.category")
+        return
+    if wanted is None:
+        raise UsageError(f"{data} has categories: add --categories all, or some of {', '.join(there)}")
+    for name in there if wanted == "all" else [name.strip() for name in wanted.split(",") if name.strip()]:
+        if name not in there:
+            raise UsageError(f"there is no category '{name}' in {root}; there is {', '.join(there)}")
+        yield name
