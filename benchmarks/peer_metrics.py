@@ -4,8 +4,8 @@
         --images 200 --seeds 0 1 2
 
 Ours are trained by train.py's own function; the peer's model sees the batches of our data module, and its maps go to
-our metrics. MobileNetV2, 224 px; `--images` takes the first of the sorted list for training, so that the peer's
-selection of a coreset ends. Needs anomalib 2.7.0 in the same environment.
+our metrics. MobileNetV2 or SqueezeNet 1.1 (`--backbone`), 224 px; `--images` takes the first of the sorted list for
+training, so that the peer's selection of a coreset ends. Needs anomalib 2.7.0 in the same environment.
 """
 
 import argparse
@@ -30,7 +30,11 @@ from lightning_ad.features.weights import build_network
 ROOT = Path(__file__).parents[1]
 SHOWN = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO_0.30")
 RATIO = 0.01
-LAYERS = {"patchcore": ["features.6", "features.13"], "padim": ["features.3", "features.6", "features.13"]}
+LEVELS = {"patchcore": 2, "padim": 3}  # of the last of these
+LAYERS = {
+    "mobilenet_v2": ["features.3", "features.6", "features.13"],
+    "squeezenet1_1": ["features.4", "features.7", "features.12"],
+}
 CONFIGS = {"patchcore": ["patchcore-mean", "patchcore"], "padim": ["padim"]}
 
 
@@ -50,21 +54,21 @@ def normalised(image: Tensor) -> Tensor:
     return (image - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
 
 
-def peers(method: str, weights: str) -> nn.Module:
-    network = build_network("mobilenet_v2", weights)
+def peers(method: str, backbone: str, weights: str) -> nn.Module:
+    network, layers = build_network(backbone, weights), LAYERS[backbone][-LEVELS[method] :]
     if method == "padim":
         from anomalib.models.image.padim.torch_model import PadimModel
 
-        return PadimModel(network, LAYERS[method], False, n_features=100)
+        return PadimModel(network, layers, False, n_features=100)
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
-    return PatchcoreModel(LAYERS[method], network, False)
+    return PatchcoreModel(layers, network, False)
 
 
-def score_peer(method: str, weights: str, data: AnomalyDataModule, seed: int) -> dict[str, float]:
+def score_peer(method: str, backbone: str, weights: str, data: AnomalyDataModule, seed: int) -> dict[str, float]:
     """The metrics of anomalib's model, fitted and scored on the batches of `data`."""
     torch.manual_seed(seed)
-    model = peers(method, weights).train()
+    model = peers(method, backbone, weights).train()
     model.feature_extractor.eval()
     metrics = AnomalyMetrics()
     with torch.inference_mode():
@@ -78,10 +82,10 @@ def score_peer(method: str, weights: str, data: AnomalyDataModule, seed: int) ->
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
-def score_ours(config: str, weights: str, flags: list[str], seed: int, output: Path) -> dict[str, float]:
+def score_ours(config: str, flags: list[str], seed: int, output: Path) -> dict[str, float]:
     own = ["--model.coreset_ratio", str(RATIO)] if config.startswith("patchcore") else []
     command = ["--config", f"{ROOT}/configs/{config}.yaml", "--config", f"{ROOT}/configs/data/mtd.yaml", *flags, *own]
-    command += ["--model.backbone", "mobilenet_v2", "--model.weights", weights, "--seed_everything", str(seed)]
+    command += ["--seed_everything", str(seed)]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         folder = train([*command, "--output", str(output), "--name", f"{config}-{seed}"]).path
     return json.loads((folder / "metrics.json").read_text())["metrics"]
@@ -89,9 +93,10 @@ def score_ours(config: str, weights: str, flags: list[str], seed: int, output: P
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("method", choices=LAYERS)
+    parser.add_argument("method", choices=LEVELS)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--train-list", type=Path, required=True)
+    parser.add_argument("--backbone", choices=LAYERS, default="mobilenet_v2")
     parser.add_argument("--weights", required=True)
     parser.add_argument("--images", type=int)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -100,13 +105,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tree, chosen = smaller(args.root.resolve(), listed, listed[: args.images], Path(folder))
         flags = ["--data.root", str(tree), "--data.layout_options.train_list", str(chosen)]
+        flags += ["--model.backbone", args.backbone, "--model.weights", args.weights]
+        flags += ["--model.layers", f"[{','.join(LAYERS[args.backbone][-LEVELS[args.method] :])}]"]
         data = AnomalyDataModule("mtd", str(tree), image_size=224, batch_size=16, layout_options={"train_list": chosen})
         data.setup()
         sums: dict[str, list[dict[str, float]]] = {}
         for seed in args.seeds:
-            found = {"anomalib": score_peer(args.method, args.weights, data, seed)}
+            found = {"anomalib": score_peer(args.method, args.backbone, args.weights, data, seed)}
             for config in CONFIGS[args.method]:
-                found[config] = score_ours(config, args.weights, flags, seed, Path(folder))
+                found[config] = score_ours(config, flags, seed, Path(folder))
             for name, metrics in found.items():
                 sums.setdefault(name, []).append(metrics)
                 print(f"seed {seed}  {name:<16}", *(f"{key} {metrics[key]:.4f}" for key in SHOWN), flush=True)
