@@ -64,6 +64,7 @@ def test_wishes_that_cannot_be_met(root):
         ({"wanted": "screw"}, r"no category 'screw' in .*bottle, cable"),
         ({"flags": ["--name", "x"]}, "--name is not for the cells"),
         ({"methods": ["patchcore", "patchcore"]}, "two files are called patchcore"),
+        ({"flags": ["--padim.model.dimension", "9"]}, "no method or data set 'padim' here; there is patchcore, draem"),
     ):
         with pytest.raises(UsageError, match=message):
             planned(root, **wish)
@@ -179,7 +180,8 @@ def flags(root, output, methods="patchcore", seeds="0,1"):
     args = ["--methods", methods, "--data", "mvtec", "--categories", "cable", "--seeds", seeds, "--output", str(output)]
     args += ["--data.root", str(root), "--data.image_size", "64", "--data.center_crop", "null"]
     args += [f.replace("--", "--patchcore.", 1) if f.startswith("--") else f for f in SMALL["PatchCore"]]
-    return [*args, "--data.num_workers", "0", "--trainer.accelerator", "cpu", "--draem.data.image_size", "63"]
+    args += ["--draem.data.image_size", "63"] if "draem" in methods else []  # which it refuses
+    return [*args, "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
 
 
 @pytest.mark.distributed

@@ -13,6 +13,7 @@ from lightning_ad.cli.settings import options, setting, without
 from lightning_ad.data.layouts import categories, layout_names
 from lightning_ad.errors import UsageError
 
+OF_RUNS = ("model", "data", "trainer")  # what the flags of train.py begin with
 FREE = ("--data.root", "--data.num_workers")  # that a cell may be run anew with, elsewhere or faster
 
 
@@ -82,7 +83,7 @@ def plan(
     for number, name in enumerate(names):
         if name in names[:number]:
             raise UsageError(f"two files are called {name}: name them differently, cells are told apart by it")
-        if name in ("model", "data", "trainer"):
+        if name in OF_RUNS:
             raise UsageError(f"a file called {name} takes the flags --{name}.<...> of all cells: name it differently")
     parts = ["--config" if part == "-c" else part for part in split_flags(flags)]
     own = ("--output", "--name", "--resume", "--seed_everything", "--data.category", "--extend", "--data.fold")
@@ -111,6 +112,8 @@ def _special(parts: Sequence[str], names: Sequence[str]) -> dict[str, list[str]]
     for part in parts:
         if part.startswith("--"):
             name, _, rest = part.removeprefix("--").partition(".")
+            if rest and name not in (*OF_RUNS, *names):
+                raise UsageError(f"{part}: there is no method or data set '{name}' here; there is {', '.join(names)}")
             owner = name if name in names else ""
             part = f"--{rest}" if owner else part
         found[owner].append(part)

@@ -61,7 +61,12 @@ def script(name, args, timeout=300, **env):
     process = _zygote()
     with tempfile.TemporaryDirectory() as folder:
         files = {kind: str(Path(folder) / kind) for kind in ("output", "error")}
-        request = {"argv": [str(ROOT / name), *map(str, args)], "environment": environment, **files}
+        request = {
+            "argv": [str(ROOT / name), *map(str, args)],
+            "environment": environment,
+            "folder": os.getcwd(),
+            **files,
+        }
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         child = int(process.stdout.readline())

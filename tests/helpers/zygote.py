@@ -1,6 +1,6 @@
 """A process that has imported everything, and forks one for each command: imports take most of a small run.
 
-Reads a request as a line of JSON (argv, environment, output and error: files); answers with the new process's id, then
+Reads a request as a line of JSON (argv, environment, folder; output and error: files); answers with the new process's id, then
 with its exit code.
 """
 
@@ -20,6 +20,7 @@ def become(request):
     for file, descriptor in ((request["output"], 1), (request["error"], 2), (os.devnull, 0)):
         os.dup2(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), descriptor)
     sys.stdout, sys.stderr, sys.stdin = os.fdopen(1, "w", 1), os.fdopen(2, "w", 1), os.fdopen(0)
+    os.chdir(request["folder"])
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.argv = request["argv"]
