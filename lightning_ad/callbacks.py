@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import UsageError
+from lightning_ad.reporting.recorder import peak_memory_gib
 
 
 class _OnDevice(WeightAveraging):
@@ -123,10 +124,10 @@ def _running_mean(average: Tensor, current: Tensor, count: Tensor | int) -> Tens
 
 
 class ThroughputMonitor(Callback):
-    """Logs, for each training epoch, `images_per_second` of this process and `wait_share`.
+    """Logs, for each training epoch, `images_per_second` of this process, `wait_share` and its peak of memory so far.
 
-    `wait_share` is the part of the epoch's time, [0, 1], between the end of one step and the start of the next:
-    the time in which training waits for the loader.
+    The peaks are `peak_memory_gib_host` and, where there is one, `peak_memory_gib_gpu`. `wait_share` is the part of the
+    epoch's time, [0, 1], between the end of one step and the start of the next: in which training waits for the loader.
     """
 
     def __init__(self) -> None:
@@ -163,7 +164,8 @@ class ThroughputMonitor(Callback):
         self._mark, self._start = self._mark + pause, self._start + pause
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs both."""
+        """Logs them."""
         seconds = max(self._mark - self._start, 1e-9)
         values = {"images_per_second": self._images / seconds, "wait_share": self._waited / seconds}
-        pl_module.log_dict(values, rank_zero_only=True)
+        peaks = {f"peak_memory_gib_{name}": held for name, held in peak_memory_gib().items()}
+        pl_module.log_dict({**values, **peaks}, rank_zero_only=True)

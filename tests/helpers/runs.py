@@ -54,8 +54,7 @@ def flags(method, layout, trees, output, config=None):
 
 
 def script(name, args, timeout=300, **env):
-    """Runs train.py or evaluate.py in a process of its own, which is killed with all that it has started at the end of
-    its time."""
+    """Runs train.py or evaluate.py in a process of its own, killed with all that it started at the end of its time."""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **env}
     process = _zygote()

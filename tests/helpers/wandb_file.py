@@ -42,3 +42,10 @@ def offline_run(folder):
             name = item.key or ".".join(item.nested_key)
             logged.setdefault(name, []).append(json.loads(item.value_json))
     return config, logged
+
+
+def artifacts(folder):
+    """(type, names of its files) of each artifact of the only run in a folder `wandb`."""
+    (path,) = folder.glob("offline-run-*/*.wandb")
+    kept = [record.artifact for record in records(path) if record.WhichOneof("record_type") == "artifact"]
+    return [(artifact.type, [entry.path for entry in artifact.manifest.contents]) for artifact in kept]

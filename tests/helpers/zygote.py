@@ -1,7 +1,7 @@
 """A process that has imported everything, and forks one for each command: imports take most of a small run.
 
-Reads a request as a line of JSON (argv, environment, folder; output and error: files); answers with the new process's id, then
-with its exit code.
+Reads a request as a line of JSON (argv, environment, folder; output and error: files); answers with the new process's
+id, then with its exit code.
 """
 
 import json

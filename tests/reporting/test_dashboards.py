@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 from runs import QUIET, flags, logged, metrics_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wandb_file import offline_run
+from wandb_file import artifacts, offline_run
 
 from lightning_ad.commands import train
 from lightning_ad.evaluation import METRIC_NAMES
@@ -36,6 +36,7 @@ def run(request, trees, tmp_path_factory):
         patch.setenv("WANDB_SILENT", "true")
         patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
         loggers = ["--trainer.logger+", "WandbLogger", "--trainer.logger.save_dir", str(folder)]
+        loggers += ["--trainer.logger.log_model", "true"]
         loggers += ["--trainer.logger+", "MLFlowLogger", "--trainer.logger.tracking_uri", f"file:{folder}/mlruns"]
         held_out = ["--data.validation", "holdout", "--data.validation_share", "0.3"]
         held_out += ["--data.validation_anomalies", "true", "--dashboard_images", "3"]
@@ -59,6 +60,8 @@ def test_tensorboard(run):
     assert not {*numbers_of(method)} - {*tags["scalars"]}
     for name in METRIC_NAMES:
         assert events.Scalars(name)[-1].value == pytest.approx(metrics[name], rel=1e-6)
+    times = {"PatchCore": 1}.get(method, 3)  # of a learned method also after each epoch
+    assert len(events.Scalars("peak_memory_gib_host")) == times
     assert {f"test/{name}" for name in SHOWN} <= {*tags["images"]}
     assert sum(tag.startswith("validation/") for tag in tags["images"]) == 2  # 7 images, 30 % held out
     assert {"curves/image ROC", "curves/pixel PRO"} <= {*tags["images"]}
@@ -93,6 +96,7 @@ def test_weights_and_biases(run):
     sets = content["protocol"]["test_set"], content["training_set"]
     assert (config["test_set"], config["training_set"]) == sets
     assert config["version_torch"] == content["versions"]["torch"]
+    assert ("model", ["model.ckpt"]) in artifacts(folder / "wandb")
 
 
 def test_mlflow(run):
