@@ -1,19 +1,14 @@
 """Small runs as a user types them, and what they leave."""
 
-import contextlib
 import csv
 import json
-import os
-import select
-import signal
 import subprocess
-import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 import yaml
+from forked import Forked
 from trees import CATEGORIES
 
 ROOT = Path(__file__).parents[2]
@@ -55,38 +50,13 @@ def flags(method, layout, trees, output, config=None):
 
 def script(name, args, timeout=300, **env):
     """Runs train.py or evaluate.py in a process of its own, killed with all that it started at the end of its time."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **env}
-    process = _zygote()
-    with tempfile.TemporaryDirectory() as folder:
-        files = {kind: str(Path(folder) / kind) for kind in ("output", "error")}
-        request = {
-            "argv": [str(ROOT / name), *map(str, args)],
-            "environment": environment,
-            "folder": os.getcwd(),
-            **files,
-        }
-        process.stdin.write(json.dumps(request) + "\n")
-        process.stdin.flush()
-        child = int(process.stdout.readline())
-        ended = select.select([process.stdout], [], [], timeout)[0]
-        with contextlib.suppress(ProcessLookupError):  # what it has left behind, too
-            os.killpg(child, signal.SIGKILL)
-        code = int(process.stdout.readline())
-        said = [Path(file).read_text(errors="replace") for file in files.values()]
-    assert ended, f"{name} took more than {timeout} s: {said[1][-2000:]}"
-    return subprocess.CompletedProcess(request["argv"], code, *said)
+    argv = [str(ROOT / name), *map(str, args)]
+    ended, code, output, error = _forked().run(argv, timeout, **env)
+    assert ended, f"{name} took more than {timeout} s: {error[-2000:]}"
+    return subprocess.CompletedProcess(argv, code, output, error)
 
 
-@cache
-def _zygote():
-    """See zygote.py; one for each worker of pytest, ended with it."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
-    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("zygote.py"))], env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+_forked = cache(Forked)  # one for each worker of pytest
 
 
 def metrics_of(folder):
