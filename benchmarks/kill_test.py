@@ -79,6 +79,8 @@ def trial(method: str, kills: int, seed: int, trees: dict[str, Path], output: Pa
             for file in files:
                 read_state(file)  # whole, with its checksums
             kept += bool(files)
+            if (output / name / "version_0/metrics.json").is_file():
+                break  # killed when all was done
         finished = (output / name / "version_0/metrics.json").is_file()
         if not finished:
             argv = command(method, trees, output, name, resume=(output / name).is_dir())

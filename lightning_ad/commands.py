@@ -190,4 +190,6 @@ def _interruptible(cli: RunCLI) -> Iterator[None]:
     except SystemExit as error:
         if not cli.trainer.interrupted:
             raise
-        raise UserError(f"interrupted; {cli.folder.path} is unfinished, --resume goes on with it") from error
+        there = cli.folder.last_checkpoint.is_file() or cli.folder.progress.is_dir()
+        then = "goes on with it" if there else "begins it anew, for nothing was kept yet"
+        raise UserError(f"interrupted; {cli.folder.path} is unfinished, --resume {then}") from error

@@ -89,7 +89,7 @@ def test_a_cell_knows_what_it_was_run_with(root, tmp_path):
     (other,) = plan(
         [config], [DATA / "mvtec.yaml"], "cable", [0], ["--data.root", str(root), "--model.patch_size", "5"]
     )
-    assert other.difference(before) == "it was run with 3, now there is 5"
+    assert other.difference(before) == "--model.patch_size was 3, now it is 5"
     config.write_text(config.read_text() + "seed_everything: 3\n")
     assert cell.difference(before) == "mine.yaml holds other settings than it did"
 
@@ -135,7 +135,11 @@ def test_means_over_categories_and_published_numbers_beside_them():
 def test_what_was_measured_otherwise_is_said():
     results = cells_of("patchcore", [0.9], resize=[224, 224]) | cells_of("draem", [0.9], resize=[256, 256])
     (told,) = reservations(results)
-    assert told == "mvtec: draem was measured otherwise than patchcore: resize: [224, 224] and [256, 256]"
+    assert told == "mvtec, not measured alike: resize [224, 224] of patchcore, [256, 256] of draem"
+    (departing,) = reservations(
+        {Cell("padim", "mvtec", None, 0, ("--model.weights", "a/b.pth", "--trust", "x")): measured({})}
+    )
+    assert departing == "padim on mvtec: --model.weights b.pth"
 
 
 def test_files_of_the_table(tmp_path):
@@ -209,6 +213,9 @@ def test_killed_and_continued_gives_the_same_table(root, tmp_path, monkeypatch, 
     assert tables[0].count(b"\n") == 3  # the head, patchcore, and what was published
     with pytest.raises(UsageError, match="is there with other settings"):
         benchmark([*args, "--table_only", "--model.patch_size", "5"])
+    with pytest.raises(UsageError, match="padim on mvtec: there is no flag '--data.imagesize', did you mean"):
+        benchmark([*flags(root, tmp_path / "typo"), "--methods", "padim", "--data.imagesize", "64"])
+    assert not (tmp_path / "typo").exists()
     # a cell that fails stops nothing, and is named
     assert benchmark(flags(root, tmp_path / "killed", "draem,patchcore", "0")) == 1
     said = capfd.readouterr()

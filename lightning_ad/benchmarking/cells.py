@@ -10,11 +10,11 @@ from typing import Any
 
 from lightning_ad.cli.parser import split_flags
 from lightning_ad.cli.settings import options, setting, without
-from lightning_ad.data.layouts import categories, layout_names
+from lightning_ad.data.layouts import categories, layout_module, layout_names
 from lightning_ad.errors import UsageError
 
 OF_RUNS = ("model", "data", "trainer")  # what the flags of train.py begin with
-FREE = ("--data.root", "--data.num_workers")  # that a cell may be run anew with, elsewhere or faster
+FREE = ("--data.root", "--data.num_workers", "--trust")  # that a cell may be gone on with, elsewhere or faster
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,28 @@ class Cell:
         before, now = json.loads(earlier), self.settings
         if changed := [name for name, text in now["files"].items() if before["files"].get(name, text) != text]:
             return f"{changed[0]} holds other settings than it did"
-        if before["flags"] == now["flags"]:
-            return None
-        gone = [f for f in before["flags"] if f not in now["flags"]]
-        new = [f for f in now["flags"] if f not in before["flags"]]
-        if not gone and not new:
-            return "its flags come in another order"
-        return f"it was run with {' '.join(gone) or 'nothing more'}, now there is {' '.join(new) or 'nothing instead'}"
+        earlier_flags, flags = (_pairs(each["flags"]) for each in (before, now))
+        for flag in {**earlier_flags, **flags}:
+            old, new = (each.get(flag, "not given") for each in (earlier_flags, flags))
+            if old != new:
+                return f"{flag} was {old}, now it is {new}"
+        return None if before["flags"] == now["flags"] else "its flags come in another order"
+
+    @property
+    def departures(self) -> str:
+        """What it is run with beside its YAML files; files by their names."""
+        kept = split_flags(without(self.flags, "--config", "--data.category", "--seed_everything", *FREE))
+        return " ".join(Path(part).name if "/" in part else part for part in kept)
+
+
+def _pairs(flags: Sequence[str]) -> dict[str, str]:
+    """Values by flag; YAML files among one another, and of a flag that comes twice both."""
+    found: dict[str, str] = {}
+    for number, part in enumerate(flags):
+        if part.startswith("--"):
+            value = flags[number + 1] if number + 1 < len(flags) and not flags[number + 1].startswith("--") else ""
+            found[part] = f"{found[part]} {value}" if part in found else value
+    return found
 
 
 def plan(
@@ -124,6 +139,8 @@ def _categories(flags: Sequence[str], data: str, wanted: str | None) -> Iterator
     layout, root = str(setting(flags, "data.layout") or ""), Path(str(setting(flags, "data.root") or "."))
     if layout not in layout_names():
         raise UsageError(f"{data} says no data.layout: give a YAML file of a data set, such as configs/data/mvtec.yaml")
+    if not root.is_dir() and not hasattr(layout_module(layout), "prepare"):
+        raise UsageError(f"there is no folder {root}, where {data} is looked for: give another by --{data}.data.root")
     there = categories(layout, root, options(flags, layout))
     if not there and wanted not in (None, "all"):
         raise UsageError(f"--categories {wanted}: the layout '{layout}' finds no categories in {root}")

@@ -1,9 +1,11 @@
 """index.html: the table of a benchmark, and accuracy against cost in one plot for each data set."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from string import Template
+from types import MappingProxyType
+from urllib.parse import quote
 
 from lightning_ad.benchmarking.table import COSTS, MEAN, Row
 from lightning_ad.benchmarking.writing import PLACE, notes, shown_costs, shown_metrics
@@ -14,8 +16,15 @@ ACCURACY = {"image_AUROC": "image AUROC", "pixel_AUPRO_0.30": "AUPRO 0.30"}
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 520, 300, 52, 110, 14, 44
 
 
-def write_page(path: Path, title: str, rows: Sequence[Row], reservations: Sequence[str]) -> None:
-    """Writes the page as one file that loads nothing from elsewhere."""
+def write_page(
+    path: Path,
+    title: str,
+    rows: Sequence[Row],
+    reservations: Sequence[str],
+    circumstances: Sequence[str] = (),
+    reports: Mapping[str, Path] = MappingProxyType({}),
+) -> None:
+    """Writes the page as one file that loads nothing from elsewhere; `reports` by cell are linked to."""
     plots = []
     for data in dict.fromkeys(row.data for row in rows):
         own = [row for row in rows if row.data == data and row.runs]
@@ -32,6 +41,10 @@ def write_page(path: Path, title: str, rows: Sequence[Row], reservations: Sequen
         metrics=_table(shown_metrics(rows, "±"), [not row.runs for row in rows]),
         costs=_table(shown_costs(rows), []),
         notes="".join(f"<li>{escape(line)}</li>" for line in notes(rows, reservations)),
+        circumstances="".join(f"<li>{escape(line)}</li>" for line in circumstances),
+        reports="".join(
+            f'<li><a href="{quote(str(place))}">{escape(name)}</a></li>' for name, place in reports.items()
+        ),
     )
     with replacing(path, errors="xmlcharrefreplace") as file:
         file.write(text)

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from lightning_ad.benchmarking.cells import Cell
-from lightning_ad.errors import UsageError
+from lightning_ad.errors import UsageError, UserError
 from lightning_ad.processes import start_training
 from lightning_ad.reporting.run_folder import RunFolder, write_json
 from lightning_ad.survival import Preempted, handing_on
@@ -59,9 +59,9 @@ def run_cells(cells: Sequence[Cell], output: Path, devices: Sequence[dict[str, s
         try:
             for _ in pool.map(one, enumerate(cells, 1)):
                 pass
-        except BaseException:  # Ctrl+C: no further cell begins
+        except KeyboardInterrupt as error:  # those that run have heard it, too
             told.set()
-            raise
+            raise UserError("interrupted: the same command goes on with what is left") from error
     if told.is_set():
         raise Preempted("told to stop: the same command goes on with what is left")
     return {cell: failed[cell] for cell in cells if cell in failed}
@@ -71,7 +71,8 @@ def check_cells(cells: Sequence[Cell], output: Path) -> None:
     """Raises UsageError where a cell's folder holds a run with other settings."""
     for cell in cells:
         folder = output / cell.name
-        if (folder / SETTINGS).is_file() and (changed := cell.difference((folder / SETTINGS).read_text())):
+        begun = (folder / SETTINGS).is_file() and RunFolder.versions(folder)
+        if begun and (changed := cell.difference((folder / SETTINGS).read_text())):
             raise UsageError(
                 f"the cell {folder} is there with other settings: {changed}. Give the benchmark another --name, or "
                 "remove the folder to run the cell anew"
@@ -103,7 +104,7 @@ def _run(cell: Cell, folder: Path, label: str, device: dict[str, str], told: thr
         shown = [f"{name} {found[name]:.4f}" for name in ("image_AUROC", "pixel_AUPRO_0.30") if found[name] is not None]
         print(f"{label} {cell.name}: {', '.join(shown)}", flush=True)
         return None
-    if code == Preempted.exit_code:
+    if code == Preempted.exit_code or told.is_set():
         told.set()
         return None
     ended = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
@@ -153,6 +154,9 @@ def _locked(folder: Path, label: str, told: threading.Event) -> Iterator[int | N
 
 def _last_words(log: Path, start: int) -> str:
     """The last error that a run's log tells of, from a place on."""
-    lines = log.read_bytes()[start:].decode(errors="replace").replace("\r", "\n").splitlines()[-200:]
-    said = [line for line in lines if line.startswith("error: ") or line.split(" ")[0].endswith("Error:")]
-    return said[-1].removeprefix("error: ") if said else ""
+    text = log.read_bytes()[start:].decode(errors="replace").replace("\r", "\n")
+    _, found, said = text.rpartition("\nerror: ")
+    if found:
+        return " ".join(said.split())[:400]
+    lines = [line for line in text.splitlines()[-200:] if line.split(" ")[0].endswith("Error:")]
+    return lines[-1] if lines else ""

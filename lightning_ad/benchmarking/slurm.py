@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def job_array(command: Sequence[str], count: int, log: str) -> str:
@@ -22,6 +23,8 @@ def job_array(command: Sequence[str], count: int, log: str) -> str:
 #SBATCH --requeue
 #SBATCH --signal=B:USR1@120
 #SBATCH --output={log}
+#SBATCH --open-mode=append
+# Submit it from this folder ({Path.cwd()}), with the environment of lightning-ad activated.
 # Add what your cluster wants: --gres=gpu:1, --time=24:00:00, --partition=...
 # Afterwards: {typed} --table_only
 {typed} --cell $SLURM_ARRAY_TASK_ID &

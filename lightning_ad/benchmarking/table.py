@@ -176,15 +176,26 @@ def published() -> list[dict[str, str]]:
 
 
 def reservations(results: Mapping[Cell, Result]) -> list[str]:
-    """What keeps numbers of one data set from being compared: methods that saw its images otherwise, devices."""
-    told = []
+    """What is to be known of the numbers: departures of methods from their YAML files, and who saw images otherwise."""
+    told = [f"{cell.method} on {cell.data}: {cell.departures}" for cell in results if cell.departures]
     for data in dict.fromkeys(cell.data for cell in results):
         own = [(cell, r) for cell, r in results.items() if cell.data == data]
         for category in dict.fromkeys(cell.category for cell, _ in own):
             (first, reference), *others = [(c, r) for c, r in own if c.category == category]
             for cell, other in others:
-                lines = differences(reference.protocol, other.protocol)
-                told += [f"{data}: {cell.method} was measured otherwise than {first.method}: {line}" for line in lines]
-        if len(devices := sorted({r.device for _, r in own})) > 1:
-            told.append(f"{data}: costs are of several devices: {', '.join(devices)}")
+                told += [
+                    f"{data}, not measured alike: {name} {reference.protocol.get(name)} of {first.method}, "
+                    f"{other.protocol.get(name)} of {cell.method}"
+                    for name in (line.partition(":")[0] for line in differences(reference.protocol, other.protocol))
+                    if name != "resolution"  # which the resize tells
+                ]
     return list(dict.fromkeys(told))
+
+
+def circumstances(results: Mapping[Cell, Result]) -> list[str]:
+    """What costs are of: devices, and the size of images."""
+    devices = ", ".join(sorted({r.device for r in results.values()}))
+    sizes = dict.fromkeys(
+        f"{cell.method} on {cell.data}: {r.protocol.get('resolution')}" for cell, r in results.items()
+    )
+    return [f"on {devices}; other work on the machine counts too", *sizes]

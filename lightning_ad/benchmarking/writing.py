@@ -14,8 +14,11 @@ from lightning_ad.reporting.predictions import replacing
 PLACE = ["data", "category", "method", "runs"]
 
 
-def write_tables(folder: Path, rows: Sequence[Row], reservations: Sequence[str]) -> list[Path]:
-    """Writes `metrics` and `costs`, each as .md, .csv and .tex; the files.
+def write_tables(
+    folder: Path, rows: Sequence[Row], reservations: Sequence[str], circumstances: Sequence[str] = ()
+) -> list[Path]:
+    """Writes `metrics` and `costs`, each as .md, .csv and .tex, with the reservations about the ones and the
+    circumstances of the others; the files.
 
     What is in `metrics` depends on nothing but the runs' results, to the last digit.
     """
@@ -24,7 +27,7 @@ def write_tables(folder: Path, rows: Sequence[Row], reservations: Sequence[str])
         "metrics.md": _markdown(metrics) + "".join(f"\n- {line}" for line in notes(rows, reservations)) + "\n",
         "metrics.csv": _csv([_csv_head(), *map(_csv_row, rows)]),
         "metrics.tex": _latex(shown_metrics(rows, r"$\pm$"), [f"% {line}" for line in notes(rows, reservations)]),
-        "costs.md": _markdown(costs),
+        "costs.md": _markdown(costs) + "".join(f"\n- {line}" for line in circumstances) + "\n",
         "costs.csv": _csv([[*PLACE, *COSTS], *([*_place(r), *_values(r, repr)] for r in rows if r.costs)]),
         "costs.tex": _latex(costs, []),
     }
@@ -53,7 +56,8 @@ def notes(rows: Sequence[Row], reservations: Sequence[str]) -> list[str]:
     sources = dict.fromkeys(f"{r.method}, published: {r.note}" for r in rows if not r.runs)
     missing = dict.fromkeys(f"{r.data}, {r.configuration}: mean of {r.note}" for r in rows if r.runs and r.note)
     several = max((r.runs for r in rows), default=0) > 1
-    explained = ["±: half of the 95 % interval of Student's t over the seeds"] if several else []
+    wide = "; of two seeds it is wide, or nothing, by chance" if any(r.runs == 2 for r in rows) else ""
+    explained = [f"±: half of the 95 % interval of Student's t over the seeds{wide}"] if several else []
     return [*explained, *missing, *sources, *reservations]
 
 
@@ -84,7 +88,11 @@ def _csv_row(row: Row) -> list[str]:
         found = row.metrics.get(name)
         half = None if found is None else found.half
         cells += ["" if found is None else repr(found.mean)]
-        cells += ["", ""] if found is None or half is None else [repr(found.mean - half), repr(found.mean + half)]
+        cells += (
+            ["", ""]
+            if found is None or half is None
+            else [repr(max(0.0, found.mean - half)), repr(min(1.0, found.mean + half))]
+        )
     return [*cells, row.note]
 
 

@@ -12,10 +12,11 @@ from lightning_ad.benchmarking.cells import Cell, plan
 from lightning_ad.benchmarking.page import write_page
 from lightning_ad.benchmarking.running import check_cells, run_cells
 from lightning_ad.benchmarking.slurm import job_array
-from lightning_ad.benchmarking.table import reservations, result, rows
+from lightning_ad.benchmarking.table import circumstances, reservations, result, rows
 from lightning_ad.benchmarking.writing import write_tables
+from lightning_ad.cli.run import ParsedCLI
 from lightning_ad.cli.settings import configs
-from lightning_ad.errors import UsageError
+from lightning_ad.errors import UsageError, UserError
 from lightning_ad.reporting.run_folder import RunFolder
 
 ABOUT = """Runs methods on data sets with several seeds, and writes one table: metrics with intervals over seeds, costs,
@@ -42,6 +43,7 @@ def benchmark(args: Sequence[str]) -> int:
     methods = [_config(name, configs()) for name in _listed(wanted.methods)]
     data = [_config(name, configs() / "data") for name in _listed(wanted.data)]
     cells = plan(methods, data, wanted.categories, _seeds(wanted.seeds), flags)
+    _check_flags(cells)
     folder = Path(wanted.output) / wanted.name
     chosen = cells if wanted.cell is None else [_at(cells, wanted.cell)]
     try:
@@ -64,20 +66,29 @@ def benchmark(args: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
+def _check_flags(cells: Sequence[Cell]) -> None:
+    """Raises UsageError where a flag is wrong, before the first cell begins."""
+    for (method, data), cell in {(cell.method, cell.data): cell for cell in cells}.items():
+        try:
+            ParsedCLI(cell.flags)
+        except UserError as error:
+            raise UsageError(f"{method} on {data}: {error}") from error
+
+
 def _write(folder: Path, cells: Sequence[Cell]) -> None:
     """The table of the cells that are finished."""
-    found = {}
+    found, reports = {}, {}
     for cell in cells:
         if finished := [version for version in RunFolder.versions(folder / cell.name) if version.finished]:
-            found[cell] = result(finished[-1])
+            found[cell], reports[cell.name] = result(finished[-1]), finished[-1].report.relative_to(folder)
     if not found:
         return
-    table, told = rows(found), reservations(found)
-    files = write_tables(folder, table, told)
-    write_page(folder / "index.html", f"Benchmark {folder.name}", table, told)
+    table, told, beside = rows(found), reservations(found), circumstances(found)
+    files = write_tables(folder, table, told, beside)
+    write_page(folder / "index.html", f"Benchmark: {folder.name}", table, told, beside, reports)
     print("\n" + files[0].read_text())
-    if len(found) < len(cells):
-        print(f"{len(found)} of {len(cells)} cells are finished.")
+    if missing := [cell.name for cell in cells if cell not in found]:
+        print(f"{len(found)} of {len(cells)} cells are finished; missing: {', '.join(missing)}")
     print(f"Tables and plots: {folder / 'index.html'}; beside it metrics and costs as .md, .csv, .tex")
 
 
@@ -88,8 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--methods", required=True, help="names in configs/, or YAML files, between commas")
     parser.add_argument("--data", required=True, help="names in configs/data/, or YAML files, between commas")
-    parser.add_argument("--categories", help="of the data sets that have some: all, or names between commas")
-    parser.add_argument("--seeds", default="0", help="one run for each, between commas (default: 0)")
+    parser.add_argument(
+        "--categories", help="of the data sets that have some, which then must be named: all, or names between commas"
+    )
+    parser.add_argument(
+        "--seeds", default="0", help="one run for each, between commas: its seed_everything (default: 0)"
+    )
     parser.add_argument("--output", default="runs", help="the folder of all runs (default: runs)")
     parser.add_argument("--name", default="benchmark", help="of the benchmark, a folder there (default: benchmark)")
     parser.add_argument(

@@ -288,3 +288,10 @@ def progress_bar(theirs: list[Callback], wanted: Any) -> list[Callback]:
     if wanted.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in theirs):
         return []
     return [TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 50)]
+
+
+class ParsedCLI(RunCLI):
+    """Parses the flags of a run, and makes nothing of them."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing is made."""

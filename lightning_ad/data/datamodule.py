@@ -108,6 +108,8 @@ class AnomalyDataModule(LightningDataModule):
             raise UsageError(f"data.batch_size {batch_size} and data.num_workers {num_workers} must be positive")
         if validation_anomalies and validation == "none":
             raise UsageError("data.validation_anomalies needs held-out images: set data.validation, to holdout say")
+        if max_megapixels <= 0:
+            raise UsageError(f"data.max_megapixels is {max_megapixels}; expected a number above 0")
         if not 0 < validation_share < 1:
             raise UsageError(f"data.validation_share is {validation_share}; expected a share between 0 and 1")
         if folds < 2 or not 0 <= fold < folds:

@@ -192,8 +192,8 @@ def _open(path: str, kind: str) -> np.ndarray:
 def _check_size(path: str, kind: str, width: int, height: int) -> None:
     if width * height > _limit:
         raise DataError(
-            f"the {kind} {path} has {width} x {height} px, {width * height / 1e6:.4g} million; more than "
-            f"{_limit / 1e6:.4g} million are refused. If it is no mistake, raise data.max_megapixels"
+            f"the {kind} {path} has {width} x {height} px, {width * height / 1e6:.4g} megapixels; more than "
+            f"{_limit / 1e6:.4g} are refused. If it is no mistake, raise data.max_megapixels"
         )
 
 
