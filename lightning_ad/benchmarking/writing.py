@@ -88,11 +88,8 @@ def _csv_row(row: Row) -> list[str]:
         found = row.metrics.get(name)
         half = None if found is None else found.half
         cells += ["" if found is None else repr(found.mean)]
-        cells += (
-            ["", ""]
-            if found is None or half is None
-            else [repr(max(0.0, found.mean - half)), repr(min(1.0, found.mean + half))]
-        )
+        ends = [] if found is None or half is None else [max(0.0, found.mean - half), min(1.0, found.mean + half)]
+        cells += [repr(end) for end in ends] or ["", ""]
     return [*cells, row.note]
 
 

@@ -1,9 +1,11 @@
 """`evaluate.py --verify RUN`: whether a finished run's numbers come out of its checkpoint again."""
 
+import io
 import json
 import math
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,9 @@ def verify(args: Sequence[str], evaluate: Callable[[Sequence[str]], RunFolder]) 
         raise UsageError("evaluate.py --verify RUN: name the folder of a finished run")
     run = RunFolder.find(Path(args[0]))
     with tempfile.TemporaryDirectory() as folder:
-        again = evaluate([str(run.path), *args[1:], "--output", folder])
+        with redirect_stdout(io.StringIO()) as said:
+            again = evaluate([str(run.path), *args[1:], "--output", folder])
+        print(said.getvalue().partition("\nReport: ")[0])  # which goes with the folder
         recorded, found = (json.loads(path.read_text()) for path in (run.metrics, again.metrics))
     other = differences(recorded["protocol"], found["protocol"])
     if recorded["protocol"]["weights"] != found["protocol"]["weights"]:

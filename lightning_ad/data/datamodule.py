@@ -58,7 +58,7 @@ class AnomalyDataModule(LightningDataModule):
         on_error: stop, with its name, at a file that cannot be used, before the start where that can be told without
             decoding it; or skip: decode all files before the start, and leave those out, and training images that are
             tested too. They are counted, and listed in skipped.csv.
-        max_megapixels: an image of more pixels is refused: a small file may hold one that fills the memory.
+        max_megapixels: that an image may have: a small file may hold one that fills the memory.
         seed: of the order, hold-out, folds and synthetic anomalies; the command line sets it from seed_everything.
     """
 
@@ -104,12 +104,11 @@ class AnomalyDataModule(LightningDataModule):
         self.samples: dict[Split, list[Sample]] = {}
         self._truth: list[Sample] = []
         self.skipped: list[Fault] = []
-        if batch_size < 1 or self.num_workers < 0:
-            raise UsageError(f"data.batch_size {batch_size} and data.num_workers {num_workers} must be positive")
+        if batch_size < 1 or self.num_workers < 0 or max_megapixels <= 0:
+            told = f"{batch_size}, data.num_workers {num_workers} and data.max_megapixels {max_megapixels}"
+            raise UsageError(f"data.batch_size {told} must be positive")
         if validation_anomalies and validation == "none":
             raise UsageError("data.validation_anomalies needs held-out images: set data.validation, to holdout say")
-        if max_megapixels <= 0:
-            raise UsageError(f"data.max_megapixels is {max_megapixels}; expected a number above 0")
         if not 0 < validation_share < 1:
             raise UsageError(f"data.validation_share is {validation_share}; expected a share between 0 and 1")
         if folds < 2 or not 0 <= fold < folds:
