@@ -30,7 +30,7 @@ from lightning_ad.reporting.maps import read_map
 
 def test_every_config_is_covered():
     sweeps = CONFIGS.glob("sweeps/*.yaml")  # tests/reporting/test_dashboards.py
-    covered = {CONFIGS / "demo.yaml", *METHODS, *DATA_SETS, *sweeps}
+    covered = {CONFIGS / "demo.yaml", CONFIGS / "data/demo.yaml", *METHODS, *DATA_SETS, *sweeps}
     assert covered == set(CONFIGS.rglob("*.yaml"))
 
 

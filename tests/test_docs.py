@@ -82,6 +82,7 @@ def benchmark(args):
     for method in [m for m in ("PatchCore", "PaDiM", "DRAEM") if m.lower() in args[args.index("--methods") + 1]]:
         args += [f.replace("--", f"--{method.lower()}.", 1) if f.startswith("--") else f for f in SMALL[method]]
     words = [*(word for word in args if word not in (">", "job.sh")), "--seeds", "0"]
+    words += ["--name", f"docs{len(words)}"]  # each its own
     done = subprocess.run(
         [sys.executable, "-m", "lightning_ad", *words, *TINY], capture_output=True, text=True, timeout=600
     )

@@ -11,7 +11,7 @@ specification.loader.exec_module(kill_test)
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("method", ["CFA", "PatchCore"])
+@pytest.mark.parametrize("method", ["PatchCore"])
 def test_killed_at_random_moments(method, trees, tmp_path):
     said = kill_test.trial(method, 3, 1, trees, tmp_path)
     assert "3 kills" in said

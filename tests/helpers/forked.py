@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
+LEFT_BEHIND = 20  # seconds that others have to end by themselves
 ROOT = Path(__file__).parents[2]
 
 
@@ -37,6 +39,13 @@ class Forked:
             self._zygote.stdin.write(json.dumps(request).encode() + b"\n")
             child = int(self._zygote.stdout.readline())
             ended = bool(select.select([self._zygote.stdout], [], [], timeout)[0])
+            end = time.monotonic() + LEFT_BEHIND
+            while ended and time.monotonic() < end:  # other processes of a run that one has left
+                try:
+                    os.killpg(child, 0)
+                except ProcessLookupError:
+                    break
+                time.sleep(0.1)
             for kill in (lambda: os.killpg(child, signal.SIGKILL), lambda: ended or os.kill(child, signal.SIGKILL)):
                 with contextlib.suppress(ProcessLookupError):
                     kill()

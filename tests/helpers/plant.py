@@ -34,7 +34,8 @@ class Plant(Callback):
 
     def dead_worker(self, trainer):
         children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
-        workers = [pid for pid in children if b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        own = Path("/proc/self/cmdline").read_bytes()  # which a forked worker has too
+        workers = [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == own]
         os.kill(int(workers[0]), signal.SIGKILL)
 
     def memory(self, trainer):
