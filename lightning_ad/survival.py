@@ -14,12 +14,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_ad.errors import UserError
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.statistics.distributed import world_size
 
-SIGNALS = [signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+SIGNALS = [signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
 PARENT = "LIGHTNING_AD_PARENT"  # the process without which a run is not to go on
 
 
@@ -31,7 +32,8 @@ class Preempted(UserError):
 
 
 class StopWhenTold(Callback):
-    """On SIGTERM or SIGUSR1, to any process: ends after the step that goes on, with a checkpoint of what was done.
+    """On SIGTERM, SIGUSR1 or Ctrl+C, to any process: ends after the step that goes on, with a checkpoint of what was
+    done. A second Ctrl+C ends the run at once.
 
     A validation, or the summary of a fit-only method that makes no selection, is brought to its end first.
     Takes the place of Lightning's own handlers, which write no checkpoint or one that a resumed run does not find.
@@ -120,6 +122,11 @@ class StopWhenTold(Callback):
             self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            if self.told == signal.SIGINT:
+                raise KeyboardInterrupt
+            if not rank_zero_only.rank:  # and not by print: the signal may have come within another
+                os.write(2, b"\nstopping once this step is done and kept (Ctrl+C again: at once)\n")
         self.told = signal.Signals(number)
 
     def _anyone_told(self, trainer: Trainer) -> bool:
@@ -137,8 +144,12 @@ class StopWhenTold(Callback):
 
 @contextmanager
 def handing_on(hear: Callable[[int], object]) -> Iterator[None]:
-    """Calls `hear` with the signals that tell to stop, while others do the work."""
-    before = {number: signal.signal(number, lambda number, _: hear(number)) for number in SIGNALS}
+    """Calls `hear` with the signals that tell to stop, while others do the work.
+
+    Ctrl+C comes to the others as well, and a second one would end them at once: for it, `hear` is told SIGTERM.
+    """
+    told = {signal.SIGINT: signal.SIGTERM}
+    before = {n: signal.signal(n, lambda number, _: hear(told.get(number, number))) for n in SIGNALS}
     try:
         yield
     finally:

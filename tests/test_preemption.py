@@ -1,6 +1,7 @@
 """Told to stop by a signal, and resumed: the same bits as a run that nobody stopped."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from runs import ROOT, assert_same_weights, flags, logged, metrics_of, script
 
 from lightning_ad.commands import train
 from lightning_ad.errors import UserError
+from lightning_ad.main import run
 from lightning_ad.survival import Preempted
 
 TILES = ["--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32", "--data.num_workers", "2"]
@@ -64,11 +66,21 @@ def test_one_process_is_told_and_both_stop(trees, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
 
 
-def test_a_signal_to_the_whole_job_leaves_the_workers_alone(trees, tmp_path):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])  # a terminal sends Ctrl+C to the whole job, too
+def test_a_signal_to_the_whole_job_leaves_the_workers_alone(name, trees, tmp_path):
     args = [*flags("DRAEM", "mvtec", trees, tmp_path), "--data.num_workers", "2"]
-    stopped = script("train.py", [*args, *stopped_by("SIGTERM", step=4, job="true")])
+    stopped = script("train.py", [*args, *stopped_by(name, step=4, job="true")])
     assert stopped.returncode == 75, stopped.stderr
-    assert "SIGTERM: stopped after batch 1 of epoch 2: --resume goes on from there" in stopped.stderr
+    assert f"{name}: stopped after batch 1 of epoch 2: --resume goes on from there" in stopped.stderr
+    assert stopped.stderr.count("Ctrl+C again: at once") == (name == "SIGINT")
+
+
+def test_a_second_interrupt_ends_the_run_at_once(trees, tmp_path, capfd):
+    twice = [*stopped_by("SIGINT", step=4), "--trainer.callbacks.again", "true"]
+    args = flags("DRAEM", "mvtec", trees, tmp_path)
+    assert run(lambda: train([*args, *twice])) == 1
+    assert re.search(r"error: interrupted; \S+ is unfinished, --resume goes on with it", capfd.readouterr().err)
+    assert train([*args, "--resume"]).finished
 
 
 @pytest.mark.parametrize("method", ["PatchCore", "DRAEM"])
@@ -81,9 +93,9 @@ def test_stopped_in_the_test(method, trees, tmp_path):
     assert [p.name for p in resumed.path.parent.iterdir()] == ["version_0"]
 
 
-@pytest.mark.parametrize("method", ["PatchCore", "PaDiM"])
+@pytest.mark.parametrize("method", ["PatchCore", "PaDiM", "SPADE", "MahalanobisAD"])
 def test_a_fit_only_method_that_is_stopped_goes_on(method, trees, tmp_path):
-    args = flags(method, "mvtec", trees, tmp_path)
+    args = flags(method, "mvtec", trees, tmp_path, ROOT / f"configs/{method.lower().removesuffix('ad')}.yaml")
     with pytest.raises(Preempted, match="--resume goes on with those that are left"):
         train([*args, *stopped_by("SIGTERM", first="true")])
     assert_same_weights(train([*args, "--resume"]).path, train([*args, "--name", "whole"]).path)
@@ -105,9 +117,8 @@ def test_a_selection_that_is_stopped_goes_on(trees, tmp_path):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("method", ["PatchCore", "PaDiM"])
-def test_two_processes_go_on_with_what_each_has_read(method, trees, tmp_path):
-    args = [*flags(method, "mvtec", trees, tmp_path), "--trainer.devices", "2", "--data.batch_size", "1"]
+def test_two_processes_go_on_with_what_each_has_read(trees, tmp_path):
+    args = [*flags("PatchCore", "mvtec", trees, tmp_path), "--trainer.devices", "2", "--data.batch_size", "1"]
     stopped = script("train.py", [*args, *stopped_by("SIGTERM", batch=1, rank=1)], timeout=120)
     assert stopped.returncode == 75, stopped.stderr
     again = script("train.py", [*args, "--resume"])

@@ -13,7 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 
 from lightning_ad.benchmarking.cells import Cell
-from lightning_ad.errors import UsageError, UserError
+from lightning_ad.errors import UsageError
 from lightning_ad.processes import start_training
 from lightning_ad.reporting.run_folder import RunFolder, write_json
 from lightning_ad.survival import Preempted, handing_on
@@ -56,12 +56,8 @@ def run_cells(cells: Sequence[Cell], output: Path, devices: Sequence[dict[str, s
             failed[cell] = why
 
     with handing_on(lambda _: told.set()), ThreadPoolExecutor(len(devices)) as pool:
-        try:
-            for _ in pool.map(one, enumerate(cells, 1)):
-                pass
-        except KeyboardInterrupt as error:  # those that run have heard it, too
-            told.set()
-            raise UserError("interrupted: the same command goes on with what is left") from error
+        for _ in pool.map(one, enumerate(cells, 1)):
+            pass
     if told.is_set():
         raise Preempted("told to stop: the same command goes on with what is left")
     return {cell: failed[cell] for cell in cells if cell in failed}

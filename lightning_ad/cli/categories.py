@@ -2,6 +2,7 @@
 
 import csv
 import json
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,8 +91,7 @@ def train_each(args: Sequence[str], parts: Parts) -> int:
             print(f"[{number}/{len(names)}] {label}", flush=True)
             again = ["--resume"] if "--resume" in args and versions else []
             child = start_training([*flags, *again, f"--data.{kind}", name, "--name", run])
-            with handing_on(child.send_signal):
-                code = child.wait()
+            code = _wait(child)
             if code == Preempted.exit_code:
                 return code
             if code:
@@ -104,6 +104,19 @@ def train_each(args: Sequence[str], parts: Parts) -> int:
         plural = {"category": "categories", "fold": "folds"}[kind]
         print(f"error: {len(failed)} of {len(names)} {plural} failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _wait(child: subprocess.Popen[bytes]) -> int:
+    """The exit code of a run; that of a pre-empted one where this series was told to stop, whatever the run did."""
+    told = []
+
+    def hand_on(number: int) -> None:
+        told.append(number)
+        child.send_signal(number)
+
+    with handing_on(hand_on):
+        code = child.wait()
+    return Preempted.exit_code if told else code
 
 
 def _summarise(path: Path, folders: dict[str, RunFolder], parts: Parts) -> None:

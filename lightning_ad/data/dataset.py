@@ -129,6 +129,6 @@ def begin_worker(megapixels: float, worker: int) -> None:
     """Limits the size of images, and leaves signals to the main process: those to a whole job must not end its workers
     before it has stopped."""
     limit_size(megapixels)
-    for name in ("SIGTERM", "SIGUSR1"):
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -9,7 +9,8 @@ class KillAt(Callback):
     """Sends the process a signal after a training step, or a batch of the test; SIGKILL is as a power cut.
 
     `batch` is one of an epoch of training, for fit-only methods, which make no steps. With `first`, also after the
-    first batch of training, whatever the step; with `job`, to all processes of the group, workers among them.
+    first batch of training, whatever the step; with `job`, to all processes of the group, workers among them;
+    with `again`, twice.
     """
 
     def __init__(
@@ -21,8 +22,9 @@ class KillAt(Callback):
         rank: int = 0,
         job: bool = False,
         batch: int = -1,
+        again: bool = False,
     ) -> None:
-        self.batch = batch
+        self.batch, self.again = batch, again
         self.step, self.test_batch, self.number, self.first = step, test_batch, signal.Signals[name], first
         self.rank, self.job = rank, job
 
@@ -39,4 +41,5 @@ class KillAt(Callback):
         if self.job:
             os.killpg(os.getpgid(0), self.number)
         else:
-            os.kill(os.getpid(), self.number)
+            for _ in range(1 + self.again):
+                os.kill(os.getpid(), self.number)
