@@ -79,8 +79,10 @@ def ours(words):
 
 
 def benchmark(args):
-    for method in [m for m in ("PatchCore", "PaDiM", "DRAEM") if m.lower() in args[args.index("--methods") + 1]]:
-        args += [f.replace("--", f"--{method.lower()}.", 1) if f.startswith("--") else f for f in SMALL[method]]
+    methods = args.index("--methods") + 1
+    args[methods] = args[methods].partition(",")[0]  # the first cell stands for all
+    method = next(m for m in SMALL if m.lower() == args[methods])
+    args += [f.replace("--", f"--{args[methods]}.", 1) if f.startswith("--") else f for f in SMALL[method]]
     words = [*(word for word in args if word not in (">", "job.sh")), "--seeds", "0"]
     words += ["--name", f"docs{len(words)}"]  # each its own
     done = subprocess.run(
