@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -20,6 +21,7 @@ from lightning_ad.faults import explain
 from lightning_ad.reporting.run_folder import RunFolder
 from lightning_ad.survival import stop_with_parent
 
+_format_warning = warnings.formatwarning
 _NOISE = (
     "LightningCLI's args parameter",
     ".*returned `None`, this fit will run with no optimizer",  # fit-only methods
@@ -30,7 +32,9 @@ _NOISE = (
     ".*it is recommended to use `devices=1`",  # rows that fill up a batch are not counted
     "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler leaves out what was read
     ".*Checkpoint directory .* exists and is not empty",  # resumed in place
+    ".*It is recommended to use `self.log\\(.*sync_dist=True",  # images per second are those of one process
 )
+_CHATTER = ("litlogger", "litmodels", "TPU available", "`Trainer.fit` stopped: `max_epochs=")
 
 
 def train_one_or_each(args: Sequence[str] | None = None) -> RunFolder | int:
@@ -65,7 +69,10 @@ def run(command: Callable[[], object]) -> int:
     stop_with_parent()
     for said_elsewhere in _NOISE:
         warnings.filterwarnings("ignore", message=said_elsewhere)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda r: "litlogger" not in r.getMessage())
+    warnings.formatwarning = _notice
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not any(words in record.getMessage() for words in _CHATTER)
+    )
     try:
         code = command()
     except UserError as error:
@@ -94,6 +101,15 @@ def run(command: Callable[[], object]) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _notice(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """A warning as it is printed: one of ours tells the user something of the data or the run, not of our code."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        return f"note: {message}\n"
+    return _format_warning(message, category, filename, lineno, line)
 
 
 def _started_by_lightning() -> bool:

@@ -14,7 +14,7 @@ from lightning_ad.benchmarking.running import check_cells, run_cells
 from lightning_ad.benchmarking.slurm import job_array
 from lightning_ad.benchmarking.table import circumstances, reservations, result, rows
 from lightning_ad.benchmarking.writing import write_tables
-from lightning_ad.cli.run import ParsedCLI
+from lightning_ad.cli.run import RunCLI
 from lightning_ad.cli.settings import configs
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.reporting.run_folder import RunFolder
@@ -66,11 +66,21 @@ def benchmark(args: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
+class _Parsed(RunCLI):
+    """Parses the flags of a run, and makes nothing of them."""
+
+    def instantiate_classes(self) -> None:
+        """Nothing is made."""
+
+    def _set_seed(self) -> None:
+        """Nothing is drawn."""
+
+
 def _check_flags(cells: Sequence[Cell]) -> None:
     """Raises UsageError where a flag is wrong, before the first cell begins."""
     for (method, data), cell in {(cell.method, cell.data): cell for cell in cells}.items():
         try:
-            ParsedCLI(cell.flags)
+            _Parsed(cell.flags)
         except UserError as error:
             raise UsageError(f"{method} on {data}: {error}") from error
 

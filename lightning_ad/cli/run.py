@@ -16,7 +16,6 @@ from lightning.pytorch.callbacks import (
     LearningRateMonitor,
     ModelCheckpoint,
     ProgressBar,
-    TQDMProgressBar,
 )
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
@@ -38,6 +37,7 @@ from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.learned import LearnedModule
+from lightning_ad.progress import RunProgressBar
 from lightning_ad.reporting.dashboards.showing import DashboardRecorder
 from lightning_ad.reporting.protocol import fingerprint
 from lightning_ad.reporting.recorder import ConfigInCheckpoint, TestRecorder
@@ -287,11 +287,4 @@ def progress_bar(theirs: list[Callback], wanted: Any) -> list[Callback]:
     """A progress bar, unless the configuration has one or wants none."""
     if wanted.enable_progress_bar is False or any(isinstance(c, ProgressBar) for c in theirs):
         return []
-    return [TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 50)]
-
-
-class ParsedCLI(RunCLI):
-    """Parses the flags of a run, and makes nothing of them."""
-
-    def instantiate_classes(self) -> None:
-        """Nothing is made."""
+    return [RunProgressBar(refresh_rate=1 if sys.stderr.isatty() else 50)]
