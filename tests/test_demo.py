@@ -10,6 +10,8 @@ from sklearn.metrics import roc_auc_score
 from lightning_ad.commands import train
 from lightning_ad.data.datamodule import AnomalyDataModule
 
+pytestmark = pytest.mark.xdist_group("demo")  # one worker: the run is made once
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

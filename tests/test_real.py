@@ -69,6 +69,7 @@ def scores_of_good_tiles(shared, tmp_path_factory):
     return torch.tensor([row.score for row in rows if row.label == 0])
 
 
+@pytest.mark.xdist_group("good tiles")  # one worker: they are scored once
 @pytest.mark.parametrize("reject", [0.01, 0.05, 0.1])
 def test_no_more_good_parts_are_rejected_than_asked_for(scores_of_good_tiles, reject):
     draw, rejected = torch.Generator().manual_seed(0), []

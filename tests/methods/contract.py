@@ -96,6 +96,7 @@ class FitOnlyContract:
         assert len(found[0]) == 8
 
     @pytest.mark.distributed
+    @pytest.mark.xdist_group("processes")  # one worker: the fits are of all methods at once
     @pytest.mark.parametrize("processes", [2, 3])
     def test_processes_do_not_matter(self, processes, reference, trees, fits_over_processes, tmp_path):
         found = fits_over_processes(processes)[self.method]
