@@ -136,10 +136,18 @@ def test_what_was_measured_otherwise_is_said():
     results = cells_of("patchcore", [0.9], resize=[224, 224]) | cells_of("draem", [0.9], resize=[256, 256])
     (told,) = reservations(results)
     assert told == "mvtec, not measured alike: resize [224, 224] of patchcore, [256, 256] of draem"
-    (departing,) = reservations(
-        {Cell("padim", "mvtec", None, 0, ("--model.weights", "a/b.pth", "--trust", "x")): measured({})}
-    )
-    assert departing == "padim on mvtec: --model.weights b.pth"
+    common = ("--data.image_size", "96", "--trust", "x")
+    flags = {"padim": ("--model.weights", "a/b.pth"), "cfa": (), "draem": ("--model.weights", "a/b.pth")}
+    cells = {
+        Cell(method, data, None, seed, (*common, *own, *(["--data.train_list", "c"] if data == "mtd" else []))): result
+        for method, own in flags.items() for data, result in (("mvtec", measured({})), ("mtd", measured({})))
+        for seed in (0, 1) if (method, data) != ("cfa", "mtd")
+    }  # fmt: skip
+    cells[Cell("cfa", "visa", None, 0, (*common, "--model.k", "1"))] = measured({})
+    assert reservations(cells) == [
+        "all: --data.image_size 96", "padim, draem: --model.weights b.pth", "mtd: --data.train_list c",
+        "visa: --model.k 1",
+    ]  # fmt: skip
 
 
 def test_files_of_the_table(tmp_path):

@@ -14,7 +14,10 @@ from lightning_ad.data.layouts import categories, layout_module, layout_names
 from lightning_ad.errors import UsageError
 
 OF_RUNS = ("model", "data", "trainer")  # what the flags of train.py begin with
-FREE = ("--data.root", "--data.num_workers", "--trust")  # that a cell may be gone on with, elsewhere or faster
+FREE = (  # what changes no result: a cell may be gone on with elsewhere, or faster
+    "--data.root", "--data.num_workers", "--trust", "--trainer.enable_progress_bar", "--progress_minutes",
+    "--feature_cache", "--feature_cache_gb",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,18 +56,21 @@ class Cell:
         before, now = json.loads(earlier), self.settings
         if changed := [name for name, text in now["files"].items() if before["files"].get(name, text) != text]:
             return f"{changed[0]} holds other settings than it did"
-        earlier_flags, flags = (_pairs(each["flags"]) for each in (before, now))
-        for flag in {**earlier_flags, **flags}:
-            old, new = (each.get(flag, "not given") for each in (earlier_flags, flags))
+        # What an earlier version took for a setting may be none any more.
+        kept, flags = without(before["flags"], *FREE), now["flags"]
+        earlier_pairs, pairs = _pairs(kept), _pairs(flags)
+        for flag in {**earlier_pairs, **pairs}:
+            old, new = (each.get(flag, "not given") for each in (earlier_pairs, pairs))
             if old != new:
                 return f"{flag} was {old}, now it is {new}"
-        return None if before["flags"] == now["flags"] else "its flags come in another order"
+        return None if kept == flags else "its flags come in another order"
 
     @property
-    def departures(self) -> str:
-        """What it is run with beside its YAML files; files by their names."""
+    def departures(self) -> list[str]:
+        """The flags that it is run with beside its YAML files, with their values; files by their names."""
         kept = split_flags(without(self.flags, "--config", "--data.category", "--seed_everything", *FREE))
-        return " ".join(Path(part).name if "/" in part else part for part in kept)
+        named = _pairs([Path(part).name if "/" in part else part for part in kept])
+        return [f"{flag} {value}".rstrip() for flag, value in named.items()]
 
 
 def _pairs(flags: Sequence[str]) -> dict[str, str]:

@@ -177,7 +177,7 @@ def published() -> list[dict[str, str]]:
 
 def reservations(results: Mapping[Cell, Result]) -> list[str]:
     """What is to be known of the numbers: departures of methods from their YAML files, and who saw images otherwise."""
-    told = [f"{cell.method} on {cell.data}: {cell.departures}" for cell in results if cell.departures]
+    told = [*_departures(results)]
     for data in dict.fromkeys(cell.data for cell in results):
         own = [(cell, r) for cell, r in results.items() if cell.data == data]
         for category in dict.fromkeys(cell.category for cell, _ in own):
@@ -190,6 +190,32 @@ def reservations(results: Mapping[Cell, Result]) -> list[str]:
                     if name != "resolution"  # which the resize tells
                 ]
     return list(dict.fromkeys(told))
+
+
+def _departures(results: Mapping[Cell, Result]) -> Iterator[str]:
+    """Flags that are not of the YAML files, by the methods and data sets that had them."""
+    runs = {(cell.method, cell.data): cell.departures for cell in results}
+    having: dict[str, list[tuple[str, str]]] = {}
+    for run, flags in runs.items():
+        for flag in flags:
+            having.setdefault(flag, []).append(run)
+    by: dict[str, list[str]] = {}
+    for flag, own in having.items():
+        by.setdefault(_named(own, [*runs]), []).append(flag)
+    for name, flags in by.items():
+        yield f"{name}: {' '.join(flags)}"
+
+
+def _named(some: Sequence[tuple[str, str]], runs: Sequence[tuple[str, str]]) -> str:
+    """What to call some of the runs (method, data set): all, or whole methods or data sets where that is what they
+    are."""
+    if len(some) == len(runs):
+        return "all"
+    for part in (0, 1):
+        names = dict.fromkeys(run[part] for run in some)
+        if len(some) == sum(run[part] in names for run in runs):
+            return ", ".join(names)
+    return ", ".join(f"{method} on {data}" for method, data in some)
 
 
 def circumstances(results: Mapping[Cell, Result]) -> list[str]:
