@@ -22,6 +22,13 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.skip(reason=reason))
 
 
+def pytest_collection_finish(session):
+    grouped = getattr(session.config.option, "loadgroup", False)  # in a worker of pytest-xdist
+    lost = [i.nodeid for i in session.items if i.get_closest_marker("xdist_group") and "@" not in i.nodeid]
+    # with pytest 9, pytest-xdist 3.8 deals them out one by one, and says nothing
+    assert not (grouped and lost), f"tests of one group are not kept together: {lost[0]}"
+
+
 @pytest.fixture(scope="session")
 def shared():
     return SHARED

@@ -1,5 +1,6 @@
 """Every command of README and docs is run, as it stands there, on small data that lie where it says."""
 
+import itertools
 import re
 import shlex
 import subprocess
@@ -19,6 +20,7 @@ ELSEWHERE = {  # commands that other tests run, or that are what runs these
     "make demo": "test_demo.py", "make test": "test_demo.py", "wandb sweep": "reporting/test_dashboards.py",
     "wandb agent": "reporting/test_dashboards.py", "srun": "test_preemption.py",
 }  # fmt: skip
+NUMBERS = itertools.count()
 TINY = ["--data.image_size", "64", "--data.center_crop", "null", "--data.num_workers", "0", *QUIET]
 
 
@@ -84,7 +86,7 @@ def benchmark(args):
     method = next(m for m in SMALL if m.lower() == args[methods])
     args += [f.replace("--", f"--{args[methods]}.", 1) if f.startswith("--") else f for f in SMALL[method]]
     words = [*(word for word in args if word not in (">", "job.sh")), "--seeds", "0"]
-    words += ["--name", f"docs{len(words)}"]  # each its own
+    words += ["--name", f"docs{next(NUMBERS)}"]  # each its own
     done = subprocess.run(
         [sys.executable, "-m", "lightning_ad", *words, *TINY], capture_output=True, text=True, timeout=600
     )

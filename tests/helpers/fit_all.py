@@ -1,9 +1,11 @@
-"""fit_all.py PROCESSES ROOT FOLDER: fits and tests every method of the contract on several processes."""
+"""fit_all.py --trainer.devices PROCESSES ROOT FOLDER: every method of the contract, fitted and tested on several."""
 
 import sys
 from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
 from contract import FitOnlyContract, summary, trainer, tree_data
 from test_fit_only import *  # noqa: F403  (the classes that name the methods)
 
@@ -11,7 +13,7 @@ from lightning_ad.statistics import coreset
 
 if __name__ == "__main__":
     coreset.POOL = 32  # so that a selection takes several rounds
-    processes, root, folder = int(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+    processes, root, folder = int(sys.argv[2]), sys.argv[3], Path(sys.argv[4])
     found = {}
     for case in FitOnlyContract.__subclasses__():
         module = case.make()

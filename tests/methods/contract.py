@@ -1,19 +1,16 @@
 """What every fit-only method must keep. A test class names its method, and inherits the tests."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from runs import script
 
 from lightning_ad import methods
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.methods import NotFittedError
 
-ROOT = Path(__file__).parents[2]
 SMALL = {"backbone": "resnet18", "weights": None}
 
 
@@ -167,11 +164,6 @@ class FitOnlyContract:
 
 def fit_over_processes(processes, root, folder):
     """Fits and tests every method of the contract on several processes; their summaries and metrics by name."""
-    script = ROOT / "tests/helpers/fit_all.py"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests/methods'}"}
-    done = subprocess.run(
-        [sys.executable, str(script), str(processes), str(root), str(folder)],
-        capture_output=True, text=True, timeout=300, env=environment,
-    )  # fmt: skip
+    done = script("tests/helpers/fit_all.py", ["--trainer.devices", processes, root, folder])
     assert done.returncode == 0, done.stderr[-3000:]
     return torch.load(folder / "found.pt", weights_only=True)
