@@ -22,6 +22,7 @@ from lightning_ad.reporting.preview import write_preview
 from lightning_ad.reporting.recorder import ConfigInCheckpoint
 from lightning_ad.reporting.results import Stopwatch, summarise
 from lightning_ad.reporting.run_folder import RunFolder, finished_checkpoint
+from lightning_ad.survival import Interrupted
 
 
 def train(args: Sequence[str] | None = None) -> RunFolder:
@@ -43,17 +44,18 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
     cli.keep_features()
     watch = Stopwatch()
     checkpoint = str(cli.folder.last_checkpoint) if cli.resumed else None
-    with watch.stage("fit"), _interruptible(cli):
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    for kept in (c for c in cli.trainer.callbacks if isinstance(c, ConfigInCheckpoint)):
-        watch.go_on(kept.spent_before(cli.model))
-    if cli.trainer.is_global_zero:
-        shutil.rmtree(cli.folder.progress, ignore_errors=True)  # the summary is in a checkpoint
-    with watch.stage("test"), _interruptible(cli):
-        if cli.config_init.trainer.enable_checkpointing is not False:
-            _take_over(cli, _of_the_first(cli.trainer, cli.tested_checkpoint))
-        cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
-    summarise(cli, watch)
+    with _interruptible(cli):
+        with watch.stage("fit"):
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+        for kept in (c for c in cli.trainer.callbacks if isinstance(c, ConfigInCheckpoint)):
+            watch.go_on(kept.spent_before(cli.model))
+        if cli.trainer.is_global_zero:
+            shutil.rmtree(cli.folder.progress, ignore_errors=True)  # the summary is in a checkpoint
+        with watch.stage("test"):
+            if cli.config_init.trainer.enable_checkpointing is not False:
+                _take_over(cli, _of_the_first(cli.trainer, cli.tested_checkpoint))
+            cli.trainer.test(cli.model, datamodule=cli.datamodule, verbose=False)
+        summarise(cli, watch)
     return cli.folder
 
 
@@ -187,9 +189,9 @@ def _interruptible(cli: RunCLI) -> Iterator[None]:
     """On Ctrl+C, Lightning ends the program without a word; says how to go on instead."""
     try:
         yield
-    except SystemExit as error:
-        if not cli.trainer.interrupted:
+    except (SystemExit, KeyboardInterrupt) as error:
+        if isinstance(error, SystemExit) and not cli.trainer.interrupted:
             raise
         there = cli.folder.last_checkpoint.is_file() or cli.folder.progress.is_dir()
         then = "goes on with it" if there else "begins it anew, for nothing was kept yet"
-        raise UserError(f"interrupted; {cli.folder.path} is unfinished, --resume {then}") from error
+        raise Interrupted(f"interrupted; {cli.folder.path} is unfinished, --resume {then}") from error

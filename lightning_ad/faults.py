@@ -1,7 +1,9 @@
 """What a machine can do to a run, in one sentence: memory and disks that are full, workers and processes that die."""
 
 import errno
+import traceback
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -31,6 +33,9 @@ def explain(error: BaseException) -> str | None:
             )
         if "/dev/shm" in text or "shared memory" in text:
             return f"the memory that workers share is full ({text[:120]}): {WORKERS}. {KEPT}"
+        if isinstance(cause, OSError | EOFError) and _within(cause, "resource_sharer"):  # its batch was on the way
+            died = f"a worker that reads images has died ({type(cause).__name__})"
+            return f"{died}. Is the main memory full? {WORKERS}. {KEPT}"
         if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
             return f"{cause.filename or 'a file'}: {UNWRITABLE[cause.errno]} ({text[:160]}). {KEPT}"
         if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
@@ -41,6 +46,11 @@ def explain(error: BaseException) -> str | None:
             said = next(word for word in LOST if word in text)
             return f"another process of this run has ended ({said}); its own error says why, where it had one. {KEPT}"
     return None
+
+
+def _within(error: BaseException, module: str) -> bool:
+    """Whether an error comes out of a module of that name."""
+    return any(Path(frame.filename).stem == module for frame in traceback.extract_tb(error.__traceback__))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,13 @@ class Preempted(UserError):
     everywhere = True
 
 
+class Interrupted(UserError):
+    """The user has ended the run at once."""
+
+    exit_code = 130
+    everywhere = True
+
+
 class StopWhenTold(Callback):
     """On SIGTERM, SIGUSR1 or Ctrl+C, to any process: ends after the step that goes on, with a checkpoint of what was
     done. A second Ctrl+C ends the run at once.
@@ -45,6 +52,7 @@ class StopWhenTold(Callback):
     def __init__(self, checkpoint: Path | None) -> None:
         self.checkpoint = checkpoint
         self.told: signal.Signals | None = None
+        self._interrupted = False
         self._kept = ""  # what was written, once it was
         self._before: dict[signal.Signals, Any] = {}
 
@@ -60,10 +68,12 @@ class StopWhenTold(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Signals mean what they meant before."""
-        for number, handler in self._before.items():
-            if handler is not None:  # nobody but C set it
-                signal.signal(number, handler)
+        _listen_again(self._before)
         self._before.clear()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Likewise: Lightning tears down what has ended well."""
+        self.teardown(trainer, pl_module, "")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
@@ -119,23 +129,25 @@ class StopWhenTold(Callback):
 
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread() and not self._before:
-            self._before = {number: signal.signal(number, self._hear) for number in SIGNALS}
+            self._before = _listen(self._hear)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._interrupted:
+            raise KeyboardInterrupt
+        self.told = self.told or signal.Signals(number)
         if number == signal.SIGINT:
-            if self.told == signal.SIGINT:
-                raise KeyboardInterrupt
-            if not rank_zero_only.rank:  # and not by print: the signal may have come within another
-                os.write(2, b"\nstopping once this step is done and kept (Ctrl+C again: at once)\n")
-        self.told = signal.Signals(number)
+            self._interrupted = True
+            if not rank_zero_only.rank:
+                say("stopping once this step is done and kept (Ctrl+C again: at once)")
 
     def _anyone_told(self, trainer: Trainer) -> bool:
         if world_size() == 1:
             return self.told is not None
         told = torch.tensor(int(self.told or 0), device=trainer.strategy.root_device)
         dist.all_reduce(told, dist.ReduceOp.MAX)
-        self.told = signal.Signals(int(told)) if int(told) else None
-        return self.told is not None
+        if number := int(told):
+            self.told = signal.Signals(number)
+        return bool(number)  # and not what this process alone has heard meanwhile
 
     def _stop(self, where: str) -> None:
         assert self.told is not None
@@ -146,15 +158,46 @@ class StopWhenTold(Callback):
 def handing_on(hear: Callable[[int], object]) -> Iterator[None]:
     """Calls `hear` with the signals that tell to stop, while others do the work.
 
-    Ctrl+C comes to the others as well, and a second one would end them at once: for it, `hear` is told SIGTERM.
+    Ctrl+C at a terminal comes to the others as well, and the second ends them at once. So `hear` is told SIGTERM for
+    it, and SIGKILL for the third.
     """
-    told = {signal.SIGINT: signal.SIGTERM}
-    before = {n: signal.signal(n, lambda number, _: hear(told.get(number, number))) for n in SIGNALS}
+    interrupts = 0
+
+    def told(number: int, frame: FrameType | None) -> None:
+        nonlocal interrupts
+        if number == signal.SIGINT:
+            interrupts += 1
+            number = signal.SIGKILL if interrupts > 2 else signal.SIGTERM
+        hear(number)
+
+    before = _listen(told)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+        _listen_again(before)
+
+
+def say(text: str) -> None:
+    """Tells the user something within a signal's handler, where a print that it has come upon may not go on.
+
+    Ctrl+C ends what reads our output, too (`| tee log`): from then on nothing is written, so that the run can end well.
+    """
+    try:
+        os.write(2, f"\n{text}\n".encode())
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for descriptor in (1, 2):
+            os.dup2(nowhere, descriptor)
+
+
+def _listen(handler: Callable[[int, FrameType | None], object]) -> dict[signal.Signals, Any]:
+    """Handles the signals that tell to stop, but for those that this process was begun to ignore; what did before."""
+    return {n: signal.signal(n, handler) for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
+
+
+def _listen_again(before: Mapping[signal.Signals, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler or signal.SIG_DFL)  # None: it was set in C
 
 
 def stop_with_parent() -> None:

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,6 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
-from runs import script
 
 from lightning_ad.commands import evaluate, train
 from lightning_ad.data import dataset
@@ -119,7 +121,9 @@ def test_the_summary_does_not_depend_on_batches_order_or_workers(tree, tmp_path)
 def test_the_summary_of_two_processes_is_that_of_one(tree, tmp_path):
     args = flags("patchcore", tree, tmp_path)
     train([*args, "--name", "one"])
-    result = script("train.py", [*args, "--name", "two", "--trainer.devices", "2"])
+    command = [sys.executable, str(ROOT / "train.py"), *args, "--name", "two", "--trainer.devices", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert result.returncode == 0, result.stderr
     one, two = (
         torch.load(tmp_path / name / "version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]

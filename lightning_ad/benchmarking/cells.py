@@ -14,10 +14,8 @@ from lightning_ad.data.layouts import categories, layout_module, layout_names
 from lightning_ad.errors import UsageError
 
 OF_RUNS = ("model", "data", "trainer")  # what the flags of train.py begin with
-FREE = (  # what changes no result: a cell may be gone on with elsewhere, or faster
-    "--data.root", "--data.num_workers", "--trust", "--trainer.enable_progress_bar", "--progress_minutes",
-    "--feature_cache", "--feature_cache_gb",
-)  # fmt: skip
+UNTOLD = ("--data.root", "--data.num_workers", "--trust", "--trainer.enable_progress_bar", "--progress_minutes")
+FREE = (*UNTOLD, "--feature_cache", "--feature_cache_gb")  # change no metric: a cell may go on elsewhere, or faster
 
 
 @dataclass(frozen=True)
@@ -68,7 +66,7 @@ class Cell:
     @property
     def departures(self) -> list[str]:
         """The flags that it is run with beside its YAML files, with their values; files by their names."""
-        kept = split_flags(without(self.flags, "--config", "--data.category", "--seed_everything", *FREE))
+        kept = split_flags(without(self.flags, "--config", "--data.category", "--seed_everything", *UNTOLD))
         named = _pairs([Path(part).name if "/" in part else part for part in kept])
         return [f"{flag} {value}".rstrip() for flag, value in named.items()]
 

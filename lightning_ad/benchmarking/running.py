@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +16,7 @@ from lightning_ad.benchmarking.cells import Cell
 from lightning_ad.errors import UsageError
 from lightning_ad.processes import start_training
 from lightning_ad.reporting.run_folder import RunFolder, write_json
-from lightning_ad.survival import Preempted, handing_on
+from lightning_ad.survival import Preempted, handing_on, say
 
 LOG, LOCK, SETTINGS = "log.txt", ".lock", "cell.json"
 
@@ -43,22 +43,27 @@ def run_cells(cells: Sequence[Cell], output: Path, devices: Sequence[dict[str, s
     for device in devices:
         free.put(device)
     failed: dict[Cell, str] = {}
-    told = threading.Event()
+    told: list[int] = []  # signals
 
     def one(place: tuple[int, Cell]) -> None:
         number, cell = place
         device = free.get()
         try:
-            why = None if told.is_set() else _run(cell, output / cell.name, f"[{number}/{len(cells)}]", device, told)
+            why = None if told else _run(cell, output / cell.name, f"[{number}/{len(cells)}]", device, told)
         finally:
             free.put(device)
         if why:
             failed[cell] = why
 
-    with handing_on(lambda _: told.set()), ThreadPoolExecutor(len(devices)) as pool:
+    def hear(number: int) -> None:
+        if not told:
+            say("stopping: the cells that run keep what they have done (Ctrl+C again: at once)")
+        told.append(number)
+
+    with handing_on(hear), ThreadPoolExecutor(len(devices)) as pool:
         for _ in pool.map(one, enumerate(cells, 1)):
             pass
-    if told.is_set():
+    if told:
         raise Preempted("told to stop: the same command goes on with what is left")
     return {cell: failed[cell] for cell in cells if cell in failed}
 
@@ -75,7 +80,7 @@ def check_cells(cells: Sequence[Cell], output: Path) -> None:
             )
 
 
-def _run(cell: Cell, folder: Path, label: str, device: dict[str, str], told: threading.Event) -> str | None:
+def _run(cell: Cell, folder: Path, label: str, device: dict[str, str], told: list[int]) -> str | None:
     """Runs a cell unless it is finished; why there is no result, or None. No other benchmark runs it meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder, f"{label} {cell.name}", told) as lock:
@@ -100,8 +105,8 @@ def _run(cell: Cell, folder: Path, label: str, device: dict[str, str], told: thr
         shown = [f"{name} {found[name]:.4f}" for name in ("image_AUROC", "pixel_AUPRO_0.30") if found[name] is not None]
         print(f"{label} {cell.name}: {', '.join(shown)}", flush=True)
         return None
-    if code == Preempted.exit_code or told.is_set():
-        told.set()
+    if code == Preempted.exit_code or told:
+        told.append(signal.SIGTERM)
         return None
     ended = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
     why = _last_words(folder / LOG, start) or ended
@@ -109,19 +114,21 @@ def _run(cell: Cell, folder: Path, label: str, device: dict[str, str], told: thr
     return why
 
 
-def _wait(child: subprocess.Popen[bytes], told: threading.Event) -> int:
+def _wait(child: subprocess.Popen[bytes], told: Sequence[int]) -> int:
     """The child's exit code; it is told to stop as soon as the benchmark is."""
     handed = False
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return child.wait(timeout=0.5)
-        if told.is_set() and not handed:
+        if told and not handed:
             child.terminate()
             handed = True
+        if signal.SIGKILL in told:
+            child.kill()
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, label: str, told: threading.Event) -> Iterator[int | None]:
+def _locked(folder: Path, label: str, told: Sequence[int]) -> Iterator[int | None]:
     """The lock of a cell, which its first process and its workers inherit: while one of them lives, nobody else runs
     the cell. None where it was told to stop while it waited.
 
@@ -138,7 +145,8 @@ def _locked(folder: Path, label: str, told: threading.Event) -> Iterator[int | N
                 if not waited:
                     print(f"{label}: another process is at it; waiting", flush=True)
                 waited = True
-                if told.wait(0.5):
+                time.sleep(0.5)
+                if told:
                     yield None
                     return
             except OSError as error:

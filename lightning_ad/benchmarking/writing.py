@@ -56,7 +56,7 @@ def notes(rows: Sequence[Row], reservations: Sequence[str]) -> list[str]:
     sources = dict.fromkeys(f"{r.method}, published: {r.note}" for r in rows if not r.runs)
     missing = dict.fromkeys(f"{r.data}, {r.configuration}: mean of {r.note}" for r in rows if r.runs and r.note)
     several = max((r.runs for r in rows), default=0) > 1
-    wide = "; of two seeds it is wide, or nothing, by chance" if any(r.runs == 2 for r in rows) else ""
+    wide = "; of two seeds it is wide" if any(r.runs == 2 for r in rows) else ""
     explained = [f"±: half of the 95 % interval of Student's t over the seeds{wide}"] if several else []
     return [*explained, *missing, *sources, *reservations]
 

@@ -93,6 +93,7 @@ def train_each(args: Sequence[str], parts: Parts) -> int:
             child = start_training([*flags, *again, f"--data.{kind}", name, "--name", run])
             code = _wait(child)
             if code == Preempted.exit_code:
+                print("told to stop: the same command with --resume goes on", file=sys.stderr)
                 return code
             if code:
                 print(f"[{number}/{len(names)}] {label} FAILED (exit code {code})", file=sys.stderr)

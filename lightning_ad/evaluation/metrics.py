@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
-from torchmetrics.utilities import rank_zero_warn
 
 from lightning_ad.data.sample import GOOD, Regions
 from lightning_ad.evaluation.binning import Histogram, add, interval
