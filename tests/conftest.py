@@ -51,6 +51,15 @@ def seed():
 
 
 @pytest.fixture
+def one_thread():
+    """As many as a process of `script` has: the number decides about the last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def over_processes(tmp_path):
     """Calls `work(rank)` in each of `world` processes of one gloo group, and returns what each returned.
 

@@ -102,7 +102,9 @@ def test_each_is_trained_a_failed_one_does_not_stop_the_rest_and_resume_takes_fi
     assert f"{'mean':<6}" in said.out
 
 
-def test_a_signal_is_handed_on_and_ends_the_series(tmp_path):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_is_handed_on_and_ends_the_series(name, tmp_path):
+    number = getattr(signal, name)
     ready = tmp_path / "ready"
     child = (
         "import pathlib, signal, sys, time\n"
@@ -113,13 +115,15 @@ def test_a_signal_is_handed_on_and_ends_the_series(tmp_path):
     def tell():
         while not ready.exists():
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
 
-    before = signal.getsignal(signal.SIGTERM)
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as it is in the background
+    before = signal.getsignal(number)
     teller = threading.Thread(target=tell)
     teller.start()
     process = subprocess.Popen([sys.executable, "-c", child])
     with handing_on(process.send_signal):
         assert process.wait(60) == 75
     teller.join()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
+    signal.signal(signal.SIGINT, ignored)

@@ -4,6 +4,7 @@ import re
 import shutil
 import sys
 import time
+from multiprocessing import resource_sharer
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from runs import ROOT, assert_same_weights, flags, metrics_of, script
 
 from lightning_ad.checkpoints import write_whole
 from lightning_ad.commands import evaluate, train
+from lightning_ad.faults import explain
 from lightning_ad.features.weights import read_state
 from lightning_ad.main import run
 
@@ -65,6 +67,13 @@ def test_a_worker_that_dies(attempt, trees, tmp_path):
     assert code == 1
     assert re.search("a worker that reads images has died.*Lower data.num_workers", message), message
     train([*args, "--resume"])
+
+
+def test_a_worker_that_dies_while_its_batch_is_on_the_way(tmp_path):
+    with pytest.raises(OSError, match="No such file") as lost:
+        resource_sharer._resource_sharer.get_connection((str(tmp_path / "gone"), 0))
+    assert explain(lost.value).startswith("a worker that reads images has died (FileNotFoundError)")
+    assert explain(FileNotFoundError("another")) is None
 
 
 def test_data_that_vanish(attempt, trees, tmp_path):
@@ -189,8 +198,9 @@ def test_every_fault_of_the_table_is_planted():
         assert f"def {test}(" in (ROOT / "tests" / file).read_text(), test
 
 
-def test_a_fit_that_is_killed_goes_on(trees, tmp_path):
-    small = [*flags("PaDiM", "mvtec", trees, tmp_path), "--data.batch_size", "1", "--progress_minutes", "0"]
+@pytest.mark.parametrize("method", ["PaDiM", "SPADE"])  # one keeps all at once, one what has come since
+def test_a_fit_that_is_killed_goes_on(method, trees, tmp_path):
+    small = [*flags(method, "mvtec", trees, tmp_path), "--data.batch_size", "1", "--progress_minutes", "0"]
     kill = ["--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.batch", "6"]
     killed = script("train.py", [*small, *kill])
     assert killed.returncode == -9, killed.stderr

@@ -13,7 +13,7 @@ from runs import ROOT, assert_same_weights, flags, logged, metrics_of, script
 from lightning_ad.commands import train
 from lightning_ad.errors import UserError
 from lightning_ad.main import run
-from lightning_ad.survival import Preempted
+from lightning_ad.survival import Preempted, say
 
 TILES = ["--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32", "--data.num_workers", "2"]
 AVERAGE = ["--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging"]
@@ -75,10 +75,18 @@ def test_a_signal_to_the_whole_job_leaves_the_workers_alone(name, trees, tmp_pat
     assert stopped.stderr.count("Ctrl+C again: at once") == (name == "SIGINT")
 
 
-def test_a_second_interrupt_ends_the_run_at_once(trees, tmp_path, capfd):
+@pytest.fixture
+def interruptible():
+    """Ctrl+C is heard: it is not where these tests run in the background, and Lightning ignores it after the first."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_second_interrupt_ends_the_run_at_once(trees, tmp_path, capfd, interruptible):
     twice = [*stopped_by("SIGINT", step=4), "--trainer.callbacks.again", "true"]
     args = flags("DRAEM", "mvtec", trees, tmp_path)
-    assert run(lambda: train([*args, *twice])) == 1
+    assert run(lambda: train([*args, *twice])) == 130
     assert re.search(r"error: interrupted; \S+ is unfinished, --resume goes on with it", capfd.readouterr().err)
     assert train([*args, "--resume"]).finished
 
@@ -136,6 +144,23 @@ def test_progress_of_other_images_is_refused(trees, tmp_path):
     next((root / "bottle/train/good").glob("*.png")).unlink()
     with pytest.raises(UserError, match="was made from other training images"):
         train([*args, "--resume"])
+
+
+def test_what_reads_the_output_may_end_by_the_same_interrupt():
+    read, write = os.pipe()
+    before = [os.dup(descriptor) for descriptor in (1, 2)]
+    os.dup2(write, 2)
+    os.close(read)
+    try:
+        with pytest.raises(BrokenPipeError):
+            os.write(2, b"x")
+        say("stopping")
+        assert os.write(2, b"x") == os.write(1, b"x") == 1
+    finally:
+        for descriptor, kept in zip((1, 2), before, strict=True):
+            os.dup2(kept, descriptor)
+            os.close(kept)
+        os.close(write)
 
 
 def test_a_run_without_its_parent_is_told_to_stop():

@@ -1,6 +1,7 @@
 """Several processes give the result of one."""
 
 import csv
+import re
 
 import pytest
 from runs import (
@@ -49,6 +50,7 @@ def test_draem_trains_and_evaluates_on_two_processes(trees, tmp_path):
     held_out = ["--select", "validation_loss", "--data.validation", "holdout", "--data.validation_share", "0.3"]
     result = script("train.py", [*flags("DRAEM", "mvtec", trees, tmp_path), *held_out, "--trainer.devices", "2"])
     assert result.returncode == 0, result.stderr
+    assert re.search(r"^note: \d held-out good images give p-values down to", result.stderr, re.MULTILINE)
     folder = tmp_path / "draem-mvtec-bottle/version_0"
     assert (folder / "checkpoints/best.ckpt").is_file()
     again = script("evaluate.py", [str(folder), "--trainer.devices", "2", *QUIET])

@@ -53,15 +53,6 @@ RESUMED = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def one_thread():
-    """As many as a process of `script` has: the number decides about the last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("case", RESUMED)
 def test_killed_and_resumed_equals_undisturbed(case, trees, tmp_path, one_thread):
     method, more = RESUMED[case]
