@@ -2,7 +2,7 @@
 
 import sys
 
-from lightning_ad.main import evaluate_or_compare, run
+from lightning_ad.start import start
 
 if __name__ == "__main__":
-    sys.exit(run(evaluate_or_compare))
+    sys.exit(start("evaluate_script"))

@@ -2,7 +2,7 @@
 
 import sys
 
-from lightning_ad.main import run, train_one_or_each
+from lightning_ad.start import start
 
 if __name__ == "__main__":
-    sys.exit(run(train_one_or_each))
+    sys.exit(start("train_script"))

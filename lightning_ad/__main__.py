@@ -2,7 +2,7 @@
 
 import sys
 
-from lightning_ad.main import main
+from lightning_ad.start import main
 
 if __name__ == "__main__":
     sys.exit(main())

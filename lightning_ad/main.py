@@ -34,7 +34,13 @@ _NOISE = (
     ".*Checkpoint directory .* exists and is not empty",  # resumed in place
     ".*It is recommended to use `self.log\\(.*sync_dist=True",  # images per second are those of one process
 )
-_CHATTER = ("litlogger", "litmodels", "TPU available", "`Trainer.fit` stopped: `max_epochs=")
+_CHATTER = (
+    "litlogger",
+    "litmodels",
+    "TPU available",
+    "`Trainer.fit` stopped: `max_epochs=",
+    "`weights_only` was not set",
+)
 
 
 def train_one_or_each(args: Sequence[str] | None = None) -> RunFolder | int:
@@ -70,9 +76,10 @@ def run(command: Callable[[], object]) -> int:
     for said_elsewhere in _NOISE:
         warnings.filterwarnings("ignore", message=said_elsewhere)
     warnings.formatwarning = _notice
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not any(words in record.getMessage() for words in _CHATTER)
-    )
+    for logger in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{logger}").addFilter(
+            lambda record: not any(words in record.getMessage() for words in _CHATTER)
+        )
     try:
         code = command()
     except UserError as error:
@@ -116,6 +123,16 @@ def _started_by_lightning() -> bool:
     """Whether this is not the first of the processes that `trainer.devices` starts."""
     others = {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & {*os.environ}
     return rank_zero_only.rank > 0 and "LOCAL_RANK" in os.environ and not others
+
+
+def train_script() -> int:
+    """`train.py`."""
+    return run(train_one_or_each)
+
+
+def evaluate_script() -> int:
+    """`evaluate.py`."""
+    return run(evaluate_or_compare)
 
 
 def main() -> int:

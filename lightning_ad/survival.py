@@ -138,7 +138,7 @@ class StopWhenTold(Callback):
         if number == signal.SIGINT:
             self._interrupted = True
             if not rank_zero_only.rank:
-                say("stopping once this step is done and kept (Ctrl+C again: at once)")
+                say("stopping after this step (Ctrl+C again: at once)")
 
     def _anyone_told(self, trainer: Trainer) -> bool:
         if world_size() == 1:

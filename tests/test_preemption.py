@@ -10,9 +10,11 @@ import sys
 import pytest
 from runs import ROOT, assert_same_weights, flags, logged, metrics_of, script
 
+import lightning_ad.main
 from lightning_ad.commands import train
 from lightning_ad.errors import UserError
 from lightning_ad.main import run
+from lightning_ad.start import start
 from lightning_ad.survival import Preempted, say
 
 TILES = ["--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32", "--data.num_workers", "2"]
@@ -144,6 +146,16 @@ def test_progress_of_other_images_is_refused(trees, tmp_path):
     next((root / "bottle/train/good").glob("*.png")).unlink()
     with pytest.raises(UserError, match="was made from other training images"):
         train([*args, "--resume"])
+
+
+def test_an_interrupt_while_modules_are_imported_is_no_error(interruptible, monkeypatch, capfd):
+    def press():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lightning_ad.main, "train_script", press)
+    assert start("train_script") == 130
+    assert capfd.readouterr().err == "interrupted\n"
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_what_reads_the_output_may_end_by_the_same_interrupt():

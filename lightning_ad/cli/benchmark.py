@@ -14,6 +14,7 @@ from lightning_ad.benchmarking.running import check_cells, run_cells
 from lightning_ad.benchmarking.slurm import job_array
 from lightning_ad.benchmarking.table import circumstances, reservations, result, rows
 from lightning_ad.benchmarking.writing import write_tables
+from lightning_ad.cli.parser import nearest
 from lightning_ad.cli.run import RunCLI
 from lightning_ad.cli.settings import configs
 from lightning_ad.errors import UsageError, UserError
@@ -153,7 +154,8 @@ def _config(name: str, folder: Path) -> Path:
         raise UsageError(f"there is no file {name}")
     if (path := folder / f"{name}.yaml").is_file():
         return path
-    raise UsageError(f"there is no {path}; there is {', '.join(sorted(p.stem for p in folder.glob('*.yaml')))}")
+    known = sorted(p.stem for p in folder.glob("*.yaml"))
+    raise UsageError(f"there is no {path}{nearest(name, known)}; there is {', '.join(known)}")
 
 
 def _seeds(text: str) -> list[int]:

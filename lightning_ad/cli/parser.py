@@ -79,7 +79,7 @@ def explain(message: str, flags: Iterable[str] = ()) -> str:
         known = METHODS if key.startswith(("model", "--model")) else []
         listed = f"; there is {', '.join(known)}" if known else ""
         name = wanted[1] or wanted[2]
-        return f"{key}: there is no class '{name}'{_nearest(name, known)}{listed}"
+        return f"{key}: there is no class '{name}'{nearest(name, known)}{listed}"
     if found:
         value = re.sub(r"\. Got value: .*", "", found[2])
         return f"{_key(message)}: expected {_plain(found[1])}; {value!r} came"
@@ -107,14 +107,14 @@ def _check_yaml(path: Path) -> None:
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    return f"there is no {kind} '{name}'{_nearest(name, known)}; --help lists all"
+    return f"there is no {kind} '{name}'{nearest(name, known)}; --help lists all"
 
 
 def _unknown_setting(name: str, owner: str) -> str:
     module, kind = owner.rpartition(".")[0], _name(owner)
     known = [*signature(getattr(import_module(module), kind)).parameters, "init_args"]
     where = f"--model.help {kind}" if kind in METHODS else "its documentation"
-    return f"{kind} has no setting '{name}'{_nearest(name.partition('.')[0], known)}; {where} lists all"
+    return f"{kind} has no setting '{name}'{nearest(name.partition('.')[0], known)}; {where} lists all"
 
 
 def _key(message: str, found: re.Match[str] | None = None) -> str:
@@ -127,7 +127,8 @@ def _name(path: str) -> str:
     return path.rpartition(".")[2]
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The words that ask for the most similar of the known names; empty where none is similar."""
     near = get_close_matches(name, list(known), n=1)
     return f", did you mean '{near[0]}'" if near else ""
 
