@@ -1,6 +1,6 @@
 # make demo: train, test and report on the embedded demo.   make test: the test suite, JOBS tests at a time.
 PYTHON ?= python3
-JOBS ?= 2
+JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 

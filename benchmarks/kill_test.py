@@ -55,9 +55,9 @@ def finish(forked: Forked, argv: list[str], what: str) -> None:
         raise RuntimeError(f"{what}: exit code {code}\n{said[-1500:]}")
 
 
-def trial(method: str, kills: int, seed: int, trees: dict[str, Path], output: Path) -> str:
+def trial(method: str, kills: int, seed: int, trees: dict[str, Path], output: Path, forked: Forked) -> str:
     """Kills runs of a method; what happened, as a line of text."""
-    rng, forked = random.Random(f"{method} {seed}"), Forked()
+    rng = random.Random(f"{method} {seed}")
     finish(forked, command(method, trees, output, f"{method}-warm", False), f"{method}, first")  # imports are done now
     begin = time.perf_counter()
     finish(forked, command(method, trees, output, f"{method}-quiet", False), f"{method}, undisturbed")
@@ -106,7 +106,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         trees = {"mvtec": mvtec_tree(Path(folder) / "mvtec")}
         tasks = [
-            pool.submit(trial, method, kills, args.seed, trees, Path(folder) / "runs")
+            pool.submit(trial, method, kills, args.seed, trees, Path(folder) / "runs", Forked())
             for method, kills in zip(args.methods, shares, strict=True)
         ]
         for task in tasks:

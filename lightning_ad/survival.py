@@ -68,7 +68,7 @@ class StopWhenTold(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Signals mean what they meant before."""
-        _listen_again(self._before)
+        _restore(self._before)
         self._before.clear()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -129,7 +129,7 @@ class StopWhenTold(Callback):
 
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread() and not self._before:
-            self._before = _listen(self._hear)
+            self._before = _handle(self._hear)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._interrupted:
@@ -170,11 +170,11 @@ def handing_on(hear: Callable[[int], object]) -> Iterator[None]:
             number = signal.SIGKILL if interrupts > 2 else signal.SIGTERM
         hear(number)
 
-    before = _listen(told)
+    before = _handle(told)
     try:
         yield
     finally:
-        _listen_again(before)
+        _restore(before)
 
 
 def say(text: str) -> None:
@@ -190,12 +190,12 @@ def say(text: str) -> None:
             os.dup2(nowhere, descriptor)
 
 
-def _listen(handler: Callable[[int, FrameType | None], object]) -> dict[signal.Signals, Any]:
+def _handle(handler: Callable[[int, FrameType | None], object]) -> dict[signal.Signals, Any]:
     """Handles the signals that tell to stop, but for those that this process was begun to ignore; what did before."""
     return {n: signal.signal(n, handler) for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
 
 
-def _listen_again(before: Mapping[signal.Signals, Any]) -> None:
+def _restore(before: Mapping[signal.Signals, Any]) -> None:
     for number, handler in before.items():
         signal.signal(number, handler or signal.SIG_DFL)  # None: it was set in C
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from forked import ForkedTraining
+from runs import forked
 from trees import TREES, folder_tree, mtd_tree, mvtec_tree
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +59,18 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def forked_training(monkeypatch):
+    """The runs of a series or a benchmark are forked, as those of `script` are."""
+
+    def start(flags, more=None, stdout=None, **_):
+        return ForkedTraining(forked(), flags, stdout.name if stdout else os.devnull, more or {})
+
+    # By name: Lightning imported before pytest handles the log would keep its messages from `caplog`.
+    for module in ("cli.categories", "benchmarking.running"):
+        monkeypatch.setattr(f"lightning_ad.{module}.start_training", start)
 
 
 @pytest.fixture

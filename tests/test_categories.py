@@ -73,7 +73,9 @@ def test_folds_give_a_mean_and_its_standard_error(root, tmp_path, capfd):
     np.testing.assert_allclose(values[3], values[:2].std(0, ddof=1) / 2**0.5)
 
 
-def test_each_is_trained_a_failed_one_does_not_stop_the_rest_and_resume_takes_finished_ones(root, tmp_path, capfd):
+def test_each_is_trained_a_failed_one_does_not_stop_the_rest_and_resume_takes_finished_ones(
+    root, tmp_path, capfd, forked_training
+):
     tree = shutil.copytree(root, tmp_path / "mvtec")
     broken = tree / "cable/train/good/000.png"
     whole = broken.read_bytes()

@@ -198,9 +198,11 @@ def test_every_fault_of_the_table_is_planted():
         assert f"def {test}(" in (ROOT / "tests" / file).read_text(), test
 
 
-@pytest.mark.parametrize("method", ["PaDiM", "SPADE"])  # one keeps all at once, one what has come since
+@pytest.mark.parametrize("method", ["PatchCore", "PaDiM", "SPADE", "Mahalanobis"])
 def test_a_fit_that_is_killed_goes_on(method, trees, tmp_path):
-    small = [*flags(method, "mvtec", trees, tmp_path), "--data.batch_size", "1", "--progress_minutes", "0"]
+    name = "MahalanobisAD" if method == "Mahalanobis" else method
+    config = ROOT / f"configs/{method.lower()}.yaml"
+    small = [*flags(name, "mvtec", trees, tmp_path, config), "--data.batch_size", "1", "--progress_minutes", "0"]
     kill = ["--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.batch", "6"]
     killed = script("train.py", [*small, *kill])
     assert killed.returncode == -9, killed.stderr

@@ -3,7 +3,7 @@
 import importlib.util
 
 import pytest
-from runs import ROOT
+from runs import ROOT, forked
 
 specification = importlib.util.spec_from_file_location("kill_test", ROOT / "benchmarks/kill_test.py")
 kill_test = importlib.util.module_from_spec(specification)
@@ -11,8 +11,8 @@ specification.loader.exec_module(kill_test)
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("method", ["PatchCore"])
+@pytest.mark.parametrize("method", ["CFA", "PatchCore"])
 def test_killed_at_random_moments(method, trees, tmp_path):
-    said = kill_test.trial(method, 2, 1, trees, tmp_path)
-    assert "2 kills" in said
+    said = kill_test.trial(method, 3, 1, trees, tmp_path, forked())
+    assert "3 kills" in said
     assert "every run ended bit for bit as the undisturbed one" in said

@@ -127,15 +127,17 @@ def test_a_selection_that_is_stopped_goes_on(trees, tmp_path):
 
 
 @pytest.mark.distributed
-def test_two_processes_go_on_with_what_each_has_read(trees, tmp_path):
-    args = [*flags("PatchCore", "mvtec", trees, tmp_path), "--trainer.devices", "2", "--data.batch_size", "1"]
+@pytest.mark.parametrize("method", ["PatchCore", "PaDiM"])
+def test_two_processes_go_on_with_what_each_has_read(method, trees, tmp_path):
+    args = [*flags(method, "mvtec", trees, tmp_path), "--trainer.devices", "2", "--data.batch_size", "1"]
     stopped = script("train.py", [*args, *stopped_by("SIGTERM", batch=1, rank=1)], timeout=120)
     assert stopped.returncode == 75, stopped.stderr
     again = script("train.py", [*args, "--resume"])
     assert "4 training images were read before; the fit goes on with the others" in again.stdout + again.stderr
-    assert again.returncode == 0, again.stderr
-    folder = next(p for p in tmp_path.iterdir()) / "version_0"
-    assert_same_weights(folder, train([*args, "--trainer.devices", "1", "--name", "whole"]).path)
+    whole = script("train.py", [*args, "--name", "whole"])
+    assert whole.returncode == again.returncode == 0, again.stderr
+    folder = next(p for p in tmp_path.iterdir() if p.name != "whole") / "version_0"
+    assert_same_weights(folder, tmp_path / "whole/version_0")
 
 
 def test_progress_of_other_images_is_refused(trees, tmp_path):

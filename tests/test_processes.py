@@ -31,11 +31,12 @@ def test_patchcore_on_two_processes_equals_one(trees, tmp_path):
 @pytest.mark.distributed
 @pytest.mark.parametrize(
     ("method", "tree"),  # 8 images, and 7: one process fills up its last batch
-    [("DRAEM", "even"), ("DRAEM", "mvtec"), ("PFM", "mvtec"), ("CFA", "mvtec")],
+    [("DRAEM", "even"), ("DRAEM", "mvtec"), ("PFM", "even"), ("PFM", "mvtec"), ("CFA", "mvtec")],
 )
 def test_two_processes_with_half_the_batch_have_the_loss_curve_of_one(method, tree, trees, tmp_path):
     args = [*flags(method, "mvtec", {"mvtec": trees[tree]}, tmp_path), "--trainer.max_epochs", "4"]
-    args += [] if method == "CFA" else ["--model.norm", "group"]
+    # CFA's own learning rate diverges on so few images, and what diverges multiplies every rounding.
+    args += ["--model.learning_rate", "1e-4"] if method == "CFA" else ["--model.norm", "group"]
     train([*args, "--name", "one", "--data.batch_size", "4"])
     result = script("train.py", [*args, "--name", "two", "--data.batch_size", "2", "--trainer.devices", "2"])
     assert result.returncode == 0, result.stderr

@@ -89,7 +89,7 @@ def test_the_coreset_of_magnetic_tiles_is_that_of_a_naive_greedy(small_mtd, shar
     files = sorted((small_mtd / "tree/MT_Free/Imgs").glob("*.jpg"))
     images = torch.stack([resize(read_image(str(file)), 224, 224) for file in files])
     vectors = patch_features(backbone(images), 3, None, None).flatten(0, 1)
-    count = 200
+    count = 600
     found = k_center_greedy(vectors, count, torch.Generator().manual_seed(0), starting_points=None)
     nearest, expected = (vectors - vectors[found.rows[0]]).square().sum(1), [int(found.rows[0])]
     while len(expected) < count:

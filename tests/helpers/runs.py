@@ -51,12 +51,12 @@ def flags(method, layout, trees, output, config=None):
 def script(name, args, timeout=300, **env):
     """Runs train.py or evaluate.py in a process of its own, killed with all that it started at the end of its time."""
     argv = [str(ROOT / name), *map(str, args)]
-    ended, code, output, error = _forked().run(argv, timeout, **env)
+    ended, code, output, error = forked().run(argv, timeout, **env)
     assert ended, f"{name} took more than {timeout} s: {error[-2000:]}"
     return subprocess.CompletedProcess(argv, code, output, error)
 
 
-_forked = cache(Forked)  # one for each worker of pytest
+forked = cache(Forked)  # one for each worker of pytest
 
 
 def metrics_of(folder):

@@ -56,7 +56,7 @@ def become(request):
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for file, descriptor in ((request["output"], 1), (request["error"], 2), (os.devnull, 0)):
-        os.dup2(os.open(file, os.O_RDWR | os.O_CREAT, 0o600), descriptor)
+        os.dup2(os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), descriptor)
     argv = request["argv"]
     if "--trainer.devices" in argv:
         spares = [Spare(request) for _ in range(int(argv[argv.index("--trainer.devices") + 1]) - 1)]

@@ -99,8 +99,7 @@ def test_compiled_networks_give_the_same_maps(build, trees):
     image = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(compiled(image).map, module(image).map, rtol=1e-3, atol=1e-4)
     assert compiled.state_dict().keys() == module.state_dict().keys()
-    if build is draem:
-        fit(compiled, data(trees), epochs=1)
+    fit(compiled, data(trees), epochs=1)
 
 
 @pytest.mark.parametrize("build", [draem, lambda: draem(noise="device"), pfm], ids=["draem", "device noise", "pfm"])
