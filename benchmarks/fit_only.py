@@ -24,7 +24,7 @@ from lightning_ad.features.patches import patch_features
 from lightning_ad.features.weights import build_network
 from lightning_ad.methods import PaDiM, PatchCore
 from lightning_ad.statistics.coreset import k_center_greedy
-from lightning_ad.statistics.moments import Moments
+from lightning_ad.statistics.nesting import NestedMoments
 
 LAYERS = ["features.6", "features.13"]
 
@@ -106,10 +106,10 @@ def padim(images: Tensor, weights: str, size: int) -> None:
     peer = PadimModel(build_network("mobilenet_v2", weights), layers, False, n_features=100)
 
     def build() -> None:
-        moments = Moments(56 * 56, 100, torch.float64, torch.device("cpu"))
+        model.grids.copy_(torch.tensor(model._grids_of(*images.shape[2:])))
+        model._moments = NestedMoments(model._nested, model._dimensions(), torch.float64)
         for part in images.split(32):
-            moments.update(model._embed(part).flatten(1, 2))
-        model._grid, model._moments = (56, 56), moments
+            model.observe(part, torch.empty(0))
         model.complete()
         model.fitted.fill_(True)
 

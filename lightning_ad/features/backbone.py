@@ -71,6 +71,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
         self._fused = _Fused()
+        self._shapes: dict[tuple[int, int], list[FeatureShape]] = {}
         self._keep: tuple[Path, float] | None = None
         self._kept: DiskFeatures | None = None
         self._named = f"{name} {type(network).__name__}"
@@ -145,11 +146,13 @@ class Backbone(nn.Module):
         return super()._apply(fn, recurse)
 
     def shapes(self, height: int, width: int) -> list[FeatureShape]:
-        """The shape of each layer's map for images of [height, width]; nothing is computed.
+        """The shape of each layer's map for images of [height, width]; nothing is computed, and only once for a size.
 
         Raises:
             UsageError: where nothing would be left of images as small.
         """
+        if (known := self._shapes.get((height, width))) is not None:
+            return known
         body = copy.deepcopy(self.body).to("meta").eval()
         try:
             with torch.no_grad():
@@ -158,7 +161,8 @@ class Backbone(nn.Module):
             raise UsageError(
                 f"images of {height}x{width} px are too small for the backbone: raise data.image_size ({error})"
             ) from error
-        return [FeatureShape(*maps[k].shape[1:]) for k in self.layers]
+        self._shapes[height, width] = [FeatureShape(*maps[k].shape[1:]) for k in self.layers]
+        return self._shapes[height, width]
 
 
 class _Fused:

@@ -1,40 +1,33 @@
 """PaDiM (Defard et al., ICPR-W 2020, arXiv 2011.08785): a Gaussian of features at each position of the grid."""
 
+import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_ad.errors import UsageError, UserError
+from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map
 from lightning_ad.forecast import Plan, Stage, evaluating
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
-from lightning_ad.parallel import each_alone
 from lightning_ad.statistics.distributed import rank
-from lightning_ad.statistics.gaussian import (
-    leave_one_out,
-    pack_triangle,
-    squared_mahalanobis,
-    unpack_triangle,
-    whitening,
-)
-from lightning_ad.statistics.moments import BLOCK, Moments
-
-POSITIONS = 256  # that are factorised at a time
-VECTORS = 2048  # that are scored at a time on a CPU: they stay in its cache
+from lightning_ad.statistics.gaussian import leave_one_out
+from lightning_ad.statistics.moments import BLOCK
+from lightning_ad.statistics.nested import covariances_of, factorise, nested_squared_distances, whitening_of
+from lightning_ad.statistics.nesting import NestedMoments, Nesting, nesting
 
 
 class PaDiM(FitOnlyModule):
     """Defaults are those of the paper and its common implementation (ResNet18, 100 of 448 channels, epsilon 0.01).
 
     Positions do not share what they learn: parts must lie the same way in all images. What is kept is the mean and
-    the Cholesky factor of each position's covariance, D (D + 1) / 2 numbers; while fitting, its scatter, D^2 numbers
-    of `accumulator`, however many images there are. To score takes the inverse factors too, D^2 float32 numbers.
+    the Cholesky factor of each position's covariance; while fitting its scatter, as many numbers of `accumulator`,
+    however many images there are; to score the inverse factors too, in float32. Of coarse layers all of it is kept once
+    for each cell, not for each position in it (`statistics.nested`).
 
     Args:
         backbone: a torchvision model, or timm/<name>.
@@ -51,7 +44,8 @@ class PaDiM(FitOnlyModule):
 
     channels: Tensor
     count: Tensor
-    mean: Tensor
+    grids: Tensor
+    means: Tensor
     factors: Tensor
 
     cumulative = True
@@ -84,10 +78,12 @@ class PaDiM(FitOnlyModule):
         drawn = torch.randperm(sum(self.widths), generator=torch.Generator().manual_seed(seed))[:dimension]
         self.register_buffer("channels", drawn.sort().values)
         self.register_buffer("count", torch.tensor(0))  # images of the moments, also before the base says so
-        self.register_dynamic_buffer("mean", torch.empty(0, 0, 0))  # [h, w, D]
-        self.register_dynamic_buffer("factors", torch.empty(0, 0))  # [h * w, D (D + 1) / 2]
-        self._moments: Moments | None = None
-        self._inverse: tuple[Tensor, float, Tensor] | None = None
+        self.register_buffer("grids", torch.zeros(len(self.widths), 2, dtype=torch.int64))  # of the layers
+        # Of all stages of `statistics.nested`, one after another: [n, d], and the last rows of factors [n, d, D].
+        self.register_dynamic_buffer("means", torch.empty(0))
+        self.register_dynamic_buffer("factors", torch.empty(0))
+        self._moments: NestedMoments | None = None
+        self._inverse: tuple[Tensor, float, list[list[Tensor]]] | None = None
 
     def begin(self) -> None:
         """Zero moments; where the fit grows, those of before on the first process.
@@ -95,29 +91,28 @@ class PaDiM(FitOnlyModule):
         Raises:
             UsageError: where it is to grow by images of another size.
         """
-        shape = self.backbone.shapes(*self.trainer.datamodule.input_size)[0]
-        self._grid = (shape.height, shape.width)
-        moments = Moments(shape.height * shape.width, len(self.channels), self.accumulator, self.device)
+        grids = self._grids_of(*self.trainer.datamodule.input_size)
         if self.growing:
-            self._check_grid(*self._grid)
+            self._check_grids(grids)
+        self.grids.copy_(torch.tensor(grids))
+        self._moments = NestedMoments(self._nested, self._dimensions(), self.accumulator, self.device)
+        if self.growing:
             if self.storage == torch.float16:
                 rank_zero_warn(
                     "The factors of this PaDiM were stored in float16: what grows from them differs from a fit on all "
                     "images by about as much (0.1 %)."
                 )
             if rank() == 0:
-                moments.count = int(self.count)
-                moments.mean.copy_(self.mean.flatten(0, 1))
-                for rows, scatter in zip(self._blocks(POSITIONS), moments.scatter.split(POSITIONS), strict=True):
-                    torch.mul(self._covariance(rows), moments.count - 1, out=scatter)
-        self._moments = moments
-        self.mean, self.factors = self.mean.new_empty(0, 0, 0), self.factors.new_empty(0, 0)
+                self._moments.count = int(self.count)
+                self._moments.means = [mean.to(self.accumulator) for mean in self._own_means()]
+                self._moments.scatters = self._covariances(int(self.count) - 1)
+        self.means, self.factors = self.means.new_empty(0), self.factors.new_empty(0)
         self._inverse = None
 
     def observe(self, image: Tensor, index: Tensor) -> None:
         """Takes a batch into the moments."""
         assert self._moments is not None
-        self._moments.update(self._embed(image).flatten(1, 2))
+        self._moments.update(self._embed(image))
 
     def kept(self, first: int) -> Iterator[dict[str, Any]]:
         """The moments."""
@@ -136,32 +131,40 @@ class PaDiM(FitOnlyModule):
             UserError: where there is a single training image.
         """
         assert self._moments is not None
-        moments = self._moments.finish()
-        self._moments = None
+        moments, self._moments = self._moments.finish(), None
         if moments.count < 2:
             raise UserError("a covariance needs at least 2 training images, 1 came")
-        positions, dimension = moments.mean.shape
-        factors = moments.mean.new_empty(positions, dimension * (dimension + 1) // 2, dtype=self.storage)
-        for part, scatter in zip(factors.split(POSITIONS), moments.scatter.split(POSITIONS), strict=True):
-            part.copy_(pack_triangle(self._factor(scatter / (moments.count - 1))))
+        for blocks in moments.scatters:
+            for block in blocks:
+                block.div_(moments.count - 1)
+        self._regularise(moments.scatters)
+        factorise(self._nested, moments.scatters)
+        self.means = torch.cat([mean.flatten() for mean in moments.means]).float()
+        self.factors = torch.cat([b.flatten().to(self.storage) for blocks in moments.scatters for b in blocks])
         self.count.fill_(moments.count)
-        self.mean, self.factors = moments.mean.float().unflatten(0, self._grid), factors
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises WeightsError for a checkpoint of before Gaussians were nested."""
+        super().on_load_checkpoint(checkpoint)
+        if "grids" not in checkpoint["state_dict"]:
+            raise WeightsError("this checkpoint was written by an earlier version of lightning_ad; train again")
 
     def describe(self, image: Tensor) -> object:
-        """The chosen channels on the finest grid."""
+        """The chosen channels of each layer."""
         return self._embed(image)
 
     def stages(self, plan: Plan) -> list[Stage]:
-        """Reading holds a scatter for each position, however many images there are, and testing its inverse factor."""
-        shape, dimension = self.backbone.shapes(plan.height, plan.width)[0], len(self.channels)
-        positions, square = shape.height * shape.width, dimension**2
-        scatters = self.accumulator.itemsize * positions * square
-        factors = (self.storage.itemsize / 2 + 4) * positions * square
-        block = self.accumulator.itemsize * BLOCK * positions * dimension
+        """Reading holds the scatters, however many images there are, and testing the inverse factors."""
+        cells = self._nesting_of(self._grids_of(plan.height, plan.width)).counts()
+        numbers = vectors = solving = above = 0
+        for n, own in zip(cells, self._dimensions(), strict=True):
+            above += own
+            vectors, numbers, solving = vectors + n * own, numbers + n * own * above, solving + n * own * above**2
+        scatters, factors = self.accumulator.itemsize * numbers, self.storage.itemsize * numbers
         return [
-            Stage("Reading images", scatters + block, plan.images, 2 * plan.images * positions * square),
-            Stage("Factorising", scatters + factors / 2, operations=positions * dimension * square),
-            evaluating(plan, factors, 2 * positions * square),
+            Stage("Reading images", scatters + 4 * 2 * BLOCK * vectors, plan.images, 2 * plan.images * numbers),
+            Stage("Factorising", scatters + factors, operations=2 * solving),
+            evaluating(plan, factors + 4 * numbers, 2 * numbers),
         ]
 
     @property
@@ -193,71 +196,89 @@ class PaDiM(FitOnlyModule):
 
     def _squared(self, image: Tensor, scale: float) -> Tensor:
         """Squared distances [B, h, w], where the covariance is `scale` times what it is, but for epsilon."""
-        features = self._embed(image)
-        self._check_grid(features.shape[1], features.shape[2])
-        mean, inverse = self.mean.flatten(0, 1)[:, None], self._inverse_factors(scale)
-        vectors = features.flatten(1, 2).transpose(0, 1)
-
-        positions = min(VECTORS // len(image) + 1, -(-len(mean) // torch.get_num_threads()))
-
-        def of(rows: slice) -> Tensor:
-            return squared_mahalanobis(torch.sub(vectors[rows].contiguous(), mean[rows]), inverse[rows])
-
+        self._check_grids(self._grids_of(image.shape[2], image.shape[3]))
+        levels, means = self._embed(image), self._own_means()
         with torch.autocast(image.device.type, enabled=False):
-            if image.device.type == "cpu":
-                squared = torch.cat(each_alone(of, self._blocks(positions)))
-            else:
-                squared = of(slice(None))
-            return squared.T.unflatten(1, self.mean.shape[:2])
+            squared = nested_squared_distances(self._nested, levels, means, self._inverse_factors(scale))
+        return squared.unflatten(1, self.grids[0].tolist())
 
-    def _embed(self, image: Tensor) -> Tensor:
-        """The chosen channels of all layers on the finest grid, float32 [B, h, w, D]."""
-        return self.backbone(image, self._chosen)[0]
+    def _embed(self, image: Tensor) -> list[Tensor]:
+        """The chosen channels of the layers that have some, the coarsest first: float32 [B, h w, d]."""
+        chosen = self._chosen()
 
-    def _chosen(self, maps: list[Tensor]) -> list[Tensor]:
-        parts, start = [], 0
-        for level, width in zip(maps, self.widths, strict=True):
-            chosen = self.channels[(self.channels >= start) & (self.channels < start + width)] - start
+        def rows(maps: list[Tensor]) -> list[Tensor]:
+            places = [(maps[level].permute(0, 2, 3, 1).flatten(1, 2), channels) for level, channels in chosen]
+            return [level.index_select(2, channels).float() for level, channels in places]
+
+        return self.backbone(image, rows)
+
+    def _chosen(self) -> list[tuple[int, Tensor]]:
+        """The layers that have chosen channels, the coarsest first, and which those are."""
+        chosen, start = [], 0
+        for level, width in enumerate(self.widths):
+            own = self.channels[(self.channels >= start) & (self.channels < start + width)] - start
+            chosen += [(level, own)] * (len(own) > 0)
             start += width
-            if len(chosen):
-                part = level.permute(0, 2, 3, 1).index_select(3, chosen).permute(0, 3, 1, 2)
-                parts.append(part if level is maps[0] else F.interpolate(part, maps[0].shape[2:], mode="nearest"))
-        return [torch.cat(parts, 1).permute(0, 2, 3, 1).float()]
+        return chosen[::-1]
 
-    def _inverse_factors(self, scale: float) -> Tensor:
-        """Inverse Cholesky factors, float32 [h * w, D, D], for `_squared`; the last ones are kept."""
+    def _dimensions(self) -> list[int]:
+        """Of each stage, how many dimensions are its own."""
+        return [len(channels) for _, channels in self._chosen()]
+
+    def _grids_of(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
+        """The grids of the layers, of images of a size."""
+        return tuple((shape.height, shape.width) for shape in self.backbone.shapes(height, width))
+
+    def _nesting_of(self, grids: tuple[tuple[int, int], ...]) -> Nesting:
+        return nesting(tuple(grids[level] for level, _ in self._chosen()), grids[0], self.device)
+
+    @property
+    def _nested(self) -> Nesting:
+        return self._nesting_of(tuple((height, width) for height, width in self.grids.tolist()))
+
+    def _inverse_factors(self, scale: float) -> list[list[Tensor]]:
+        """Of each stage, for `_squared`; the last ones are kept."""
         # Loading a module and moving it give it new buffers.
         if self._inverse is None or self._inverse[0] is not self.factors or self._inverse[1] != scale:
-            dimension = len(self.channels)
-            # Products are twice as fast where the inputs of an output lie apart in memory.
-            inverse = torch.empty(len(self.factors), dimension, dimension, device=self.factors.device).mT
-            for rows, part in zip(self._blocks(POSITIONS), inverse.split(POSITIONS), strict=True):
-                factor = self._unpacked(rows) if scale == 1 else self._factor(self._covariance(rows) * scale)
-                part.copy_(whitening(factor))
-            self._inverse = (self.factors, scale, inverse)
+            rows = self._rows()
+            if scale != 1:
+                rows = self._covariances(scale)
+                self._regularise(rows)
+                factorise(self._nested, rows)
+            self._inverse = (self.factors, scale, whitening_of(self._nested, rows, self.accumulator))
         return self._inverse[2]
 
-    def _blocks(self, positions: int) -> list[slice]:
-        return [slice(start, start + positions) for start in range(0, len(self.factors), positions)]
+    def _own_means(self) -> list[Tensor]:
+        """Of each stage, [n, d]."""
+        shapes = [*zip(self._nested.counts(), self._dimensions(), strict=True)]
+        parts = self.means.split([math.prod(shape) for shape in shapes])
+        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
-    def _factor(self, covariance: Tensor) -> Tensor:
-        """The Cholesky factors of covariances [n, D, D] and epsilon; changes its argument."""
-        covariance.diagonal(dim1=1, dim2=2).add_(self.epsilon)
-        return torch.linalg.cholesky(covariance)
+    def _rows(self) -> list[list[Tensor]]:
+        """The blocks of the factors of each stage, as they are stored."""
+        own, rest, rows = self._dimensions(), self.factors, []
+        for stage, cells in enumerate(self._nested.counts()):
+            blocks = []
+            for d in own[: stage + 1]:
+                block, rest = rest.tensor_split([cells * own[stage] * d])
+                blocks.append(block.view(cells, own[stage], d))
+            rows.append(blocks)
+        return rows
 
-    def _unpacked(self, rows: slice) -> Tensor:
-        return unpack_triangle(self.factors[rows].to(self.accumulator), len(self.channels))
+    def _covariances(self, scale: float) -> list[list[Tensor]]:
+        """The blocks of the covariances of each stage, without epsilon, times `scale`."""
+        covariances = covariances_of(self._nested, self._rows(), self.accumulator)
+        self._regularise(covariances, -1)
+        return [[block.mul_(scale) for block in blocks] for blocks in covariances]
 
-    def _covariance(self, rows: slice) -> Tensor:
-        """What was factorised, without epsilon."""
-        factor = self._unpacked(rows)
-        covariance = factor @ factor.mT
-        covariance.diagonal(dim1=1, dim2=2).sub_(self.epsilon)
-        return covariance
+    def _regularise(self, covariances: list[list[Tensor]], sign: int = 1) -> None:
+        """Adds epsilon to the variances."""
+        for *_, own in covariances:
+            own.diagonal(dim1=1, dim2=2).add_(sign * self.epsilon)
 
-    def _check_grid(self, height: int, width: int) -> None:
-        if (height, width) != tuple(self.mean.shape[:2]):
+    def _check_grids(self, grids: tuple[tuple[int, int], ...]) -> None:
+        if (known := self.grids.tolist()) != [[*grid] for grid in grids]:
             raise UsageError(
-                f"the Gaussians are of a grid of {self.mean.shape[0]}x{self.mean.shape[1]}, and images of this size "
-                f"have {height}x{width}: set data.image_size and data.center_crop as they were in the fit"
+                f"the Gaussians are of a grid of {known[0][0]}x{known[0][1]}, and images of this size have "
+                f"{grids[0][0]}x{grids[0][1]}: set data.image_size and data.center_crop as they were in the fit"
             )

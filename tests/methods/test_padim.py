@@ -101,7 +101,7 @@ def test_half_storage_takes_half_the_room(fit, images, trees, tmp_path):
     module, _, _ = fit
     half, _ = fitted(model(storage="float16"), tree_data(trees["mvtec"]), tmp_path)
     assert half.factors.dtype == torch.float16
-    assert half.factors.shape == module.factors.shape == (256, 24 * 25 // 2)
+    assert half.factors.shape == module.factors.shape
     torch.testing.assert_close(half.eval()(images).score, module.eval()(images).score, rtol=5e-3, atol=0)
     fresh = model()
     fresh.load_state_dict(half.state_dict())
