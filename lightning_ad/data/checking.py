@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_ad.data.ignoring import read_ignored
-from lightning_ad.data.reading import read_image, read_mask, read_regions, same_size, size_of, verify
+from lightning_ad.data.reading import read_image, read_mask, read_regions, same_size, verify
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError
 
@@ -40,7 +40,7 @@ class Findings(NamedTuple):
 
 def missing_masks(samples: Sequence[Sample]) -> list[Sample]:
     """Anomalous samples whose mask is not there."""
-    return [s for s in samples if s.mask_path is not None and not Path(s.mask_path).exists()]
+    return [s for s in samples if s.mask_path is not None and not os.path.exists(s.mask_path)]
 
 
 def stop_at_faults(samples: Sequence[Sample]) -> None:
@@ -52,7 +52,7 @@ def stop_at_faults(samples: Sequence[Sample]) -> None:
         DataError: naming the files.
     """
     stop_at_missing_masks(samples)
-    sizes = Counter(Path(s.path).stat().st_size for s in samples if Path(s.path).is_file())
+    sizes = Counter(os.stat(s.path).st_size for s in samples if os.path.isfile(s.path))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         reads = list(pool.map(lambda sample: _glance(sample, sizes), samples))
     if not (faults := _faults(samples, reads)):
@@ -147,14 +147,13 @@ def _read(sample: Sample) -> _Read:
 def _glance(sample: Sample, sizes: Mapping[int, int]) -> _Read:
     """As `_read`, but for what takes decoding; the content of a file whose size is no other's is not looked at."""
     try:
-        verify(sample.path)
-        size = size_of(sample.path)
+        size = verify(sample.path)
         for path, kind in ((sample.mask_path, "mask"), (sample.ignore_path, "file of ignored regions")):
-            if path is not None and not Path(path).is_dir():
-                verify(path, kind)
-                if (came := size_of(path)) != size:  # or the image is turned, and says so behind its pixels
-                    same_size(path, came, tuple(read_image(sample.path).shape[1:]), kind)
-        alone = sizes[Path(sample.path).stat().st_size] == 1
+            if path is None or os.path.isdir(path):
+                continue
+            if (came := verify(path, kind)) != size:  # or the image is turned, and says so behind its pixels
+                same_size(path, came, tuple(read_image(sample.path).shape[1:]), kind)
+        alone = sizes[os.stat(sample.path).st_size] == 1
         return _Read(None, None if alone else _digest(sample.path))
     except DataError as error:
         return _Read(str(error))

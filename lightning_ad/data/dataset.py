@@ -16,6 +16,7 @@ from lightning_ad.data.sampler import MIXED, Key
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.textures import Textures
 from lightning_ad.features.tiling import Tiles
+from lightning_ad.parallel import each_alone
 
 
 class AnomalyDataset(Dataset[Batch]):
@@ -88,6 +89,10 @@ class AnomalyDataset(Dataset[Batch]):
             regions=[self._regions(sample, ignore)] if sample.saturations else [],
             ignore=ignore[None] if self.ignoring else None,
         )
+
+    def __getitems__(self, keys: list[Key]) -> list[Batch]:
+        """Those of a batch, read side by side where there are threads for it (not in a loader's worker)."""
+        return [self[key] for key in keys] if self.tiles is not None else each_alone(self.__getitem__, keys)
 
     def read(self, path: str) -> Tensor:
         """An image file in the geometry of the data, [3, H, W]."""

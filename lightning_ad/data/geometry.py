@@ -19,6 +19,8 @@ def resize(image: Tensor, height: int, width: int) -> Tensor:
     """
     if image.shape[-2:] == (height, width):
         return image
+    if image.shape[-3] > 1 and image.stride(-3) == 0:  # a grey image
+        return resize(image[..., :1, :, :], height, width).expand(*image.shape[:-2], height, width)
     batch = image if image.ndim == 4 else image[None]
     out = F.interpolate(batch, (height, width), mode="bilinear", antialias=True).clamp_(0, 1)
     return out if image.ndim == 4 else out[0]
@@ -74,7 +76,7 @@ class Geometry:
 
     def image(self, image: Tensor) -> Tensor:
         """float32 [3, h, w] in [0, 1] of any size to [3, H, W]."""
-        return self._crop(resize(image, *self._target(image)))
+        return self._crop(resize(image, *self._target(image))).contiguous()
 
     def mask(self, mask: Tensor) -> Tensor:
         """bool [h, w] of any size to [H, W]."""

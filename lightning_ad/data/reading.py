@@ -31,14 +31,15 @@ def limit_size(megapixels: float) -> None:
 def read_image(path: str) -> Tensor:
     """An image file as float32 [3, h, w] in [0, 1], RGB.
 
-    EXIF rotation is applied, alpha dropped, grey repeated; 16-bit images are scaled by 65535, not clipped.
+    EXIF rotation is applied, alpha dropped; 16-bit images are scaled by 65535, not clipped. The channels of a grey
+    image are one and the same, in memory too.
 
     Raises:
         DataError: naming the file, where it is missing, truncated or no image.
     """
     array = _open(path, "image")
     if array.ndim == 2:
-        return torch.from_numpy(_unit(array, path)).expand(3, -1, -1).contiguous()
+        return torch.from_numpy(_unit(array, path)).expand(3, -1, -1)
     return torch.from_numpy(_unit(array, path)).permute(2, 0, 1).contiguous()
 
 
@@ -109,21 +110,6 @@ def read_regions(path: str, saturations: Sequence[Saturation], ignore: int | Non
     return Regions(torch.stack(masks), torch.tensor(shares)) if masks else None
 
 
-def size_of(path: str) -> tuple[int, int]:
-    """Height and width of an image file as it will be read, by its header.
-
-    Raises:
-        DataError: naming the file, where it is missing or no image.
-    """
-    with _told(path, "image"), Image.open(path) as file:
-        _check_size(path, "image", file.width, file.height)
-        exif = Image.Exif()
-        if file.format != "TIFF" and (told := file.info.get("exif")):  # a TIFF is turned as it is opened
-            exif.load(told)
-        turned = exif.get(ORIENTATION, 1) >= 5
-        return (file.width, file.height) if turned else (file.height, file.width)
-
-
 def same_size(path: str, came: tuple[int, int], size: tuple[int, int], kind: str) -> None:
     """Raises DataError where a mask, or another `kind` of file, has not the size (h, w) of its image."""
     if came != size:
@@ -133,24 +119,36 @@ def same_size(path: str, came: tuple[int, int], size: tuple[int, int], kind: str
         )
 
 
-def verify(path: str, kind: str = "image") -> None:
+def verify(path: str, kind: str = "image") -> tuple[int, int]:
     """Compares checksums, where the format has them, and looks for a JPEG's end; decodes only what has none.
+
+    Returns:
+        Height and width of the image as it will be read, by its header.
 
     Raises:
         DataError: naming the file, where it is missing, no image, or not whole.
     """
     with _told(path, kind):
         with Image.open(path) as file:
+            _check_size(path, kind, file.width, file.height)
+            size, format = _size_as_read(file), file.format
             file.verify()
-            format = file.format
         if format == "JPEG":
-            with Path(path).open("rb") as data:
-                data.seek(-min(TAIL, Path(path).stat().st_size), os.SEEK_END)
+            with open(path, "rb") as data:
+                data.seek(-min(TAIL, os.stat(path).st_size), os.SEEK_END)
                 whole = JPEG_END in data.read()
             if not whole:  # or there is much behind its end
                 with Image.open(path) as file:
-                    _check_size(path, kind, file.width, file.height)
                     file.load()
+        return size
+
+
+def _size_as_read(file: Image.Image) -> tuple[int, int]:
+    exif = Image.Exif()
+    if file.format != "TIFF" and (told := file.info.get("exif")):  # a TIFF is turned as it is opened
+        exif.load(told)
+    turned = exif.get(ORIENTATION, 1) >= 5
+    return (file.width, file.height) if turned else (file.height, file.width)
 
 
 def is_blank(path: str) -> bool | None:
@@ -216,7 +214,7 @@ def _told(path: str, kind: str) -> Iterator[None]:
 def _unit(array: np.ndarray, path: str) -> np.ndarray:
     """Scales the file's own range to [0, 1]."""
     if array.dtype == np.uint8:
-        return array.astype(np.float32) / np.float32(255)
+        return np.divide(array, np.float32(255), dtype=np.float32)
     if array.dtype.kind == "f" and not (array.min() >= 0 and array.max() <= 1):  # NaN neither
         raise DataError(f"{path} holds floats from {array.min():g} to {array.max():g}; expected values in [0, 1]")
     if array.dtype.kind == "f":

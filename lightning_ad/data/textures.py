@@ -35,7 +35,7 @@ class TextureFolder:
 
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> Tensor:
         """One of the photographs."""
-        return resize(read_image(str(self.paths[rng.integers(len(self.paths))])), height, width)
+        return resize(read_image(str(self.paths[rng.integers(len(self.paths))])), height, width).contiguous()
 
 
 class NoiseTextures:

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from timm.models import create_feature_extractor, get_graph_node_names
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError
 from lightning_ad.features.disk_cache import DiskFeatures
-from lightning_ad.features.fusion import can_fuse, fused
+from lightning_ad.features.fusion import FusedNetwork, can_fuse
 from lightning_ad.features.weights import build_network
 from lightning_ad.parallel import each_alone, one_thread
 
@@ -100,26 +100,33 @@ class Backbone(nn.Module):
 
         Libraries choose their convolutions by the size of the batch, and those round differently, by the number of
         threads too. So that the features of an image are the same bits in every batch, images go through in blocks of
-        one fixed size, on a CPU each on one thread (but for a compiled network).
+        one fixed size, on a CPU on one thread each (but for a compiled network).
         """
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return then(self._maps(image, self.body))
         block = self.blocks.get(image.device.type, len(image))
+        if image.device.type == "cpu" and block == 1 and self.body._compiled_call_impl is None:
+            return self._side_by_side(image, then)
         missing = -len(image) % block
         filled = torch.cat([image, image.new_zeros(missing, *image.shape[1:])]) if missing else image
         network = self._network(image)
-        if image.device.type == "cpu" and block == 1 and self.body._compiled_call_impl is None:
-            kept = self._disk(network is not self.body)
-
-            def alone(part: Tensor) -> list[Tensor]:
-                return then(
-                    self._maps(part, network) if kept is None else kept.get(part, lambda: self._maps(part, network))
-                )
-
-            parts = each_alone(alone, filled.split(1))
-        else:
-            parts = [then(self._maps(part, network)) for part in filled.split(block)]
+        parts = [then(self._maps(part, network)) for part in filled.split(block)]
         return [torch.cat(maps)[: len(image)] for maps in zip(*parts, strict=True)]
+
+    def _side_by_side(self, image: Tensor, then: Callable[[list[Tensor]], list[Tensor]]) -> list[Tensor]:
+        """One image on each thread, or some together where they are many."""
+        network = self._network(image)
+        kept = self._disk(isinstance(network, FusedNetwork))
+        some = network.together if isinstance(network, FusedNetwork) and kept is None else 1
+        turn = some * torch.get_num_threads()
+        many, single = image.tensor_split([len(image) // turn * turn])
+
+        def work(part: Tensor) -> list[list[Tensor]]:
+            maps = self._maps(part, network) if kept is None else kept.get(part, lambda: self._maps(part, network))
+            return [then([level[row : row + 1] for level in maps]) for row in range(len(part))]
+
+        done = each_alone(work, [*(many.split(some) if len(many) else ()), *(single.split(1) if len(single) else ())])
+        return [torch.cat(maps) for maps in zip(*(one for some in done for one in some), strict=True)]
 
     def _network(self, image: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
         """The body, or what computes the same faster."""
@@ -131,13 +138,15 @@ class Backbone(nn.Module):
         if made is None or made[1] is not self.body or made[2] != image.shape[2:]:
             with one_thread():  # convolutions order their weights for the number of threads, too
                 one = image[:1].detach().contiguous(memory_format=torch.channels_last)
-                self._fused.made = made = (fused(self.body, one), self.body, image.shape[2:])
+                self._fused.made = made = (FusedNetwork(self.body, one), self.body, image.shape[2:])
         return made[0]
 
     def _maps(self, image: Tensor, network: Callable[[Tensor], dict[str, Tensor]]) -> list[Tensor]:
-        normalised = (image - self.mean) / self.std
-        if network is not self.body:
-            normalised = normalised.contiguous(memory_format=torch.channels_last)
+        if network is self.body:
+            normalised = (image - self.mean) / self.std
+        else:
+            normalised = torch.empty_like(image, memory_format=torch.channels_last)
+            torch.sub(image, self.mean, out=normalised).div_(self.std)
         maps = network(normalised)
         return [maps[k] for k in self.layers]
 
@@ -153,7 +162,13 @@ class Backbone(nn.Module):
         """
         if (known := self._shapes.get((height, width))) is not None:
             return known
-        body = copy.deepcopy(self.body).to("meta").eval()
+        weights = {id(tensor): tensor.to("meta") for tensor in self.body.state_dict(keep_vars=True).values()}
+        body = copy.deepcopy(self.body, weights)
+        for parent in [*body.modules()]:  # what leaves shapes as they are takes longest on the meta device
+            for name, child in parent.named_children():
+                if isinstance(child, nn.BatchNorm2d | nn.ReLU | nn.ReLU6 | nn.SiLU | nn.Hardswish):
+                    setattr(parent, name, nn.Identity())
+        body.eval()
         try:
             with torch.no_grad():
                 maps = body(torch.empty(1, 3, height, width, device="meta"))
@@ -171,7 +186,7 @@ class _Fused:
     It knows of weights that are loaded or moved; not of weights that are changed in place, as nobody does here.
     """
 
-    made: tuple[fx.GraphModule, nn.Module, torch.Size] | None = None
+    made: tuple[FusedNetwork, nn.Module, torch.Size] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)()

@@ -13,7 +13,7 @@ from lightning_ad.cli.datasets import datasets
 from lightning_ad.commands import evaluate, train
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import find_samples, layout_module, layout_names
-from lightning_ad.data.reading import read_image, size_of
+from lightning_ad.data.reading import read_image, verify
 from lightning_ad.errors import DataError, UsageError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -216,7 +216,7 @@ def test_a_photograph_that_lies_on_its_side_fits_its_mask(trees, tmp_path, turn,
     part.unlink()
     part = part.with_suffix(f".{suffix}")
     raw.save(part, exif=exif)
-    assert size_of(str(part)) == tuple(read_image(str(part)).shape[1:]) == (image.height, image.width)
+    assert verify(str(part)) == tuple(read_image(str(part)).shape[1:]) == (image.height, image.width)
     AnomalyDataModule("folder", str(root)).setup()
 
 

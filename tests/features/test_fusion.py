@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from lightning_ad.features import fusion
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.fusion import FusedConv2d, fused
 from lightning_ad.parallel import each_alone
@@ -35,7 +36,7 @@ def test_features_are_those_of_the_plain_network_in_float64(name, unfused):
     images = torch.rand(3, 3, 64, 96)
     maps = backbone(images)
     assert backbone._fused.made is not None
-    left = [m for m in backbone._fused.made[0].modules() if isinstance(m, nn.BatchNorm2d)]
+    left = [m for m in backbone._fused.made[0].one.modules() if isinstance(m, nn.BatchNorm2d)]
     assert unfused is None or len(left) == unfused
     expected = reference(((images - backbone.mean) / backbone.std).double())
     for layer, found in zip(backbone.layers, maps, strict=True):
@@ -47,7 +48,7 @@ def test_features_are_those_of_the_plain_network_in_float64(name, unfused):
 def test_every_sum_of_a_residual_block_is_fused(name):
     backbone = Backbone(name, None)
     backbone(torch.rand(1, 3, 64, 64))
-    assert [n.name for n in backbone._fused.made[0].graph.nodes if n.op == "call_function"] == []
+    assert [n.name for n in backbone._fused.made[0].one.graph.nodes if n.op == "call_function"] == []
 
 
 def test_bits_depend_neither_on_threads_nor_on_the_batch():
@@ -65,6 +66,49 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch():
             assert torch.get_num_threads() == number
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1", "resnet18"])
+def test_small_images_go_together_with_the_same_bits(name):
+    backbone, images, threads = lively(Backbone(name, None)), torch.rand(70, 3, 64, 64), torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        together = backbone(images)
+        assert backbone._fused.made[0].together == 32
+        backbone._fused.made[0].together = 1
+        for some, one_by_one in zip(together, backbone(images), strict=True):
+            assert torch.equal(some, one_by_one)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "together"),
+    [
+        ("resnet18", 512, 1),
+        ("resnet18", 224, 1),
+        ("resnet18", 96, 16),
+        ("mobilenet_v2", 224, 4),
+        ("mobilenet_v2", 32, 32),
+    ],
+)
+def test_how_many_go_together(name, size, together):
+    backbone = Backbone(name, None)
+    backbone(torch.rand(1, 3, size, size))
+    assert backbone._fused.made[0].together == together
+
+
+def test_where_bits_would_differ_images_go_one_by_one(monkeypatch):
+    def rounding_otherwise(body, image):
+        network = fused(body, image)
+        if len(image) == 1:
+            return network
+        return lambda images: {k: maps * (1 + 1e-6) for k, maps in network(images).items()}
+
+    monkeypatch.setattr(fusion, "fused", rounding_otherwise)
+    made = Backbone("mobilenet_v2", None)
+    made(torch.rand(1, 3, 64, 64))
+    assert made._fused.made[0].together == 1
 
 
 def test_each_worker_has_one_thread_and_they_nest():
