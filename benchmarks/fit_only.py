@@ -103,37 +103,53 @@ def padim(images: Tensor, weights: str, size: int) -> None:
     layers, tested = ["features.3", *LAYERS], images[:size]
     batch = normalised(tested)
     model = PaDiM("mobilenet_v2", weights, layers, dimension=100).eval()
-    peer = PadimModel(build_network("mobilenet_v2", weights), layers, False, n_features=100)
+    parts = images.split(32)
 
-    def build() -> None:
+    def begin() -> None:
         model.grids.copy_(torch.tensor(model._grids_of(*images.shape[2:])))
         model._moments = NestedMoments(model._nested, model._dimensions(), torch.float64)
-        for part in images.split(32):
-            model.observe(part, torch.empty(0))
+
+    def end() -> None:
         model.complete()
         model.fitted.fill_(True)
+        model._inverse_factors(1.0)
+
+    def build() -> None:
+        begin()
+        for part in parts:
+            model.observe(part, torch.empty(0))
+        end()
+
+    def gaussians(embedded: list[list[Tensor]]) -> None:
+        begin()
+        for levels in embedded:
+            model._moments.update(levels)
+        end()
 
     def build_theirs() -> None:
-        for part in images.split(32):
+        for part in parts:
             peer(normalised(part))
         peer.fit()
 
-    peer.train()
-    ours, theirs = timed(build), timed(build_theirs)
+    def gaussians_theirs(embedded: list[Tensor]) -> None:
+        peer.memory_bank = embedded
+        peer.fit()
 
-    def network() -> None:
-        for part in images.split(32):
-            model.backbone(part)
-
-    def network_theirs() -> None:
-        for part in images.split(32):
-            peer.feature_extractor(normalised(part))
-
-    alone, alone_theirs = timed(network), timed(network_theirs)
-    rest, rest_theirs = ours - alone, theirs - alone_theirs
-    print(f"PaDiM, {len(images)} images: built in {ours:.1f} s, anomalib {theirs:.1f} s: {theirs / ours:.1f} times")
-    print(f"of it the network {alone:.1f} s, anomalib {alone_theirs:.1f} s: {alone_theirs / alone:.1f} times")
-    print(f"and the rest {rest:.1f} s, anomalib {rest_theirs:.1f} s: {rest_theirs / rest:.1f} times")
+    for title, half in (("float32", False), ("bfloat16", True)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            peer = PadimModel(build_network("mobilenet_v2", weights), layers, False, n_features=100).train()
+            both = timed(build), timed(build_theirs)
+            networks = (
+                timed(lambda: [model.backbone(part) for part in parts]),
+                timed(lambda p=peer: [p.feature_extractor(normalised(part)) for part in parts]),
+            )
+            embedded = [model._embed(part) for part in parts], [peer(normalised(part)) for part in parts]
+            rest = timed(lambda e=embedded[0]: gaussians(e)), timed(lambda e=embedded[1]: gaussians_theirs(e))
+        for name, (ours, theirs) in {"built": both, "network alone": networks, "Gaussians alone": rest}.items():
+            print(f"PaDiM, {len(images)} images, {title}, {name}: {ours:.2f} s, anomalib {theirs:.2f} s: ", end="")
+            print(f"{theirs / ours:.1f} times")
+    peer = PadimModel(build_network("mobilenet_v2", weights), layers, False, n_features=100).train()
+    build_theirs()
     peer.eval()
     show(
         "PaDiM",

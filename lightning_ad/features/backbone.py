@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError
 from lightning_ad.features.disk_cache import DiskFeatures
-from lightning_ad.features.fusion import FusedNetwork, can_fuse
+from lightning_ad.features.fusion import FusedNetwork, fusable
 from lightning_ad.features.weights import build_network
 from lightning_ad.parallel import each_alone, one_thread
 
@@ -132,13 +132,13 @@ class Backbone(nn.Module):
         """The body, or what computes the same faster."""
         if self.body.training:  # a deep copy of a traced network forgets that it was in eval mode
             self.body.eval()
-        if not can_fuse(image) or self.body._compiled_call_impl is not None:
+        if (dtype := fusable(image)) is None or self.body._compiled_call_impl is not None:
             return self.body
-        made = self._fused.made
-        if made is None or made[1] is not self.body or made[2] != image.shape[2:]:
+        made, wanted = self._fused.made, (image.shape[2:], dtype)
+        if made is None or made[1] is not self.body or made[2] != wanted:
             with one_thread():  # convolutions order their weights for the number of threads, too
                 one = image[:1].detach().contiguous(memory_format=torch.channels_last)
-                self._fused.made = made = (FusedNetwork(self.body, one), self.body, image.shape[2:])
+                self._fused.made = made = (FusedNetwork(self.body, one, dtype), self.body, wanted)
         return made[0]
 
     def _maps(self, image: Tensor, network: Callable[[Tensor], dict[str, Tensor]]) -> list[Tensor]:
@@ -181,12 +181,12 @@ class Backbone(nn.Module):
 
 
 class _Fused:
-    """Holds a network that belongs to no checkpoint, and to no copy of its holder; of which body, for which size.
+    """Holds a network that belongs to no checkpoint, and to no copy of its holder; of which body, for what images.
 
     It knows of weights that are loaded or moved; not of weights that are changed in place, as nobody does here.
     """
 
-    made: tuple[FusedNetwork, nn.Module, torch.Size] | None = None
+    made: tuple[FusedNetwork, nn.Module, tuple[torch.Size, torch.dtype]] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)()

@@ -18,16 +18,24 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.Hardswish: ("hardswish", []),
 }
 NONE: Activation = ("none", [])
-PIXELS = 2**18  # of images that go together: of more, what is between the layers would leave a core's cache
+PIXELS = 2**18  # of float32 images that go together: of more, what is between the layers would leave a core's cache
 WORK = 2**26  # multiplications of a convolution, beside which what a library does before it is nothing
 IN_PLACE = {"iadd", "isub", "imul", "itruediv"}
 SUMS: tuple[Callable[..., Any], ...] = (operator.add, operator.iadd, torch.add)
 
 
-def can_fuse(image: Tensor) -> bool:
-    """Whether the fused convolutions are there for these images, and compute what was wished for."""
+def fusable(image: Tensor) -> torch.dtype | None:
+    """The type in which fused convolutions compute what was wished for of these images; None where they are not there.
+
+    bfloat16 is for processors that have it: others would be slower by it.
+    """
     wished = image.device.type == "cpu" and image.dtype == torch.float32 and not image.requires_grad
-    return wished and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
+    if not wished or not torch.backends.mkldnn.is_available():
+        return None
+    if not torch.is_autocast_enabled("cpu"):
+        return torch.float32
+    have = torch.cpu._is_avx512_bf16_supported() and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return torch.bfloat16 if have else None
 
 
 class FusedNetwork:
@@ -39,31 +47,32 @@ class FusedNetwork:
     Args:
         body: the network; see `fused`.
         image: [1, 3, H, W].
+        dtype: of its maps.
 
     Attributes:
         one: the network for one image.
         together: how many images go together.
     """
 
-    def __init__(self, body: fx.GraphModule, image: Tensor) -> None:
-        self.one = fused(body, image)
-        self.together, self._many = _together(self.one, image), self.one
+    def __init__(self, body: fx.GraphModule, image: Tensor, dtype: torch.dtype) -> None:
+        self.dtype, self.one = dtype, fused(body, image, dtype)
+        self.together, self._many = _together(self.one, image, dtype), self.one
         if self.together > 1:
             shape, generator = (self.together, *image.shape[1:]), torch.Generator().manual_seed(0)
             images = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
-            self._many = fused(body, images)
+            self._many = fused(body, images, dtype)
             with torch.inference_mode():
-                found, ends = self._many(images), (0, self.together - 1)
-                alone = {k: self.one(images[k : k + 1]) for k in ends}
+                found, ends = self(images), (0, self.together - 1)
+                alone = {k: self(images[k : k + 1]) for k in ends}
             if not all(torch.equal(maps[k : k + 1], alone[k][name]) for name, maps in found.items() for k in ends):
                 self.together = 1
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """The maps of one image, or of as many as go together."""
-        return self.one(images) if len(images) == 1 else self._many(images)
+        return (self.one if len(images) == 1 else self._many)(images.to(self.dtype))
 
 
-def _together(network: fx.GraphModule, image: Tensor) -> int:
+def _together(network: fx.GraphModule, image: Tensor, dtype: torch.dtype) -> int:
     """How many images are worth to go together."""
     work = []
     for node in network.graph.nodes:
@@ -71,14 +80,15 @@ def _together(network: fx.GraphModule, image: Tensor) -> int:
             work.append(math.prod(node.meta["shape"]) * math.prod(layer.weight.shape[1:]))
     if not work or sum(work) / len(work) > WORK:
         return 1
-    return min(32, 2 ** max(0, int(math.log2(PIXELS / math.prod(image.shape[2:])))))
+    room = PIXELS * image.dtype.itemsize / dtype.itemsize
+    return min(32, 2 ** max(0, int(math.log2(room / math.prod(image.shape[2:])))))
 
 
-def fused(body: fx.GraphModule, image: Tensor) -> fx.GraphModule:
+def fused(body: fx.GraphModule, image: Tensor, dtype: torch.dtype = torch.float32) -> fx.GraphModule:
     """A copy of a traced network in eval mode, with batch normalisation, activations and sums in its convolutions.
 
-    What it computes is the same but for rounding. It wants images [N, 3, H, W] as `image`, of its size: float32 on a
-    CPU (`can_fuse`), best `channels_last`. It has no gradient. Modules that it does not know stay as they are.
+    What it computes is the same but for rounding. It wants images [N, 3, H, W] of the size of `image`: of `dtype`, on a
+    CPU (`fusable`), best `channels_last`. It has no gradient. Modules that it does not know stay as they are.
     """
     body = copy.deepcopy(body)
     for module in body.modules():
@@ -87,16 +97,16 @@ def fused(body: fx.GraphModule, image: Tensor) -> fx.GraphModule:
             module.inplace = False  # what is moved down in the graph must find its input as it was
     graph = _Tracer().trace(body)
     network = fx.GraphModule(body, graph)
-    with torch.inference_mode():
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         _Shapes(network).run(image)
     for node in list(graph.nodes):
         if node.op == "call_module" and type(convolution := network.get_submodule(node.target)) is nn.Conv2d:
-            _fuse(network, node, convolution)
+            _fuse(network, node, convolution, dtype)
     graph.lint()
     network.delete_all_unused_submodules()
     network.recompile()
     with torch.inference_mode():
-        network(image)  # convolutions order their weights for their input's size
+        network(image.to(dtype))  # convolutions order their weights for their input's size
     return network
 
 
@@ -141,7 +151,7 @@ class _Shapes(fx.Interpreter):
         return result
 
 
-def _fuse(network: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d) -> None:
+def _fuse(network: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d, dtype: torch.dtype) -> None:
     weight, bias, last = convolution.weight, convolution.bias, node
     follower = _only_module(network, node)
     if follower is not None and type(follower[1]) is nn.BatchNorm2d:
@@ -161,6 +171,7 @@ def _fuse(network: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d) -> Non
     if convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
         return
     name = f"fused_{node.name}"
+    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     network.add_submodule(name, FusedConv2d(convolution, weight, bias, activation))
     with network.graph.inserting_before(place):
         new = network.graph.call_module(name, tuple(args))

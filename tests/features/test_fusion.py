@@ -99,8 +99,8 @@ def test_how_many_go_together(name, size, together):
 
 
 def test_where_bits_would_differ_images_go_one_by_one(monkeypatch):
-    def rounding_otherwise(body, image):
-        network = fused(body, image)
+    def rounding_otherwise(body, image, dtype):
+        network = fused(body, image, dtype)
         if len(image) == 1:
             return network
         return lambda images: {k: maps * (1 + 1e-6) for k, maps in network(images).items()}
@@ -109,6 +109,25 @@ def test_where_bits_would_differ_images_go_one_by_one(monkeypatch):
     made = Backbone("mobilenet_v2", None)
     made(torch.rand(1, 3, 64, 64))
     assert made._fused.made[0].together == 1
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="needs a processor with bfloat16")
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18"])
+def test_bfloat16_is_as_near_as_that_of_pytorch(name, monkeypatch):
+    backbone, images = lively(Backbone(name, None)), torch.rand(70, 3, 64, 64)
+    exact = backbone(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = backbone(images)
+        assert backbone._fused.made[0].dtype == torch.bfloat16
+        assert backbone._fused.made[0].together == 32
+        backbone._fused.made[0].together = 1
+        assert all(torch.equal(some, one) for some, one in zip(ours, backbone(images), strict=True))
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", bool)
+        plain = backbone(images)
+    for ours_, plain_, exact_ in zip(ours, plain, exact, strict=True):
+        errors = [float((found.float() - exact_).norm() / exact_.norm()) for found in (ours_, plain_)]
+        assert 0 < errors[0] < 1.2 * errors[1] < 0.2
+    torch.testing.assert_close(backbone(images), exact, rtol=0, atol=0)
 
 
 def test_each_worker_has_one_thread_and_they_nest():
