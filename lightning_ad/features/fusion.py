@@ -55,15 +55,16 @@ class FusedNetwork:
     """
 
     def __init__(self, body: fx.GraphModule, image: Tensor, dtype: torch.dtype) -> None:
-        self.dtype, self.one = dtype, fused(body, image, dtype)
-        self.together, self._many = _together(self.one, image, dtype), self.one
+        network = fused(body, image, dtype)
+        self.dtype, self.one = dtype, _ordered(network, image.to(dtype))
+        self.together, self._many = _together(network, image, dtype), self.one
         if self.together > 1:
             shape, generator = (self.together, *image.shape[1:]), torch.Generator().manual_seed(0)
-            images = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
-            self._many = fused(body, images, dtype)
+            images = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last).to(dtype)
+            self._many = _ordered(network, images)
             with torch.inference_mode():
-                found, ends = self(images), (0, self.together - 1)
-                alone = {k: self(images[k : k + 1]) for k in ends}
+                found, ends = self._many(images), (0, self.together - 1)
+                alone = {k: self.one(images[k : k + 1]) for k in ends}
             if not all(torch.equal(maps[k : k + 1], alone[k][name]) for name, maps in found.items() for k in ends):
                 self.together = 1
 
@@ -90,7 +91,7 @@ def fused(body: fx.GraphModule, image: Tensor, dtype: torch.dtype = torch.float3
     What it computes is the same but for rounding. It wants images [N, 3, H, W] of the size of `image`: of `dtype`, on a
     CPU (`fusable`), best `channels_last`. It has no gradient. Modules that it does not know stay as they are.
     """
-    body = copy.deepcopy(body)
+    body = _copy(body)
     for module in body.modules():
         module.training = False  # a deep copy of a traced network forgets that it was in eval mode
         if hasattr(module, "inplace"):
@@ -105,9 +106,24 @@ def fused(body: fx.GraphModule, image: Tensor, dtype: torch.dtype = torch.float3
     graph.lint()
     network.delete_all_unused_submodules()
     network.recompile()
-    with torch.inference_mode():
-        network(image.to(dtype))  # convolutions order their weights for their input's size
     return network
+
+
+def _ordered(network: fx.GraphModule, images: Tensor) -> fx.GraphModule:
+    """A copy of a fused network whose convolutions have ordered their weights for images of this shape."""
+    network = _copy(network)
+    with torch.inference_mode():
+        network(images)
+    return network
+
+
+def _copy(network: fx.GraphModule) -> fx.GraphModule:
+    """A copy that has the same tensors."""
+    kept: dict[int, Any] = {}
+    for module in network.modules():
+        values = [*module.__dict__.values(), *module._parameters.values(), *module._buffers.values()]
+        kept |= {id(value): value for value in values if isinstance(value, Tensor)}
+    return copy.deepcopy(network, kept)
 
 
 class FusedConv2d(nn.Module):
@@ -152,22 +168,25 @@ class _Shapes(fx.Interpreter):
 
 
 def _fuse(network: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d, dtype: torch.dtype) -> None:
-    weight, bias, last = convolution.weight, convolution.bias, node
+    weight, bias, parts = convolution.weight, convolution.bias, [node]
     follower = _only_module(network, node)
     if follower is not None and type(follower[1]) is nn.BatchNorm2d:
-        last, norm = follower
+        parts.append(follower[0])
+        norm = follower[1]
         mean, variance = norm.running_mean, norm.running_var
         weight, bias = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
-    args, activation = [node.args[0]], NONE
+    args, activation, last = [node.args[0]], NONE, parts[-1]
     place = last
     user = next(iter(last.users)) if len(last.users) == 1 else None
     if user is not None and user.op == "call_function" and user.target in SUMS and _can_take(node, last, user):
-        other = next(a for a in user.args if a is not last)
-        args, last, place = [node.args[0], other], user, user
-    follower = _only_module(network, last)
+        args.append(next(a for a in user.args if a is not last))
+        parts.append(user)
+        place = user
+    follower = _only_module(network, parts[-1])
     found = None if follower is None else ACTIVATIONS.get(type(follower[1]))
     if found is not None and (len(args) == 1 or found[0] == "relu"):  # after a sum, oneDNN has only this one
-        last, activation = follower[0], found
+        parts.append(follower[0])
+        activation = found
     if convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
         return
     name = f"fused_{node.name}"
@@ -175,9 +194,10 @@ def _fuse(network: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d, dtype:
     network.add_submodule(name, FusedConv2d(convolution, weight, bias, activation))
     with network.graph.inserting_before(place):
         new = network.graph.call_module(name, tuple(args))
-    new.meta["shape"] = last.meta["shape"]
-    last.replace_all_uses_with(new)
-    network.graph.eliminate_dead_code()
+    new.meta["shape"] = parts[-1].meta["shape"]
+    parts[-1].replace_all_uses_with(new)
+    for part in reversed(parts):
+        network.graph.erase_node(part)
 
 
 def _only_module(network: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, nn.Module] | None:

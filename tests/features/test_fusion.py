@@ -8,7 +8,7 @@ from torch import nn
 
 from lightning_ad.features import fusion
 from lightning_ad.features.backbone import Backbone
-from lightning_ad.features.fusion import FusedConv2d, fused
+from lightning_ad.features.fusion import FusedConv2d, _ordered, fused
 from lightning_ad.parallel import each_alone
 
 
@@ -99,13 +99,13 @@ def test_how_many_go_together(name, size, together):
 
 
 def test_where_bits_would_differ_images_go_one_by_one(monkeypatch):
-    def rounding_otherwise(body, image, dtype):
-        network = fused(body, image, dtype)
-        if len(image) == 1:
-            return network
-        return lambda images: {k: maps * (1 + 1e-6) for k, maps in network(images).items()}
+    def rounding_otherwise(network, images):
+        made = _ordered(network, images)
+        if len(images) == 1:
+            return made
+        return lambda images: {k: maps * (1 + 1e-6) for k, maps in made(images).items()}
 
-    monkeypatch.setattr(fusion, "fused", rounding_otherwise)
+    monkeypatch.setattr(fusion, "_ordered", rounding_otherwise)
     made = Backbone("mobilenet_v2", None)
     made(torch.rand(1, 3, 64, 64))
     assert made._fused.made[0].together == 1
