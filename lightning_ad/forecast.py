@@ -140,7 +140,9 @@ def _reading(read: Callable[[str], object], file: str) -> float:
 def seconds(stage: Stage, speed: Speed, workers: int) -> float:
     """Predicted duration of a stage; images are read while the network works, where there are cores for it."""
     cores = os.cpu_count() or 1
-    reading = speed.reading / max(1, min(workers, cores))
+    reading = speed.reading / min(
+        workers or torch.get_num_threads(), cores
+    )  # without workers, the network's threads read
     spare = workers and cores > torch.get_num_threads()
     image = max(speed.network, reading) if spare else speed.network + reading
     return stage.images * (image + stage.writing) + MARGIN * stage.operations / speed.operations

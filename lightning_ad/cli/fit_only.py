@@ -47,9 +47,10 @@ def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, re
     images, tested = (-(-counts[split] // world) * tiles for split in ("train", "test"))
     plan = Plan(images, tested, *data.input_size, world, data.batch_size, max(1, trainer.max_epochs or 1))
     first = data.samples["train"][0].path
-    speed = measure(model.describe, data.training_set().read, first, *data.input_size, trainer.strategy.root_device)
+    device = trainer.strategy.root_device
+    speed = measure(model.describe, data.training_set().read, first, *data.input_size, device)
     stages = _stages(model, plan)
-    print(table(stages, speed, data.num_workers))
+    print(table(stages, speed, data.workers(device, model.synthesis is not None)))
     wanted, there = max(stage.held for stage in stages), available()
     if there is not None and wanted > there:
         sizes = f"{wanted / 2**30:.1f} GiB are wanted, and {there / 2**30:.1f} GiB can be had"

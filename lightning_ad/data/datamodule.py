@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader
@@ -43,7 +44,8 @@ class AnomalyDataModule(LightningDataModule):
             through a network whole (docs/tiling.md); null for none.
         tile_overlap: of neighbouring tiles, in pixels; their maps are blended.
         batch_size: images a step on each process; where there are tiles, tiles in training and one image in the test.
-        num_workers: processes that read images; null for one a core, 8 at most.
+        num_workers: processes that read images; null for one a core, 8 at most, but none beside a network on the CPU,
+            whose threads then read (where no synthetic anomalies are to be drawn).
         validation: none; holdout, a seeded part of the training images; given, the layout's own validation set;
             fold, one of as many parts as data.folds of the training images, those of scikit-learn's shuffled KFold.
         validation_share: the part of the training images that holdout takes.
@@ -92,7 +94,7 @@ class AnomalyDataModule(LightningDataModule):
         self.geometry = Geometry.of(image_size, center_crop)
         self.tiles = None if tile is None else Tiles.of(self.geometry.output, tile, tile_overlap)
         self.batch_size = batch_size
-        self.num_workers = min(8, _cores()) if num_workers is None else num_workers
+        self.num_workers = num_workers
         self.validation, self.validation_share = validation, validation_share
         self.folds, self.fold = folds, fold
         self.validation_anomalies = validation_anomalies
@@ -104,7 +106,7 @@ class AnomalyDataModule(LightningDataModule):
         self.samples: dict[Split, list[Sample]] = {}
         self._truth: list[Sample] = []
         self.skipped: list[Fault] = []
-        if batch_size < 1 or self.num_workers < 0 or max_megapixels <= 0:
+        if batch_size < 1 or (num_workers or 0) < 0 or max_megapixels <= 0:
             told = f"{batch_size}, data.num_workers {num_workers} and data.max_megapixels {max_megapixels}"
             raise UsageError(f"data.batch_size {told} must be positive")
         if validation_anomalies and validation == "none":
@@ -132,6 +134,12 @@ class AnomalyDataModule(LightningDataModule):
         ignored = [*["files"] * bool(self.ignore), *[str(v) for v in [self.ignore_value] if v is not None]]
         size = f"resize {self.geometry.resize_to}, crop {self.geometry.crop_to}"
         return f"{size}, tiles {tiles}, ignored {' and '.join(ignored) or 'nothing'}"
+
+    def workers(self, device: torch.device, draws: bool) -> int:
+        """Processes that read images beside a network on a device, where synthetic anomalies are drawn or not."""
+        if self.num_workers is not None:
+            return self.num_workers
+        return 0 if device.type == "cpu" and not draws else min(8, _cores())
 
     def prepare_data(self) -> None:
         """Draws the demo images where they are asked for and missing (on one process)."""
@@ -257,14 +265,16 @@ class AnomalyDataModule(LightningDataModule):
             if split == "train":
                 sampler.done = self._batches_done(len(sampler)) * self.batch_size
                 sampler.start = getattr(self.trainer.lightning_module, "batches_kept", 0) * self.batch_size
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        workers = self.workers(device, synthesis is not None)
         return DataLoader(
             data,
             batch_size=1 if split == "test" and self.tiles is not None else self.batch_size,
             sampler=sampler,
-            num_workers=self.num_workers,
+            num_workers=workers,
             collate_fn=collate,
-            pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
-            persistent_workers=self.num_workers > 0 and split != "test",
+            pin_memory=device.type == "cuda",
+            persistent_workers=workers > 0 and split != "test",
             worker_init_fn=partial(begin_worker, self.max_megapixels),
         )
 

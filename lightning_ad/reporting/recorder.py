@@ -17,6 +17,7 @@ from lightning_ad.data.sample import Batch
 from lightning_ad.evaluation import auroc, average_precision, conformal_p_values, images_needed, rank
 from lightning_ad.evaluation.verdicts import REJECT, Calibration, Method, Threshold, choose
 from lightning_ad.methods.base import AnomalyModule, Prediction
+from lightning_ad.parallel import each_alone
 from lightning_ad.reporting.maps import write_map
 from lightning_ad.reporting.predictions import ImageResult
 from lightning_ad.reporting.run_folder import RunFolder
@@ -119,11 +120,12 @@ class TestRecorder(Callback):
         if len(self._calibration):
             p_values = conformal_p_values(scores, self._calibration.good).tolist()
         maps = outputs.map.float().cpu()
+        paths = [
+            Path("maps") / defect / f"{index:05d}-{Path(path).stem}.png"
+            for defect, index, path in zip(batch.defect, batch.index.tolist(), batch.path, strict=True)
+        ]
+        each_alone(lambda i: write_map(self.folder.path / paths[i], maps[i]), range(len(paths)))
         for i, index in enumerate(batch.index.tolist()):
-            path = Path("maps") / batch.defect[i] / f"{index:05d}-{Path(batch.path[i]).stem}.png"
-            target = self.folder.path / path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_map(target, maps[i])
             p = p_values[i]
             nearest = None if outputs.nearest is None else _place(outputs.nearest[i], pl_module.training_paths)
             kept = None if batch.ignore is None else ~batch.ignore[i].cpu()
@@ -137,7 +139,7 @@ class TestRecorder(Callback):
                 anomalous=None if self.threshold is None else float(scores[i]) > self.threshold.image,
                 area=_area(map if kept is None else map[kept], self.threshold),
                 **(_of_its_pixels(map, mask) if kept is None else _of_its_pixels(map[kept], mask[kept])),
-                map_path=str(path),
+                map_path=str(paths[i]),
                 nearest=nearest,
             )
             self._own.append((index, row, bool(row.label) and not bool(mask.any())))

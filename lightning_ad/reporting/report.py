@@ -14,7 +14,8 @@ import numpy as np
 from lightning_ad.data.sample import GOOD
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.evaluation.verdicts import Threshold
-from lightning_ad.progress import progress
+from lightning_ad.parallel import each_alone
+from lightning_ad.progress import counting
 from lightning_ad.reporting import figures
 from lightning_ad.reporting.figures import Axis, Mask, Picture
 from lightning_ad.reporting.maps import read_map
@@ -93,15 +94,22 @@ def write_report(
     rows = sorted(results.rows, key=lambda r: -math.inf if math.isnan(r.score) else r.score, reverse=True)
     scale = colour_scale(rows, run_folder) if scale is None else scale
     room = BUDGET // max(len(rows), 600)
-    layers, cards, masked = [], [], False
-    for number, (row, name) in enumerate(zip(progress(rows, "report", "image"), _names(rows), strict=True)):
-        image, mask = picture(row)
+
+    def draw(number: int) -> tuple[str, str, bool]:
+        image, mask = picture(rows[number])
         image = figures.thumbnail(image, SIDE)
         mask = figures.thumbnail_mask(mask, *image.shape[:2])
-        heat = figures.heat(read_map(run_folder / row.map_path), *scale) if row.map_path else None
-        layers.append(picture_layers(number, image, mask, heat, room))
-        cards.append(card(number, row, name, *mask.shape))
-        masked = masked or bool(mask.any())
+        map_path = rows[number].map_path
+        heat = figures.heat(read_map(run_folder / map_path), *scale) if map_path else None
+        drawn = picture_layers(number, image, mask, heat, room), card(number, rows[number], names[number], *mask.shape)
+        advance(1)
+        return *drawn, bool(mask.any())
+
+    names = list(_names(rows))
+    with counting(len(rows), "report", "image") as advance:
+        drawn = each_alone(draw, range(len(rows)))
+    layers, cards, with_mask = zip(*drawn, strict=True) if drawn else ((), (), ())
+    masked = any(with_mask)
 
     bar = figures.translucent(figures.COLOURS[None].astype(np.uint8))
     by_label = [[c for c, r in zip(cards, rows, strict=True) if r.label == label] for label in (0, 1)]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_ad.progress import progress
+from lightning_ad.parallel import each_alone
+from lightning_ad.progress import counting
 from lightning_ad.reporting import figures
 from lightning_ad.reporting.figures import Mask, Picture
 from lightning_ad.reporting.maps import read_map
@@ -26,14 +27,19 @@ def colour_scale(rows: Sequence[ImageResult], run_folder: Path) -> tuple[float, 
     if not mapped:
         return 0.0, 1.0
     first, last = min(r.label for r in mapped), max(r.label for r in mapped)
-    ordinary, highest = [], []
-    for row in progress(mapped, "colour scale", "map"):
+
+    def measured(row: ImageResult) -> tuple[np.ndarray, list[float]]:
         map = read_map(run_folder / str(row.map_path))
-        if row.label == first:
-            ordinary.append(map[::4, ::4].flatten().numpy())
-        if row.label == last:
-            highest.append(float(map.max()))
-    low, high = float(np.median(np.concatenate(ordinary))), float(np.median(highest))
+        advance(1)
+        ordinary = map[::4, ::4].flatten().numpy() if row.label == first else np.empty(0, np.float32)
+        return ordinary, [float(map.max())] * (row.label == last)
+
+    with counting(len(mapped), "colour scale", "map") as advance:
+        ordinary, highest = zip(*each_alone(measured, mapped), strict=True)
+    low, high = (
+        float(np.median(np.concatenate(ordinary))),
+        float(np.median([value for values in highest for value in values])),
+    )
     return (low, high) if high > low else (low, low + 1.0)
 
 
