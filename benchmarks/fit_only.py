@@ -120,10 +120,10 @@ def padim(images: Tensor, weights: str, size: int) -> None:
             model.observe(part, torch.empty(0))
         end()
 
-    def gaussians(embedded: list[list[Tensor]]) -> None:
+    def gaussians(embedded: list[Tensor]) -> None:
         begin()
-        for levels in embedded:
-            model._moments.update(levels)
+        for flat in embedded:
+            model._moments.update(flat)
         end()
 
     def build_theirs() -> None:

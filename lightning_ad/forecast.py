@@ -17,7 +17,7 @@ from torch import Tensor
 from lightning_ad.errors import UserError
 from lightning_ad.evaluation import metrics
 
-BATCH = 8  # images that are measured together
+FEW, QUICK = 8, 0.02  # images that are measured together first; seconds an image below which a whole batch is
 MARGIN = 1.2  # products in a method are of worse shapes than the one that is measured
 WRITING = 3e-7  # seconds a pixel, for the map on disk and the metrics
 COMPARED = 64  # to find the least of distances takes as long as so many channels of them, each further one too
@@ -102,6 +102,7 @@ def measure(
     file: str,
     height: int,
     width: int,
+    batch: int,
     device: torch.device,
 ) -> Speed:
     """Measures the machine on made-up images; takes a second or two.
@@ -112,11 +113,14 @@ def measure(
         file: like those that will be read. It is not: only its header, for its size.
         height: of what `describe` takes.
         width: of what `describe` takes.
+        batch: images that it will be given together: of small ones, many are quicker than few.
         device: on which `describe` works.
     """
-    images = torch.rand(BATCH, 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
+    images = torch.rand(max(FEW, batch), 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode():
-        network = _seconds(lambda: describe(images), device) / BATCH
+        network = _seconds(lambda: describe(images[:FEW]), device) / FEW
+        if network < QUICK and batch > FEW:
+            network = _seconds(lambda: describe(images), device) / len(images)
         a, b = torch.rand(1024, 256, device=device), torch.rand(256, 512, device=device)
         product = _seconds(lambda: a @ b, device, repeats=20)
     return Speed(_reading(read, file), network, 2 * 1024 * 256 * 512 / product)

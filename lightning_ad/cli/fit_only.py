@@ -48,7 +48,7 @@ def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, re
     plan = Plan(images, tested, *data.input_size, world, data.batch_size, max(1, trainer.max_epochs or 1))
     first = data.samples["train"][0].path
     device = trainer.strategy.root_device
-    speed = measure(model.describe, data.training_set().read, first, *data.input_size, device)
+    speed = measure(model.describe, data.training_set().read, first, *data.input_size, data.batch_size, device)
     stages = _stages(model, plan)
     print(table(stages, speed, data.workers(device, model.synthesis is not None)))
     wanted, there = max(stage.held for stage in stages), available()

@@ -150,7 +150,7 @@ class PaDiM(FitOnlyModule):
             raise WeightsError("this checkpoint was written by an earlier version of lightning_ad; train again")
 
     def describe(self, image: Tensor) -> object:
-        """The chosen channels of each layer."""
+        """The chosen channels."""
         return self._embed(image)
 
     def stages(self, plan: Plan) -> list[Stage]:
@@ -197,20 +197,20 @@ class PaDiM(FitOnlyModule):
     def _squared(self, image: Tensor, scale: float) -> Tensor:
         """Squared distances [B, h, w], where the covariance is `scale` times what it is, but for epsilon."""
         self._check_grids(self._grids_of(image.shape[2], image.shape[3]))
-        levels, means = self._embed(image), self._own_means()
+        flat, means = self._embed(image), self._own_means()
         with torch.autocast(image.device.type, enabled=False):
-            squared = nested_squared_distances(self._nested, levels, means, self._inverse_factors(scale))
+            squared = nested_squared_distances(self._nested, flat, means, self._inverse_factors(scale))
         return squared.unflatten(1, self.grids[0].tolist())
 
-    def _embed(self, image: Tensor) -> list[Tensor]:
-        """The chosen channels of the layers that have some, the coarsest first: float32 [B, h w, d]."""
-        chosen = self._chosen()
+    def _embed(self, image: Tensor) -> Tensor:
+        """The chosen channels as `Nesting.flat` gives them, float32."""
+        chosen, nested = self._chosen(), self._nesting_of(self._grids_of(image.shape[2], image.shape[3]))
 
-        def rows(maps: list[Tensor]) -> list[Tensor]:
-            places = [(maps[level].permute(0, 2, 3, 1).flatten(1, 2), channels) for level, channels in chosen]
-            return [level.index_select(2, channels).float() for level, channels in places]
+        def flat(maps: list[Tensor]) -> list[Tensor]:
+            levels = [(maps[level].permute(0, 2, 3, 1).flatten(1, 2), channels) for level, channels in chosen]
+            return [nested.flat([level.index_select(2, channels).float() for level, channels in levels])]
 
-        return self.backbone(image, rows)
+        return self.backbone(image, flat)[0]
 
     def _chosen(self) -> list[tuple[int, Tensor]]:
         """The layers that have chosen channels, the coarsest first, and which those are."""

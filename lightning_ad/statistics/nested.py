@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_ad.statistics.nesting import Nesting
+from lightning_ad.statistics.nesting import Nesting, by_cell
 
 Rows = Sequence[Sequence[Tensor]]  # of each stage, its blocks
 Work = Callable[[int, slice, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
@@ -81,28 +81,28 @@ def whitening_of(nested: Nesting, factors: Rows, dtype: torch.dtype) -> list[lis
     return made
 
 
-def nested_squared_distances(
-    nested: Nesting, levels: Sequence[Tensor], means: Sequence[Tensor], whitening: Rows
-) -> Tensor:
-    """Squared Mahalanobis distances [B, P] of the levels' maps [B, h w, d] from means [n, d] of each stage."""
-    images = len(levels[0])
-    squared = torch.empty(nested.counts()[-1], images, device=nested.cells.device)
+def nested_squared_distances(nested: Nesting, flat: Tensor, means: Sequence[Tensor], whitening: Rows) -> Tensor:
+    """Squared Mahalanobis distances [B, P] of images, as `Nesting.flat` gives them, from means [n, d] of each stage."""
+    images, counts, dimensions = len(flat), nested.counts(), [mean.shape[1] for mean in means]
+    squared = flat.new_empty(counts[-1], images)
 
     def work(roots: slice) -> None:
         deviations = [
-            vectors - mean[nested.part(stage, roots), None]
-            for stage, (vectors, mean) in enumerate(zip(nested.own(levels, roots), means, strict=True))
+            vectors - means[stage][nested.part(stage, roots)].view(len(vectors), 1, -1)
+            for stage, vectors in enumerate(nested.own(flat, dimensions, roots))
         ]
-        total = squared.new_zeros(1, images)
+        total = squared.new_zeros(len(deviations[0]), images, 1)
         for own, blocks in zip(deviations, whitening, strict=True):
             white = torch.zeros_like(own)
-            for level, (others, block) in enumerate(zip(deviations, blocks, strict=False)):
-                grouped = others @ block[nested.part(level, roots)]
-                white += grouped.unflatten(2, (-1, own.shape[2])).transpose(1, 2).flatten(0, 1)
-            total = white.square_().sum(2) + total.repeat_interleave(len(own) // len(total), 0)
-        squared[nested.part(len(means) - 1, roots)] = total
+            for level, block in enumerate(blocks):
+                inside = counts[level] // counts[0]
+                part = by_cell(deviations[level], inside) @ block[nested.part(level, roots)]
+                white += part.unflatten(0, (-1, inside)).transpose(1, 2).flatten(2)
+            found = white.square_().unflatten(2, (-1, dimensions[len(blocks) - 1])).sum(3)
+            total = found + total.repeat_interleave(found.shape[2] // total.shape[2], 2)
+        squared[nested.part(len(means) - 1, roots)] = total.transpose(1, 2).flatten(0, 1)
 
-    nested.for_roots(work, 3 * 4 * images * sum(mean.numel() for mean in means))
+    nested.for_roots(work, 3 * flat.nbytes)
     return squared[nested.cells].T
 
 

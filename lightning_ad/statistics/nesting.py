@@ -23,7 +23,7 @@ from lightning_ad.parallel import each_alone
 from lightning_ad.statistics.distributed import world_size
 from lightning_ad.statistics.moments import Blocks
 
-HELD = 2**22  # bytes that are looked at together on a CPU: near a core's cache, and not too few
+HELD = 2**23  # bytes that are looked at together on a CPU: near a core's cache, and not too few
 
 
 class Nesting:
@@ -77,10 +77,22 @@ class Nesting:
         inside = len(self.places[stage]) // len(self.places[0])
         return slice(roots.start * inside, roots.stop * inside)
 
-    def own(self, levels: Sequence[Tensor], roots: slice) -> list[Tensor]:
-        """What cells have of their own, [cells, B, d] of each stage, from the levels' maps [B, h w, d]."""
-        parts = [places[self.part(stage, roots)] for stage, places in enumerate(self.places)]
-        return [level[:, places].transpose(0, 1) for level, places in zip(levels, parts, strict=True)]
+    def flat(self, levels: Sequence[Tensor]) -> Tensor:
+        """What cells have of their own, from the levels' maps [B, h w, d]: [B, n d of all stages]."""
+        return torch.cat(
+            [m.index_select(1, places).flatten(1) for m, places in zip(levels, self.places, strict=True)], 1
+        )
+
+    def own(self, flat: Tensor, dimensions: Sequence[int], roots: slice) -> list[Tensor]:
+        """Of each stage and of some of the first stage's cells, what those in them have: [roots, B, k d].
+
+        Args:
+            flat: [B, n d of all stages].
+            dimensions: d of each stage.
+            roots: the first stage's cells.
+        """
+        parts = flat.split([n * d for n, d in zip(self.counts(), dimensions, strict=True)], 1)
+        return [part.unflatten(1, (len(self.places[0]), -1))[:, roots].transpose(0, 1) for part in parts]
 
     def for_roots(self, work: Callable[[slice], None], held: int) -> None:
         """Does all cells of the first stage, and what is in them; on a CPU some at a time, each on one thread.
@@ -97,9 +109,9 @@ class Nesting:
 nesting = lru_cache(maxsize=8)(Nesting)
 
 
-def side_by_side(values: Tensor, cells: int) -> Tensor:
-    """Of each of some cells, what those in it have of their own: [n, B, k d] from [n k, B, d]."""
-    return values.unflatten(0, (cells, -1)).transpose(1, 2).flatten(2)
+def by_cell(values: Tensor, cells: int) -> Tensor:
+    """Of each of the `cells` in a root, what those in it have: [roots cells, B, D] from [roots, B, cells D]."""
+    return values if cells == 1 else values.unflatten(2, (cells, -1)).transpose(1, 2).flatten(0, 1)
 
 
 class NestedMoments:
@@ -131,9 +143,9 @@ class NestedMoments:
             self.scatters.append([torch.zeros(cells, own, d, dtype=dtype, device=device) for d in so_far])
         self._blocks = Blocks(self._take_in)
 
-    def update(self, levels: Sequence[Tensor]) -> None:
-        """Takes in the maps [N, h w, d] of each level, the coarsest first, of N images."""
-        self._blocks.add(torch.cat([level.flatten(1) for level in levels], 1))
+    def update(self, flat: Tensor) -> None:
+        """Takes in N images as `Nesting.flat` gives them."""
+        self._blocks.add(flat)
 
     def state(self) -> dict[str, Any]:
         """All that `restore` goes on from, to the same bits."""
@@ -156,8 +168,9 @@ class NestedMoments:
             self.means = [mean * (self.count / total) for mean in before]
             for mean in self.means:
                 dist.all_reduce(mean)
-            moved = [(old - new)[:, None] * self.count**0.5 for old, new in zip(before, self.means, strict=True)]
-            self._add(slice(0, len(moved[0])), moved)
+            moved = [(old - new) * self.count**0.5 for old, new in zip(before, self.means, strict=True)]
+            roots = slice(0, len(moved[0]))
+            self._add(roots, [shift.view(roots.stop, 1, -1) for shift in moved])
             for sums in self._sums()[len(self.means) :]:
                 dist.all_reduce(sums)
             self.count = total
@@ -167,14 +180,12 @@ class NestedMoments:
         return [*self.means, *(block for blocks in self.scatters for block in blocks)]
 
     def _take_in(self, images: Tensor) -> None:
-        new, widths = len(images), [mean.shape[1] for mean in self.means]
-        parts = images.split([size * d for size, d in zip(self.nested.sizes, widths, strict=True)], 1)
-        levels = [part.unflatten(1, (-1, d)) for part, d in zip(parts, widths, strict=True)]
+        new, dimensions = len(images), [mean.shape[1] for mean in self.means]
 
         def take(roots: slice) -> None:
             deviations = []
-            for stage, vectors in enumerate(self.nested.own(levels, roots)):
-                before = self.means[stage][self.nested.part(stage, roots)]
+            for stage, vectors in enumerate(self.nested.own(images, dimensions, roots)):
+                before = self.means[stage][self.nested.part(stage, roots)].view(len(vectors), -1)
                 mean = before.lerp(vectors.mean(1, dtype=before.dtype), new / (self.count + new))
                 moved = mean.new_empty(len(mean), new + 1, mean.shape[1])
                 torch.sub(vectors, mean[:, None], out=moved[:, :new])
@@ -183,14 +194,15 @@ class NestedMoments:
                 deviations.append(moved)
             self._add(roots, deviations)
 
-        numbers = sum(mean.numel() for mean in self.means)
-        self.nested.for_roots(take, 3 * self.means[0].itemsize * new * numbers)
+        self.nested.for_roots(take, 3 * self.means[0].itemsize * new * images.shape[1])
         self.count += new
 
     def _add(self, roots: slice, deviations: Sequence[Tensor]) -> None:
-        """Adds deviations [cells, N, d] of each stage from the means."""
-        for stage, (own, blocks) in enumerate(zip(deviations, self.scatters, strict=True)):
-            part = self.nested.part(stage, roots)
-            for others, block in zip(deviations, blocks, strict=False):
-                sums = block[part].view(len(others), -1, others.shape[2])
-                sums.baddbmm_(side_by_side(own, len(others)).mT, others)
+        """Adds deviations [roots, N, k d] of each stage from the means."""
+        for level, others in enumerate(deviations):
+            inside = len(self.nested.places[level]) // len(self.nested.places[0])
+            others = by_cell(others, inside)
+            for stage in range(level, len(deviations)):
+                sums = self.scatters[stage][level][self.nested.part(stage, roots)]
+                own = others if stage == level else by_cell(deviations[stage], inside)
+                sums.view(len(others), -1, others.shape[2]).baddbmm_(own.mT, others)

@@ -37,8 +37,8 @@ def replicated(maps, grids):
 
 def observed(nested, maps, sizes, dtype=torch.float64):
     moments = NestedMoments(nested, DIMENSIONS[: len(maps)], dtype)
-    for parts in zip(*(values.split(sizes) for values in maps), strict=True):
-        moments.update(parts)
+    for part in nested.flat(maps).split(sizes):
+        moments.update(part)
     return moments
 
 
@@ -91,7 +91,7 @@ def test_batches_do_not_change_a_bit_and_a_state_goes_on(monkeypatch):
     whole = observed(nested, maps, 1)
     other = NestedMoments(nested, DIMENSIONS, torch.float64)
     other.restore(observed(nested, [m[:11] for m in maps], 11).state())
-    other.update([m[11:] for m in maps])
+    other.update(nested.flat([m[11:] for m in maps]))
     for one, two in zip(whole.finish().state()["sums"], other.finish().state()["sums"], strict=True):
         assert torch.equal(one, two)
 
@@ -125,7 +125,7 @@ def test_distances_are_those_of_scipy(grids):
     tested = replicated(new, grids)
     factorise(nested, rows)
     whitening = whitening_of(nested, rows, torch.float64)
-    found = nested_squared_distances(nested, new, [m.float() for m in moments.means], whitening)
+    found = nested_squared_distances(nested, nested.flat(new), [m.float() for m in moments.means], whitening)
     for position in range(tested.shape[1]):
         inverse = np.linalg.inv(np.cov(vectors[:, position].T))
         mean = vectors[:, position].mean(0)
