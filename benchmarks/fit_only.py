@@ -24,7 +24,7 @@ from lightning_ad.features.patches import patch_features
 from lightning_ad.features.weights import build_network
 from lightning_ad.methods import PaDiM, PatchCore
 from lightning_ad.statistics.coreset import k_center_greedy
-from lightning_ad.statistics.nesting import NestedMoments
+from lightning_ad.statistics.moments import Moments
 
 LAYERS = ["features.6", "features.13"]
 
@@ -106,13 +106,14 @@ def padim(images: Tensor, weights: str, size: int) -> None:
     parts = images.split(32)
 
     def begin() -> None:
-        model.grids.copy_(torch.tensor(model._grids_of(*images.shape[2:])))
-        model._moments = NestedMoments(model._nested, model._dimensions(), torch.float64)
+        grids = model._grids_of(*images.shape[2:])
+        model.grids.copy_(torch.tensor(grids))
+        model._moments = Moments(*model._layout(grids), torch.float64)
 
     def end() -> None:
         model.complete()
         model.fitted.fill_(True)
-        model._inverse_factors(1.0)
+        model._gaussian().whitened()
 
     def build() -> None:
         begin()

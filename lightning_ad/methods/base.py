@@ -19,6 +19,8 @@ from lightning_ad.features.tiling import Tiles, score_by_tiles
 from lightning_ad.forecast import Plan, Stage
 from lightning_ad.statistics.distributed import gather_rows
 
+EARLIER = "this checkpoint was written by an earlier version of lightning_ad; train again"
+
 
 class NotFittedError(UserError):
     """A method was asked for a score before it has learned anything."""
@@ -146,7 +148,7 @@ class AnomalyModule(LightningModule):
         if own != other:
             raise WeightsError(f"this is a checkpoint of {other}, not of {own}; load it with {other}")
         if not isinstance(checkpoint["calibration"], dict):
-            raise WeightsError("this checkpoint was written by an earlier version of lightning_ad; train again")
+            raise WeightsError(EARLIER)
         self.calibration = Calibration(**checkpoint["calibration"])
         self.trained_images = checkpoint.get("trained_images", 0)
 

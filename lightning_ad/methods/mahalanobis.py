@@ -90,14 +90,14 @@ class MahalanobisAD(FitOnlyModule):
         if self.growing and rank() == 0:
             self._moments = self._stored()
         else:
-            self._moments = [NormMoments(1, width, self.device) for width in self.widths]
+            self._moments = [NormMoments(width, self.device) for width in self.widths]
         for name in ("means", "scatters", "thirds", "fourths"):
             setattr(self, name, torch.empty(0, dtype=torch.float64, device=self.device))
 
     def observe(self, image: Tensor, index: Tensor) -> None:
         """Takes the spatial means of a batch into the moments; the same means on any number of processes."""
         for moments, level in zip(self._moments, self._maps(image), strict=True):
-            moments.update(spatial_mean(level).double()[:, None])
+            moments.update(spatial_mean(level).double())
 
     def kept(self, first: int) -> Iterator[dict[str, Any]]:
         """The moments of each level."""
@@ -115,9 +115,9 @@ class MahalanobisAD(FitOnlyModule):
             UserError: where the images are too few for their covariances.
         """
         finished, self._moments = [moments.finish() for moments in self._moments], []
-        self.means = torch.cat([m.mean[0] for m in finished])
-        self.scatters = torch.cat([pack_triangle(m.scatter)[0] for m in finished])
-        self.thirds = torch.cat([m.third[0] for m in finished])
+        self.means = torch.cat([m.mean for m in finished])
+        self.scatters = torch.cat([pack_triangle(m.scatter[None])[0] for m in finished])
+        self.thirds = torch.cat([m.third for m in finished])
         self.fourths = torch.cat([m.fourth for m in finished])
         self.count.fill_(finished[0].count)
         self._kept = (self.means, self._fit(finished))
@@ -205,10 +205,13 @@ class MahalanobisAD(FitOnlyModule):
             self.widths, self.means.split(self.widths), self.scatters.split(sizes), self.thirds.split(self.widths),
             self.fourths.split(1), strict=True,
         ):  # fmt: skip
-            moments = NormMoments(1, width, self.device)
-            lower = unpack_triangle(scatter[None], width)
-            moments.count, moments.scatter = int(self.count), lower + lower.tril(-1).mT
-            moments.mean, moments.third, moments.fourth = mean[None], third[None], fourth
+            moments = NormMoments(width, self.device)
+            lower = unpack_triangle(scatter[None], width)[0]
+            moments.count = int(self.count)
+            moments.mean.copy_(mean)
+            moments.scatter.copy_(lower + lower.tril(-1).mT)
+            moments.third.copy_(third)
+            moments.fourth.copy_(fourth)
             stored.append(moments)
         return stored
 

@@ -1,6 +1,5 @@
 """PaDiM (Defard et al., ICPR-W 2020, arXiv 2011.08785): a Gaussian of features at each position of the grid."""
 
-import math
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -12,13 +11,13 @@ from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map
 from lightning_ad.forecast import Plan, Stage, evaluating
-from lightning_ad.methods.base import Prediction
+from lightning_ad.methods.base import EARLIER, Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.statistics.distributed import rank
 from lightning_ad.statistics.gaussian import leave_one_out
-from lightning_ad.statistics.moments import BLOCK
-from lightning_ad.statistics.nested import covariances_of, factorise, nested_squared_distances, whitening_of
-from lightning_ad.statistics.nesting import NestedMoments, Nesting, nesting
+from lightning_ad.statistics.moments import BLOCK, Moments
+from lightning_ad.statistics.nested_gaussian import NestedGaussian
+from lightning_ad.statistics.nesting import Nesting, nesting
 
 
 class PaDiM(FitOnlyModule):
@@ -27,7 +26,7 @@ class PaDiM(FitOnlyModule):
     Positions do not share what they learn: parts must lie the same way in all images. What is kept is the mean and
     the Cholesky factor of each position's covariance; while fitting its scatter, as many numbers of `accumulator`,
     however many images there are; to score the inverse factors too, in float32. Of coarse layers all of it is kept once
-    for each cell, not for each position in it (`statistics.nested`).
+    for each cell, not for each position in it (`statistics.nested_gaussian`).
 
     Args:
         backbone: a torchvision model, or timm/<name>.
@@ -79,11 +78,13 @@ class PaDiM(FitOnlyModule):
         self.register_buffer("channels", drawn.sort().values)
         self.register_buffer("count", torch.tensor(0))  # images of the moments, also before the base says so
         self.register_buffer("grids", torch.zeros(len(self.widths), 2, dtype=torch.int64))  # of the layers
-        # Of all stages of `statistics.nested`, one after another: [n, d], and the last rows of factors [n, d, D].
+        # Of all stages, one after another (`statistics.nested_gaussian`).
         self.register_dynamic_buffer("means", torch.empty(0))
         self.register_dynamic_buffer("factors", torch.empty(0))
-        self._moments: NestedMoments | None = None
-        self._inverse: tuple[Tensor, float, list[list[Tensor]]] | None = None
+        self._moments: Moments | None = None
+        self._layers: tuple[Tensor, list[tuple[int, Tensor]]] | None = None
+        self._kept: tuple[Tensor, NestedGaussian] | None = None
+        self.register_load_state_dict_post_hook(_forget_layers)
 
     def begin(self) -> None:
         """Zero moments; where the fit grows, those of before on the first process.
@@ -95,7 +96,8 @@ class PaDiM(FitOnlyModule):
         if self.growing:
             self._check_grids(grids)
         self.grids.copy_(torch.tensor(grids))
-        self._moments = NestedMoments(self._nested, self._dimensions(), self.accumulator, self.device)
+        nested, dimensions = self._layout(grids)
+        self._moments = Moments(nested, dimensions, self.accumulator, self.device)
         if self.growing:
             if self.storage == torch.float16:
                 rank_zero_warn(
@@ -103,11 +105,9 @@ class PaDiM(FitOnlyModule):
                     "images by about as much (0.1 %)."
                 )
             if rank() == 0:
-                self._moments.count = int(self.count)
-                self._moments.means = [mean.to(self.accumulator) for mean in self._own_means()]
-                self._moments.scatters = self._covariances(int(self.count) - 1)
+                self._gaussian().resume(self._moments, int(self.count))
         self.means, self.factors = self.means.new_empty(0), self.factors.new_empty(0)
-        self._inverse = None
+        self._kept = None
 
     def observe(self, image: Tensor, index: Tensor) -> None:
         """Takes a batch into the moments."""
@@ -134,20 +134,14 @@ class PaDiM(FitOnlyModule):
         moments, self._moments = self._moments.finish(), None
         if moments.count < 2:
             raise UserError("a covariance needs at least 2 training images, 1 came")
-        for blocks in moments.scatters:
-            for block in blocks:
-                block.div_(moments.count - 1)
-        self._regularise(moments.scatters)
-        factorise(self._nested, moments.scatters)
-        self.means = torch.cat([mean.flatten() for mean in moments.means]).float()
-        self.factors = torch.cat([b.flatten().to(self.storage) for blocks in moments.scatters for b in blocks])
+        self.means, self.factors = NestedGaussian.fitted(moments, self.epsilon, self.storage)
         self.count.fill_(moments.count)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises WeightsError for a checkpoint of before Gaussians were nested."""
         super().on_load_checkpoint(checkpoint)
         if "grids" not in checkpoint["state_dict"]:
-            raise WeightsError("this checkpoint was written by an earlier version of lightning_ad; train again")
+            raise WeightsError(EARLIER)
 
     def describe(self, image: Tensor) -> object:
         """The chosen channels."""
@@ -155,9 +149,9 @@ class PaDiM(FitOnlyModule):
 
     def stages(self, plan: Plan) -> list[Stage]:
         """Reading holds the scatters, however many images there are, and testing the inverse factors."""
-        cells = self._nesting_of(self._grids_of(plan.height, plan.width)).counts()
+        nested, dimensions = self._layout(self._grids_of(plan.height, plan.width))
         numbers = vectors = solving = above = 0
-        for n, own in zip(cells, self._dimensions(), strict=True):
+        for n, own in zip(nested.counts(), dimensions, strict=True):
             above += own
             vectors, numbers, solving = vectors + n * own, numbers + n * own * above, solving + n * own * above**2
         scatters, factors = self.accumulator.itemsize * numbers, self.storage.itemsize * numbers
@@ -197,14 +191,14 @@ class PaDiM(FitOnlyModule):
     def _squared(self, image: Tensor, scale: float) -> Tensor:
         """Squared distances [B, h, w], where the covariance is `scale` times what it is, but for epsilon."""
         self._check_grids(self._grids_of(image.shape[2], image.shape[3]))
-        flat, means = self._embed(image), self._own_means()
+        flat = self._embed(image)
         with torch.autocast(image.device.type, enabled=False):
-            squared = nested_squared_distances(self._nested, flat, means, self._inverse_factors(scale))
+            squared = self._gaussian().squared(flat, scale)
         return squared.unflatten(1, self.grids[0].tolist())
 
     def _embed(self, image: Tensor) -> Tensor:
         """The chosen channels as `Nesting.flat` gives them, float32."""
-        chosen, nested = self._chosen(), self._nesting_of(self._grids_of(image.shape[2], image.shape[3]))
+        chosen, (nested, _) = self._chosen(), self._layout(self._grids_of(image.shape[2], image.shape[3]))
 
         def flat(maps: list[Tensor]) -> list[Tensor]:
             levels = [(maps[level].permute(0, 2, 3, 1).flatten(1, 2), channels) for level, channels in chosen]
@@ -214,67 +208,32 @@ class PaDiM(FitOnlyModule):
 
     def _chosen(self) -> list[tuple[int, Tensor]]:
         """The layers that have chosen channels, the coarsest first, and which those are."""
-        chosen, start = [], 0
-        for level, width in enumerate(self.widths):
-            own = self.channels[(self.channels >= start) & (self.channels < start + width)] - start
-            chosen += [(level, own)] * (len(own) > 0)
-            start += width
-        return chosen[::-1]
+        if self._layers is None or self._layers[0] is not self.channels:
+            chosen, start = [], 0
+            for level, width in enumerate(self.widths):
+                own = self.channels[(self.channels >= start) & (self.channels < start + width)] - start
+                chosen += [(level, own)] * (len(own) > 0)
+                start += width
+            self._layers = (self.channels, chosen[::-1])
+        return self._layers[1]
 
-    def _dimensions(self) -> list[int]:
-        """Of each stage, how many dimensions are its own."""
-        return [len(channels) for _, channels in self._chosen()]
+    def _layout(self, grids: tuple[tuple[int, int], ...]) -> tuple[Nesting, list[int]]:
+        """The cells, where the layers have these grids, and of each stage how many dimensions are its own."""
+        chosen = self._chosen()
+        nested = nesting(tuple(grids[level] for level, _ in chosen), grids[0], self.channels.device)
+        return nested, [len(channels) for _, channels in chosen]
 
     def _grids_of(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """The grids of the layers, of images of a size."""
         return tuple((shape.height, shape.width) for shape in self.backbone.shapes(height, width))
 
-    def _nesting_of(self, grids: tuple[tuple[int, int], ...]) -> Nesting:
-        return nesting(tuple(grids[level] for level, _ in self._chosen()), grids[0], self.device)
-
-    @property
-    def _nested(self) -> Nesting:
-        return self._nesting_of(tuple((height, width) for height, width in self.grids.tolist()))
-
-    def _inverse_factors(self, scale: float) -> list[list[Tensor]]:
-        """Of each stage, for `_squared`; the last ones are kept."""
+    def _gaussian(self) -> NestedGaussian:
         # Loading a module and moving it give it new buffers.
-        if self._inverse is None or self._inverse[0] is not self.factors or self._inverse[1] != scale:
-            rows = self._rows()
-            if scale != 1:
-                rows = self._covariances(scale)
-                self._regularise(rows)
-                factorise(self._nested, rows)
-            self._inverse = (self.factors, scale, whitening_of(self._nested, rows, self.accumulator))
-        return self._inverse[2]
-
-    def _own_means(self) -> list[Tensor]:
-        """Of each stage, [n, d]."""
-        shapes = [*zip(self._nested.counts(), self._dimensions(), strict=True)]
-        parts = self.means.split([math.prod(shape) for shape in shapes])
-        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
-
-    def _rows(self) -> list[list[Tensor]]:
-        """The blocks of the factors of each stage, as they are stored."""
-        own, rest, rows = self._dimensions(), self.factors, []
-        for stage, cells in enumerate(self._nested.counts()):
-            blocks = []
-            for d in own[: stage + 1]:
-                block, rest = rest.tensor_split([cells * own[stage] * d])
-                blocks.append(block.view(cells, own[stage], d))
-            rows.append(blocks)
-        return rows
-
-    def _covariances(self, scale: float) -> list[list[Tensor]]:
-        """The blocks of the covariances of each stage, without epsilon, times `scale`."""
-        covariances = covariances_of(self._nested, self._rows(), self.accumulator)
-        self._regularise(covariances, -1)
-        return [[block.mul_(scale) for block in blocks] for blocks in covariances]
-
-    def _regularise(self, covariances: list[list[Tensor]], sign: int = 1) -> None:
-        """Adds epsilon to the variances."""
-        for *_, own in covariances:
-            own.diagonal(dim1=1, dim2=2).add_(sign * self.epsilon)
+        if self._kept is None or self._kept[0] is not self.factors:
+            layout = self._layout(tuple((height, width) for height, width in self.grids.tolist()))
+            made = NestedGaussian(*layout, self.means, self.factors, self.epsilon, self.accumulator)
+            self._kept = (self.factors, made)
+        return self._kept[1]
 
     def _check_grids(self, grids: tuple[tuple[int, int], ...]) -> None:
         if (known := self.grids.tolist()) != [[*grid] for grid in grids]:
@@ -282,3 +241,7 @@ class PaDiM(FitOnlyModule):
                 f"the Gaussians are of a grid of {known[0][0]}x{known[0][1]}, and images of this size have "
                 f"{grids[0][0]}x{grids[0][1]}: set data.image_size and data.center_crop as they were in the fit"
             )
+
+
+def _forget_layers(padim: PaDiM, _keys: object) -> None:
+    padim._layers = None  # channels are loaded into the tensor that is there

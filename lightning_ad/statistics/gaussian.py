@@ -21,7 +21,7 @@ class ShrunkGaussian:
     factor by which those of the vectors do (true of all elliptical distributions).
 
     Args:
-        moments: of a single set of at least 2 vectors (P = 1).
+        moments: of at least 2 vectors.
         components: all; pca or npca, see `principal_components`.
         share: of the variance, for pca and npca.
         shrink: False for S / N as it is.
@@ -37,7 +37,7 @@ class ShrunkGaussian:
 
     def __init__(self, moments: NormMoments, components: Components, share: float, shrink: bool) -> None:
         self._moments, self._shrink, self._kept = moments, shrink, slice(None)
-        self.mean, scatter = moments.mean[0], moments.scatter[0]
+        self.mean, scatter = moments.mean, moments.scatter
         sums = torch.stack([scatter.trace(), scatter.square().sum()])
         if components == "all":
             if not shrink and moments.count <= len(scatter):
@@ -80,7 +80,7 @@ class ShrunkGaussian:
 
         fourth = fourth_without(
             count - 1, powers.sum(), self._moments.fourth[0], parts.sum(1), parts @ powers,
-            deviations @ self._moments.third[0],
+            deviations @ self._moments.third,
         )  # fmt: skip
         _, weight, ridge = self._weights(count - 1, self.dimension, sums(slice(None)), sums(self._kept), fourth)
         variances = weight[:, None] * powers[self._kept] + ridge[:, None]
@@ -89,7 +89,7 @@ class ShrunkGaussian:
     @cached_property
     def _spectrum(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues of the scatter matrix [D], descending, and eigenvectors [D, D], in columns."""
-        powers, basis = torch.linalg.eigh(self._moments.scatter[0])
+        powers, basis = torch.linalg.eigh(self._moments.scatter)
         return powers.flip(0).clamp(min=0), basis.flip(1)
 
     def _weights(self, count: int, kept: int, sums: Tensor, kept_sums: Tensor, fourth: Tensor) -> tuple[Tensor, ...]:

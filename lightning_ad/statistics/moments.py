@@ -1,6 +1,6 @@
 """Mean and scatter of vectors that stream by: images come and go, their moments stay."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_ad.statistics.distributed import world_size
+from lightning_ad.statistics.nesting import Nesting, by_cell, nesting
 
 BLOCK = 64  # images taken in together: an update costs one pass over the scatter, however many they are
 
@@ -46,127 +47,136 @@ class Blocks:
 
 
 class Moments:
-    """Mean and scatter at P positions, each a set of vectors of its own (P = 1: a single set).
+    """Mean and scatter of each stage's vectors (`statistics.nesting`), of images that stream by.
 
-    Images are taken in by blocks, and two sets are merged as Chan, Golub & LeVeque (1983) do, by deviations
-    from means: there is no cancellation, in float32 neither. Memory is the scatter and a block of images, however
-    many images come. An image costs O(P D^2) in time. To go on from earlier moments, set `count`, `mean` and
-    `scatter`.
+    Images are taken in by blocks, and two sets are merged as Chan, Golub & LeVeque (1983) do, by deviations from
+    means: there is no cancellation, in float32 neither. They are the same bits on any number of threads. Memory is the
+    scatters and a block of images, however many images come; an image costs as many operations as there are numbers.
+    To go on from earlier moments, set `count` and fill `means` and `scatters`.
 
     Attributes:
-        count: vectors at each position.
-        mean: [P, D].
-        scatter: sums of the outer products of deviations from the mean, [P, D, D].
+        count: images.
+        means: of each stage, its own [n, d].
+        scatters: of each stage, the last rows of the sums of outer products of deviations, by blocks.
 
     Args:
-        positions: P.
-        dimension: D.
+        nested: the cells.
+        dimensions: d of each stage.
         dtype: of the sums.
         device: where they are kept.
     """
 
-    _more: tuple[str, ...] = ()  # further sums
-
     def __init__(
-        self,
-        positions: int,
-        dimension: int,
-        dtype: torch.dtype = torch.float64,
-        device: torch.device | str = "cpu",
+        self, nested: Nesting, dimensions: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> None:
-        self.count = 0
-        self.mean = torch.zeros(positions, dimension, dtype=dtype, device=device)
-        self.scatter = torch.zeros(positions, dimension, dimension, dtype=dtype, device=device)
+        self.count, self.nested = 0, nested
+        self.means: list[Tensor] = []
+        self.scatters: list[list[Tensor]] = []
+        for stage, (cells, own) in enumerate(zip(nested.counts(), dimensions, strict=True)):
+            self.means.append(torch.zeros(cells, own, dtype=dtype, device=device))
+            so_far = dimensions[: stage + 1]
+            self.scatters.append([torch.zeros(cells, own, d, dtype=dtype, device=device) for d in so_far])
         self._blocks = Blocks(self._take_in)
 
-    def update(self, vectors: Tensor) -> None:
-        """Takes in the vectors [N, P, D] of N images; which come together makes no difference."""
-        self._blocks.add(vectors)
-
-    def merge(self, other: Self) -> None:
-        """Adds the moments of other vectors, all of them finished; `other` is used up."""
-        total = self.count + other.count
-        if not total:
-            return
-        mean = self.mean.lerp(other.mean, other.count / total)
-        for own, moved in zip(self._moved_to(mean), other._moved_to(mean), strict=True):
-            own += moved
-        self.count = total
+    def update(self, flat: Tensor) -> None:
+        """Takes in N images as `Nesting.flat` gives them; which come together makes no difference."""
+        self._blocks.add(flat)
 
     def state(self) -> dict[str, Any]:
         """All that `restore` goes on from, to the same bits."""
-        names = ["mean", "scatter", *self._more]
-        return {"count": self.count, "waiting": self._blocks.waiting().clone(), **{n: getattr(self, n) for n in names}}
+        return {"count": self.count, "waiting": self._blocks.waiting().clone(), "sums": [*self.means, *self._sums()]}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes what `state` of moments of the same size has given."""
         self.count = state["count"]
-        self._blocks.add(state["waiting"].to(self.mean.device))
-        for name in ("mean", "scatter", *self._more):
-            getattr(self, name).copy_(state[name])
+        self._blocks.add(state["waiting"].to(self.means[0].device))
+        for own, kept in zip([*self.means, *self._sums()], state["sums"], strict=True):
+            own.copy_(kept)
 
     def finish(self) -> Self:
         """Takes in what still waits, and merges the processes: all of them have the same moments then."""
         self._blocks.finish()
         if world_size() > 1:
-            counts = torch.tensor(self.count, device=self.mean.device)
+            counts = torch.tensor(self.count, device=self.means[0].device)
             dist.all_reduce(counts)
-            total = int(counts)
-            mean = self.mean * (self.count / total)
-            dist.all_reduce(mean)
-            for sums in self._moved_to(mean):
+            total, before = int(counts), self.means
+            self.means = [mean * (self.count / total) for mean in before]
+            for mean in self.means:
+                dist.all_reduce(mean)
+            moved = [(old - new) * self.count**0.5 for old, new in zip(before, self.means, strict=True)]
+            roots = slice(0, len(moved[0]))
+            self._add(roots, [shift.view(roots.stop, 1, -1) for shift in moved])
+            for sums in self._sums():
                 dist.all_reduce(sums)
             self.count = total
         return self
 
-    def _take_in(self, vectors: Tensor) -> None:
-        new = len(vectors)
-        mean = self.mean.lerp(vectors.mean(0, dtype=self.mean.dtype), new / (self.count + new))
-        deviations = mean.new_empty(new + 1, *mean.shape)
-        torch.sub(vectors, mean, out=deviations[:new])
-        self._combine(mean, deviations)
+    def _sums(self) -> list[Tensor]:
+        return [block for blocks in self.scatters for block in blocks]
+
+    def _take_in(self, images: Tensor) -> None:
+        new, dimensions = len(images), [mean.shape[1] for mean in self.means]
+
+        def take(roots: slice) -> None:
+            deviations = []
+            for stage, vectors in enumerate(self.nested.own(images, dimensions, roots)):
+                before = self.means[stage][self.nested.part(stage, roots)].view(len(vectors), -1)
+                mean = before.lerp(vectors.mean(1, dtype=before.dtype), new / (self.count + new))
+                moved = mean.new_empty(len(mean), new + 1, mean.shape[1])
+                torch.sub(vectors, mean[:, None], out=moved[:, :new])
+                moved[:, new] = (before - mean) * self.count**0.5  # together, what was there is one more image
+                before.copy_(mean)
+                deviations.append(moved)
+            self._add(roots, deviations)
+
+        self.nested.for_roots(take, 3 * self.means[0].itemsize * new * images.shape[1])
         self.count += new
 
-    def _moved_to(self, mean: Tensor) -> list[Tensor]:
-        """The sums, of deviations from another mean."""
-        self._combine(mean, torch.empty_like(mean)[None])
-        return self._sums()
-
-    def _sums(self) -> list[Tensor]:
-        return [self.scatter]
-
-    def _combine(self, mean: Tensor, deviations: Tensor) -> None:
-        """Moves to a new mean, and adds deviations [N + 1, P, D] from it; the last one is overwritten."""
-        deviations[-1] = (self.mean - mean) * self.count**0.5  # together, what was there is one more vector
-        self.scatter.baddbmm_(deviations.permute(1, 2, 0), deviations.transpose(0, 1))
-        self.mean = mean
+    def _add(self, roots: slice, deviations: Sequence[Tensor]) -> None:
+        """Adds deviations [roots, N + 1, k d] of each stage from the new means; the last stand for what was there."""
+        for level, coarse in enumerate(deviations):
+            inside = self.nested.inside(level)
+            coarse = by_cell(coarse, inside)
+            for stage in range(level, len(deviations)):
+                sums = self.scatters[stage][level][self.nested.part(stage, roots)]
+                own = coarse if stage == level else by_cell(deviations[stage], inside)
+                sums.view(len(coarse), -1, coarse.shape[2]).baddbmm_(own.mT, coarse)
 
 
 class NormMoments(Moments):
-    """Moments in float64, with what Ledoit and Wolf's shrinkage needs: the fourth powers of the deviations' norms.
+    """Moments in float64 of vectors, one an image, with what Ledoit and Wolf's shrinkage needs: fourth powers of norms.
 
     Attributes:
-        third: sums of |d|^2 d over the deviations d from the mean, [P, D]; the fourth ones are merged by it.
-        fourth: sums of |d|^4, [P].
+        third: sum of |d|^2 d over the deviations d from the mean, [D]; the fourth powers are merged by it.
+        fourth: sum of |d|^4, [1].
     """
 
-    _more = ("third", "fourth")
+    def __init__(self, dimension: int, device: torch.device | str = "cpu") -> None:
+        super().__init__(nesting(((1, 1),), (1, 1), torch.device(device)), [dimension], torch.float64, device)
+        self.third = self.means[0].new_zeros(dimension)
+        self.fourth = self.means[0].new_zeros(1)
 
-    def __init__(self, positions: int, dimension: int, device: torch.device | str = "cpu") -> None:
-        super().__init__(positions, dimension, torch.float64, device)
-        self.third, self.fourth = torch.zeros_like(self.mean), torch.zeros_like(self.mean[:, 0])
+    @property
+    def mean(self) -> Tensor:
+        """[D]."""
+        return self.means[0][0]
+
+    @property
+    def scatter(self) -> Tensor:
+        """The sum of outer products of deviations from the mean, [D, D]."""
+        return self.scatters[0][0][0]
 
     def _sums(self) -> list[Tensor]:
-        return [self.scatter, self.third, self.fourth]
+        return [*super()._sums(), self.third, self.fourth]
 
-    def _combine(self, mean: Tensor, deviations: Tensor) -> None:
-        shift, new = self.mean - mean, deviations[:-1]
-        norm, trace = shift.square().sum(1), self.scatter.diagonal(dim1=1, dim2=2).sum(1)
-        product = (self.scatter @ shift[..., None])[..., 0]
+    def _add(self, roots: slice, deviations: Sequence[Tensor]) -> None:
+        new, before = deviations[0][0].tensor_split([-1])
+        shift = before[0] / max(self.count, 1) ** 0.5
+        norm, trace, product = shift @ shift, self.scatter.trace(), self.scatter @ shift
         # |d + s|^4 and |d + s|^2 (d + s), summed over deviations d whose sum is 0
-        self.fourth += 4 * ((self.third + product) * shift).sum(1) + (self.count * norm + 2 * trace) * norm
-        self.third += (trace + self.count * norm)[:, None] * shift + 2 * product
-        squares = new.square().sum(2)
-        self.fourth += squares.square().sum(0)
-        self.third += (squares[..., None] * new).sum(0)
-        super()._combine(mean, deviations)
+        self.fourth += 4 * (self.third + product) @ shift + (self.count * norm + 2 * trace) * norm
+        self.third += (trace + self.count * norm) * shift + 2 * product
+        squares = new.square().sum(1)
+        self.fourth += squares.square().sum()
+        self.third += squares @ new
+        super()._add(roots, deviations)

@@ -6,7 +6,7 @@ from contract import fitted, training_images, tree_data
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import mahalanobis
 
-from lightning_ad.errors import UsageError, UserError
+from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.methods.padim import PaDiM
 
 
@@ -16,12 +16,11 @@ def model(**options):
 
 
 def embedded(module, images):
-    """float64 [N, h, w, D]: deeper maps replicated by NumPy, channels of all layers one after another."""
+    """float64 [N, h, w, D]: deeper maps replicated, channels of all layers one after another."""
     with torch.no_grad():
-        maps = [m.double().numpy() for m in module.backbone(images)]
-    height, width = maps[0].shape[2:]
-    whole = [np.kron(m, np.ones((1, 1, height // m.shape[2], width // m.shape[3]))) for m in maps]
-    return np.concatenate(whole, 1)[:, module.channels.numpy()].transpose(0, 2, 3, 1)
+        maps = module.backbone(images)
+    whole = torch.cat([F.interpolate(m, maps[0].shape[2:], mode="nearest") for m in maps], 1)
+    return whole[:, module.channels].permute(0, 2, 3, 1).double().numpy()
 
 
 def brute_force(module, training, images, epsilon=0.01, sigma=1.0):
@@ -64,6 +63,18 @@ def test_all_channels_and_a_large_epsilon(trees, tmp_path):
     few = torch.rand(1, 3, 32, 32)
     maps, _ = brute_force(module, training_images(data), few, epsilon=1.0)
     np.testing.assert_allclose(module.eval()(few).map, maps, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("dimension", "size"), [(24, 72), (1, 64), (2, 40)])
+def test_sides_that_do_not_divide_and_layers_without_channels(dimension, size, trees, tmp_path):
+    """At 72 px the grids are 18, 9 and 5 wide."""
+    data = tree_data(trees["mvtec"], image_size=size)
+    module, _ = fitted(model(dimension=dimension), data, tmp_path)
+    few = torch.rand(2, 3, size, size)
+    maps, scores = brute_force(module, training_images(data), few)
+    prediction = module.eval()(few)
+    np.testing.assert_allclose(prediction.map, maps, rtol=1e-4)
+    np.testing.assert_allclose(prediction.score, scores, rtol=1e-4)
 
 
 def test_leaving_an_image_out_is_a_fit_without_it(fit):
@@ -111,6 +122,31 @@ def test_half_storage_takes_half_the_room(fit, images, trees, tmp_path):
 def test_float32_moments_are_near_float64(fit, images, trees, tmp_path):
     single, _ = fitted(model(accumulator="float32"), tree_data(trees["mvtec"]), tmp_path)
     torch.testing.assert_close(single.eval()(images).score, fit[0].eval()(images).score, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(("options", "tolerance"), [({"accumulator": "float32"}, 1e-4), ({"storage": "float16"}, 5e-3)])
+def test_growing_in_fewer_bits(options, tolerance, fit, images, trees, tmp_path):
+    first, run = fitted(model(**options), tree_data(trees["mvtec"]), tmp_path)
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    grown = model(**options)
+    grown.grow_from(torch.load(tmp_path / "a.ckpt", weights_only=True))
+    fitted(grown, tree_data(trees["more"]), tmp_path)
+    whole, _ = fitted(model(), tree_data(trees["all"]), tmp_path)
+    wanted = whole.eval()(images).score
+    torch.testing.assert_close(grown.eval()(images).score, wanted, rtol=tolerance, atol=0)
+    assert not torch.allclose(first.eval()(images).score, wanted, rtol=tolerance, atol=0)  # the test can tell
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(fit, tmp_path):
+    _, run, _ = fit
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    earlier = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    del earlier["state_dict"]["grids"]
+    torch.save(earlier, tmp_path / "b.ckpt")
+    with pytest.raises(WeightsError, match="earlier version of lightning_ad; train again"):
+        PaDiM.load_from_checkpoint(tmp_path / "b.ckpt", weights_only=True)
+    with pytest.raises(WeightsError, match="earlier version"):
+        model().grow_from(earlier)
 
 
 def test_growing_takes_images_of_the_same_size(fit, trees, tmp_path):

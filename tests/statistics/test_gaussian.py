@@ -25,14 +25,10 @@ def sample(count, dimension):
     return rng.gamma(2.0, size=(count, dimension)) @ rng.normal(size=(dimension, dimension)) + 20
 
 
-def moments(values, parts=3):
-    """Streamed by several, and merged."""
-    merged = NormMoments(1, values.shape[1])
-    for part in np.array_split(values, parts):
-        other = NormMoments(1, values.shape[1])
-        other.update(torch.from_numpy(part)[:, None])
-        merged.merge(other.finish())
-    return merged
+def moments(values):
+    found = NormMoments(values.shape[1])
+    found.update(torch.from_numpy(values))
+    return found.finish()
 
 
 def gaussian(values, components="all", share=0.9, shrink=True):
@@ -163,8 +159,6 @@ def test_components_without_variance_are_never_kept(kind):
     vectors = torch.randn(50, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     vectors[:, 2] = 3.0  # a constant channel
     vectors[:, 4] = vectors[:, 0] + vectors[:, 1]
-    moments = NormMoments(1, 6)
-    moments.update(vectors[:, None])
-    gaussian = ShrunkGaussian(moments.finish(), kind, 0.9, shrink=False)
+    gaussian = ShrunkGaussian(moments(vectors.numpy()), kind, 0.9, shrink=False)
     assert gaussian.whitening.abs().max() < 100
     assert gaussian.squared(vectors).isfinite().all()

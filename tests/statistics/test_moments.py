@@ -1,112 +1,136 @@
-from pathlib import Path
+"""Moments on grids that lie in one another, against NumPy on vectors that are replicated onto the finest grid."""
 
 import numpy as np
 import pytest
 import torch
+from nests import DIMENSIONS, GRIDS, at_positions, levels, observed, replicated
 
+from lightning_ad.statistics import moments as streaming
 from lightning_ad.statistics.moments import Moments, NormMoments
-
-ROOT = Path(__file__).parents[2]
-
-
-def vectors(images=75, positions=5, dimension=7, offset=0.0):
-    generator = torch.Generator().manual_seed(3)
-    mixing = torch.rand(positions, dimension, dimension, generator=generator)
-    values = torch.rand(images, positions, dimension, generator=generator).square()
-    return torch.einsum("npd,pde->npe", values, mixing) + offset
+from lightning_ad.statistics.nesting import Nesting
 
 
-def observed(values, sizes, **options):
-    moments = Moments(*values.shape[1:], **options)
-    for part in values.split(sizes):
-        moments.update(part)
-    return moments.finish()
+@pytest.mark.parametrize("grids", GRIDS.values(), ids=GRIDS)
+@pytest.mark.parametrize("sizes", [1, 7, 20])
+def test_moments_are_those_of_numpy(grids, sizes, monkeypatch):
+    monkeypatch.setattr(streaming, "BLOCK", 8)
+    maps, nested = levels(grids), Nesting(grids, grids[-1])
+    moments, vectors = observed(nested, maps, sizes).finish(), replicated(maps, grids)
+    assert moments.count == 20
+    for position, scatter in enumerate(at_positions(nested, moments.scatters)):
+        expected = np.cov(vectors[:, position].T) * 19
+        np.testing.assert_allclose(scatter, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
+    own = slice(-DIMENSIONS[len(grids) - 1], None)
+    np.testing.assert_allclose(moments.means[-1][nested.cells], vectors.mean(0)[:, own], rtol=1e-12)
 
 
-def assert_close(moments, values, tolerance):
-    values = values.double().numpy()
-    assert moments.count == len(values)
-    np.testing.assert_allclose(moments.mean, values.mean(0), rtol=tolerance)
-    for position, scatter in enumerate(moments.scatter.numpy()):
-        expected = np.cov(values[:, position].T, bias=True) * len(values)
-        np.testing.assert_allclose(scatter, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+def test_only_new_rows_are_kept():
+    nested = Nesting(GRIDS["dividing"], (8, 12))
+    moments = Moments(nested, DIMENSIONS, torch.float64)
+    assert nested.counts() == [6, 24, 96]
+    kept = sum(part.numel() for rows in moments.scatters for part in rows)
+    assert kept == 6 * 4 * 4 + 24 * 3 * 7 + 96 * 2 * 9 < 96 * 9 * 9 / 3
 
 
-@pytest.mark.parametrize("sizes", [1, 4, 64, 75])
-def test_mean_and_scatter_are_those_of_numpy(sizes):
-    values = vectors()
-    assert_close(observed(values, sizes), values, 1e-12)
+def test_batches_do_not_change_a_bit_and_a_state_goes_on(monkeypatch):
+    monkeypatch.setattr(streaming, "BLOCK", 8)
+    grids = GRIDS["not dividing"]
+    maps, nested = levels(grids), Nesting(grids, grids[-1])
+    whole = observed(nested, maps, 1)
+    other = Moments(nested, DIMENSIONS, torch.float64)
+    other.restore(observed(nested, [m[:11] for m in maps], 11).state())
+    other.update(nested.flat([m[11:] for m in maps]))
+    for one, two in zip(whole.finish().state()["sums"], other.finish().state()["sums"], strict=True):
+        assert torch.equal(one, two)
 
 
-def test_batches_do_not_change_a_bit():
-    values = vectors()
-    assert torch.equal(observed(values, 1).scatter, observed(values, 75).scatter)
+def test_threads_do_not_change_a_bit():
+    grids = GRIDS["dividing"]
+    maps, nested, before = levels(grids), Nesting(grids, grids[-1]), torch.get_num_threads()
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found.append(observed(nested, maps, 5).finish().state()["sums"])
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
 
 
 def test_float32_does_not_cancel():
-    """A mean 1000 times the deviation would cost raw sums six of float32's seven digits."""
-    values = vectors(500, offset=1000.0)
-    assert_close(observed(values, 16, dtype=torch.float32), values, 1e-4)
-    raw = values[:, 0].T @ values[:, 0] - 500 * values[:, 0].mean(0).outer(values[:, 0].mean(0))
-    truth = 499 * torch.cov(values[:, 0].double().T)
-    assert (raw - truth).abs().max() > 1e-2 * truth.max()  # the test can tell
+    grids = GRIDS["dividing"]
+    maps, nested = [values + 1000 for values in levels(grids)], Nesting(grids, grids[-1])
+    found, wanted = (
+        at_positions(nested, observed(nested, maps, 5, dtype).finish().scatters)
+        for dtype in (torch.float32, torch.float64)
+    )
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * np.abs(wanted).max())
 
 
-def test_merging_is_the_same_as_observing_all():
-    values = vectors()
-    first, second = observed(values[:20], 8), observed(values[20:], 8)
-    first.merge(second)
-    assert_close(first, values, 1e-12)
-    empty = Moments(5, 7)
-    empty.merge(first)
-    empty.merge(Moments(5, 7))
-    assert_close(empty, values, 1e-12)
+def merged(rank):
+    grids = GRIDS["not dividing"]
+    nested, maps = Nesting(grids, grids[-1]), levels(grids)
+    parts = [slice(0, 12), slice(12, 12), slice(12, 20)]
+    return observed(nested, [values[parts[rank]] for values in maps], 5).finish().state()["sums"]
+
+
+@pytest.mark.distributed
+def test_processes_are_merged_even_where_one_has_seen_nothing(over_processes):
+    found = over_processes(3, merged)
+    grids = GRIDS["not dividing"]
+    whole = observed(Nesting(grids, grids[-1]), levels(grids), 20).finish().state()["sums"]
+    for sums in found:
+        for one, two in zip(sums, whole, strict=True):
+            np.testing.assert_allclose(one, two, rtol=0, atol=1e-12 * max(two.abs().flatten().tolist(), default=0))
+
+
+def vectors(images=75, dimension=7, offset=10.0):
+    generator = torch.Generator().manual_seed(3)
+    mixing = torch.rand(dimension, dimension, generator=generator)
+    return torch.rand(images, dimension, generator=generator).square() @ mixing + offset
 
 
 def norm_moments(values):
-    moments = NormMoments(*values.shape[1:])
+    moments = NormMoments(values.shape[1])
     for part in values.split(10):
         moments.update(part)
     return moments.finish()
 
 
-def assert_norms(moments, values):
-    deviations = (values.double() - values.double().mean(0)).numpy()
-    norms = (deviations**2).sum(2)
-    np.testing.assert_allclose(moments.fourth, (norms**2).sum(0), rtol=1e-11)
-    third = (norms[..., None] * deviations).sum(0)
-    np.testing.assert_allclose(moments.third, third, rtol=0, atol=1e-11 * np.abs(third).max())
+def assert_norms(moments, values, tolerance=1e-11):
+    values = values.double().numpy()
+    assert moments.count == len(values)
+    np.testing.assert_allclose(moments.mean, values.mean(0), rtol=tolerance)
+    deviations = values - values.mean(0)
+    np.testing.assert_allclose(moments.scatter, deviations.T @ deviations, rtol=0, atol=tolerance * len(values))
+    norms = (deviations**2).sum(1)
+    np.testing.assert_allclose(moments.fourth[0], (norms**2).sum(), rtol=tolerance)
+    third = (norms[:, None] * deviations).sum(0)
+    np.testing.assert_allclose(moments.third, third, rtol=0, atol=tolerance * np.abs(third).max())
 
 
-def test_fourth_powers_of_the_norms():
-    values = vectors(offset=10.0)
-    assert_norms(norm_moments(values), values)
-    first, second = norm_moments(values[:50] + 1), norm_moments(values[50:])
-    first.merge(second)
-    shifted = torch.cat([values[:50] + 1, values[50:]])
-    assert_norms(first, shifted)
-    assert_close(first, shifted, 1e-11)
+def test_fourth_powers_of_the_norms(monkeypatch):
+    monkeypatch.setattr(streaming, "BLOCK", 16)  # several blocks, the last one a part
+    assert_norms(norm_moments(vectors()), vectors())
 
 
-def test_going_on_from_earlier_moments():
+def test_going_on_from_earlier_norms():
     values = vectors()
-    before, after = observed(values[:33], 8), Moments(5, 7)
-    after.count, after.mean, after.scatter = before.count, before.mean, before.scatter
+    before, after = norm_moments(values[:33]), NormMoments(7)
+    after.count = before.count
+    for name in ("mean", "scatter", "third", "fourth"):
+        getattr(after, name).copy_(getattr(before, name))
     after.update(values[33:])
-    assert_close(after.finish(), values, 1e-12)
+    assert_norms(after.finish(), values)
 
 
-def merged_moments(rank):
+def merged_norms(rank):
     values = vectors()
-    moments = NormMoments(5, 7)
-    moments.update([values[:60], values[60:60], values[60:]][rank])
-    moments.finish()
-    assert_close(moments, values, 1e-12)
+    values[:60] += 1
+    moments = norm_moments([values[:60], values[60:60], values[60:]][rank])
     assert_norms(moments, values)
     return moments.scatter
 
 
 @pytest.mark.distributed
-def test_processes_are_merged_even_where_one_has_seen_nothing(over_processes):
-    first, *others = over_processes(3, merged_moments)
+def test_norms_of_processes_are_merged_even_where_one_has_seen_nothing(over_processes):
+    first, *others = over_processes(3, merged_norms)
     assert all(torch.equal(first, other) for other in others)
