@@ -46,7 +46,7 @@ def main() -> None:
             trainer.fit(DRAEM(*widths, noise=noise), datamodule=data)
             seen = trainer.callback_metrics
             print(
-                f"noise: {noise:<7} workers: {data.num_workers}  widths: {widths}  "
+                f"noise: {noise:<7} workers: {data.workers(trainer.strategy.root_device, True)}  widths: {widths}  "
                 f"images a second: {seen['images_per_second']:.2f}  waiting: {seen['wait_share']:.1%}"
             )
 

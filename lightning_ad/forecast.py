@@ -116,11 +116,13 @@ def measure(
         batch: images that it will be given together: of small ones, many are quicker than few.
         device: on which `describe` works.
     """
-    images = torch.rand(max(FEW, batch), 3, height, width, generator=torch.Generator().manual_seed(0)).to(device)
+    generator = torch.Generator().manual_seed(0)
     with torch.inference_mode():
-        network = _seconds(lambda: describe(images[:FEW]), device) / FEW
+        images = torch.rand(FEW, 3, height, width, generator=generator).to(device)
+        network = _seconds(lambda: describe(images), device) / FEW
         if network < QUICK and batch > FEW:
-            network = _seconds(lambda: describe(images), device) / len(images)
+            images = torch.rand(batch, 3, height, width, generator=generator).to(device)
+            network = _seconds(lambda: describe(images), device) / batch
         a, b = torch.rand(1024, 256, device=device), torch.rand(256, 512, device=device)
         product = _seconds(lambda: a @ b, device, repeats=20)
     return Speed(_reading(read, file), network, 2 * 1024 * 256 * 512 / product)
@@ -141,14 +143,19 @@ def _reading(read: Callable[[str], object], file: str) -> float:
         return 0.0  # what is wrong is told where the images are read
 
 
-def seconds(stage: Stage, speed: Speed, workers: int) -> float:
-    """Predicted duration of a stage; images are read while the network works, where there are cores for it."""
-    cores = os.cpu_count() or 1
-    reading = speed.reading / min(
-        workers or torch.get_num_threads(), cores
-    )  # without workers, the network's threads read
-    spare = workers and cores > torch.get_num_threads()
-    image = max(speed.network, reading) if spare else speed.network + reading
+def seconds(stage: Stage, speed: Speed, workers: int, together: int) -> float:
+    """Predicted duration of a stage.
+
+    Args:
+        stage: the stage.
+        speed: of the machine.
+        workers: processes that read images while the network works, where there are cores for them.
+        together: images that threads read side by side where there are no workers.
+    """
+    cores, threads = os.cpu_count() or 1, torch.get_num_threads()
+    reading = speed.reading / min(workers or min(together, threads), cores)
+    beside = workers > 0 and cores > threads
+    image = max(speed.network, reading) if beside else speed.network + reading
     return stage.images * (image + stage.writing) + MARGIN * stage.operations / speed.operations
 
 
@@ -170,12 +177,12 @@ def available() -> int | None:
         return None
 
 
-def table(stages: Sequence[Stage], speed: Speed, workers: int) -> str:
-    """The forecast as lines of text: peak memory of this process and time, stage by stage."""
+def table(stages: Sequence[Stage], speed: Speed, workers: int, together: int) -> str:
+    """The forecast as lines of text: peak memory of this process and time, stage by stage (`seconds`)."""
     base = held_now()
     lines = [f"{'Forecast':<24}{'memory':>12}{'time':>10}"]
     for stage in stages:
-        duration = seconds(stage, speed, workers)
+        duration = seconds(stage, speed, workers, together)
         shown = f"{duration:.0f} s" if duration < 120 else f"{duration / 60:.1f} min"
         lines.append(f"{stage.name:<24}{(base + stage.held) / 2**30:>8.2f} GiB{shown:>10}")
     return "\n".join(lines)

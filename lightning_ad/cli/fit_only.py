@@ -50,7 +50,9 @@ def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, re
     device = trainer.strategy.root_device
     speed = measure(model.describe, data.training_set().read, first, *data.input_size, data.batch_size, device)
     stages = _stages(model, plan)
-    print(table(stages, speed, data.workers(device, model.synthesis is not None)))
+    speed = speed._replace(reading=speed.reading / tiles)  # an image is read once for all of its tiles
+    workers, together = data.workers(device, model.synthesis is not None), data.batch_size if tiles == 1 else 1
+    print(table(stages, speed, workers, together))
     wanted, there = max(stage.held for stage in stages), available()
     if there is not None and wanted > there:
         sizes = f"{wanted / 2**30:.1f} GiB are wanted, and {there / 2**30:.1f} GiB can be had"

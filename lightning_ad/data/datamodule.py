@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -17,10 +16,10 @@ from lightning_ad.data.dataset import AnomalyDataset, begin_worker
 from lightning_ad.data.geometry import Geometry, Size
 from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import find_samples, layout_module, prepare_layout
-from lightning_ad.data.layouts._files import seeded_split
 from lightning_ad.data.reading import MEGAPIXELS, limit_size
 from lightning_ad.data.sample import GOOD, Batch, Sample, Split, collate
 from lightning_ad.data.sampler import KeySampler
+from lightning_ad.data.splitting import fold_of, holdout_of
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.textures import NoiseTextures, TextureFolder, Textures
 from lightning_ad.errors import DataError, UsageError
@@ -44,8 +43,8 @@ class AnomalyDataModule(LightningDataModule):
             through a network whole (docs/tiling.md); null for none.
         tile_overlap: of neighbouring tiles, in pixels; their maps are blended.
         batch_size: images a step on each process; where there are tiles, tiles in training and one image in the test.
-        num_workers: processes that read images; null for one a core, 8 at most, but none beside a network on the CPU,
-            whose threads then read (where no synthetic anomalies are to be drawn).
+        num_workers: processes that read images; null for one a core, 8 at most. Beside a network on the CPU null is
+            none, whose threads then read, or a single one for tiles (but where synthetic anomalies are to be drawn).
         validation: none; holdout, a seeded part of the training images; given, the layout's own validation set;
             fold, one of as many parts as data.folds of the training images, those of scikit-learn's shuffled KFold.
         validation_share: the part of the training images that holdout takes.
@@ -139,7 +138,9 @@ class AnomalyDataModule(LightningDataModule):
         """Processes that read images beside a network on a device, where synthetic anomalies are drawn or not."""
         if self.num_workers is not None:
             return self.num_workers
-        return 0 if device.type == "cpu" and not draws else min(8, _cores())
+        if device.type == "cpu" and not draws:
+            return 0 if self.tiles is None else 1
+        return min(8, _cores())
 
     def prepare_data(self) -> None:
         """Draws the demo images where they are asked for and missing (on one process)."""
@@ -181,10 +182,23 @@ class AnomalyDataModule(LightningDataModule):
         by_split: dict[Split, list[Sample]] = {
             split: [s for s in found if s.split == split] for split in ("train", "validation", "test")
         }
-        self.samples = self._with_validation(by_split) if hold_out else by_split
+        self.samples = self._held_out(by_split) if hold_out else by_split
         for split, kind in (("good", 0), ("anomalous", 1)):
             if all(s.label != kind for s in self.samples["test"]):
                 rank_zero_warn(f"the test set has no {split} image: metrics that need one are n/a")
+
+    def _held_out(self, samples: dict[Split, list[Sample]]) -> dict[Split, list[Sample]]:
+        train, validation = samples["train"], []
+        if self.validation == "given":
+            if not (validation := samples["validation"]):
+                raise UsageError(
+                    f"the layout '{self.layout}' has no validation set in {self.root}; set data.validation"
+                )
+        elif self.validation == "fold":
+            train, validation = fold_of(train, self.folds, self.fold, self.seed)
+        elif self.validation == "holdout":
+            train, validation = holdout_of(train, self.validation_share, self.seed)
+        return {**samples, "train": train, "validation": validation}
 
     def counts(self) -> dict[str, int]:
         """Images by split, and of the test set by label and truth."""
@@ -195,28 +209,6 @@ class AnomalyDataModule(LightningDataModule):
             "test_anomalous": sum(s.label == 1 for s in test),
             "skipped": len(self.skipped),
         }
-
-    def _with_validation(self, samples: dict[Split, list[Sample]]) -> dict[Split, list[Sample]]:
-        if self.validation == "none":
-            return {**samples, "validation": []}
-        if self.validation == "given":
-            if not samples["validation"]:
-                raise UsageError(
-                    f"the layout '{self.layout}' has no validation set in {self.root}; set data.validation"
-                )
-            return samples
-        if self.validation == "fold":
-            train = samples["train"]
-            if len(train) < self.folds:
-                raise DataError(f"{len(train)} training images are too few for {self.folds} data.folds")
-            rows = _fold(len(train), self.folds, self.fold, self.seed)
-            kept = [sample for row, sample in enumerate(train) if row not in rows]
-            return {**samples, "train": kept, "validation": [train[row] for row in sorted(rows)]}
-        by_path = {Path(s.path): s for s in samples["train"]}
-        left, held = seeded_split(list(by_path), self.validation_share, self.seed)
-        if not left:
-            raise DataError(f"{len(by_path)} training images are too few to hold out {self.validation_share:.0%}")
-        return {**samples, "train": [by_path[p] for p in left], "validation": [by_path[p] for p in held]}
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled by (seed, epoch); with recipes for synthetic anomalies where the method wants them."""
@@ -298,11 +290,6 @@ def _blind(sample: Sample) -> Sample:
     """A sample of which the truth is not told; what is ignored in it is no secret."""
     kept = sample.mask_path if sample.ignore_value is not None else None
     return replace(sample, defect=GOOD, mask_path=kept, mask_threshold=255, saturations=())
-
-
-def _fold(count: int, folds: int, fold: int, seed: int) -> set[int]:
-    """The rows of a fold: those of scikit-learn's `KFold(folds, shuffle=True, random_state=seed)`."""
-    return set(np.array_split(np.random.RandomState(seed).permutation(count), folds)[fold].tolist())
 
 
 def _cores() -> int:

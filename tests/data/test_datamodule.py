@@ -52,6 +52,37 @@ def test_training_order_is_that_of_one_worker(trees, workers):
     assert paths(workers) != sorted(paths(workers))
 
 
+@pytest.mark.parametrize(
+    ("options", "device", "draws", "expected"),
+    [
+        ({}, "cpu", False, 0),
+        ({}, "cpu", True, 8),
+        ({}, "cuda", False, 8),
+        ({"tile": 64, "image_size": 96, "tile_overlap": 32}, "cpu", False, 1),
+        ({"tile": 64, "image_size": 96, "tile_overlap": 32}, "cuda", False, 8),
+        ({"num_workers": 3}, "cpu", False, 3),
+        ({"num_workers": 0}, "cuda", True, 0),
+    ],
+)
+def test_workers_where_none_are_asked_for(options, device, draws, expected, monkeypatch):
+    monkeypatch.setattr("lightning_ad.data.datamodule._cores", lambda: 16)
+    assert AnomalyDataModule(**options).workers(torch.device(device), draws) == expected
+
+
+def test_images_that_threads_read_side_by_side_keep_their_order(trees):
+    data = module(trees).test_dataloader().dataset
+    keys = [Key(row) for row in (4, 0, 6, 2, 5)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    found = collate(data.__getitems__(keys))
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
+    alone = collate([data[key] for key in keys])
+    assert found.path == alone.path == [data.samples[row].path for row in (4, 0, 6, 2, 5)]
+    assert torch.equal(found.image, alone.image)
+    assert torch.equal(found.mask, alone.mask)
+
+
 def test_holdout_takes_a_seeded_part_of_the_training_images(trees):
     data = module(trees, validation="holdout", validation_share=0.3)
     train, held = ({s.path for s in data.samples[split]} for split in ("train", "validation"))

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from lightning_ad.data.geometry import Geometry
 from lightning_ad.data.reading import read_image, read_mask
 from lightning_ad.errors import DataError
 
@@ -24,6 +25,18 @@ def test_rgb_keeps_its_order(tmp_path):
 def test_grey_becomes_three_equal_channels(tmp_path):
     image = read_image(save(tmp_path / "a.png", np.array([[0, 51]], np.uint8)))
     assert image[:, 0, 1].tolist() == pytest.approx([0.2] * 3)
+
+
+@pytest.mark.parametrize(("size", "crop"), [(20, None), (20, 16), ([37, 53], None), (64, None)])
+def test_a_grey_image_is_that_of_its_three_channels(tmp_path, size, crop):
+    array = np.random.default_rng(0).integers(0, 256, (37, 53), np.uint8)
+    geometry = Geometry.of(size, crop)
+    grey, colour = (
+        geometry.image(read_image(save(tmp_path / f"{name}.png", values)))
+        for name, values in (("grey", array), ("colour", np.stack([array] * 3, 2)))
+    )
+    assert torch.equal(grey, colour)
+    assert grey.is_contiguous()
 
 
 def test_16_bits_are_scaled_not_clipped(tmp_path):
