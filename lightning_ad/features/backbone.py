@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError
 from lightning_ad.features.disk_cache import DiskFeatures
-from lightning_ad.features.fusion import FusedNetwork, fusable
+from lightning_ad.features.fusion import ACTIVATIONS, FusedNetwork, fusable
 from lightning_ad.features.weights import build_network
 from lightning_ad.parallel import each_alone, one_thread
 
@@ -104,13 +104,14 @@ class Backbone(nn.Module):
         """
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return then(self._maps(image, self.body))
+        if not len(image):
+            return then(self._maps(image, self._body()))
         block = self.blocks.get(image.device.type, len(image))
         if image.device.type == "cpu" and block == 1 and self.body._compiled_call_impl is None:
             return self._side_by_side(image, then)
         missing = -len(image) % block
         filled = torch.cat([image, image.new_zeros(missing, *image.shape[1:])]) if missing else image
-        network = self._network(image)
-        parts = [then(self._maps(part, network)) for part in filled.split(block)]
+        parts = [then(self._maps(part, self._body())) for part in filled.split(block)]
         return [torch.cat(maps)[: len(image)] for maps in zip(*parts, strict=True)]
 
     def _side_by_side(self, image: Tensor, then: Callable[[list[Tensor]], list[Tensor]]) -> list[Tensor]:
@@ -128,12 +129,14 @@ class Backbone(nn.Module):
         done = each_alone(work, [*(many.split(some) if len(many) else ()), *(single.split(1) if len(single) else ())])
         return [torch.cat(maps) for maps in zip(*(one for some in done for one in some), strict=True)]
 
+    def _body(self) -> nn.Module:
+        """The body in eval mode: a deep copy of a traced network forgets that it was in it."""
+        return self.body.eval() if self.body.training else self.body
+
     def _network(self, image: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
         """The body, or what computes the same faster."""
-        if self.body.training:  # a deep copy of a traced network forgets that it was in eval mode
-            self.body.eval()
-        if (dtype := fusable(image)) is None or self.body._compiled_call_impl is not None:
-            return self.body
+        if (dtype := fusable(image)) is None:
+            return self._body()
         made, wanted = self._fused.made, (image.shape[2:], dtype)
         if made is None or made[1] is not self.body or made[2] != wanted:
             with one_thread():  # convolutions order their weights for the number of threads, too
@@ -162,11 +165,11 @@ class Backbone(nn.Module):
         """
         if (known := self._shapes.get((height, width))) is not None:
             return known
-        weights = {id(tensor): tensor.to("meta") for tensor in self.body.state_dict(keep_vars=True).values()}
+        weights = {id(tensor): tensor.to("meta") for tensor in (*self.body.parameters(), *self.body.buffers())}
         body = copy.deepcopy(self.body, weights)
         for parent in [*body.modules()]:  # what leaves shapes as they are takes longest on the meta device
             for name, child in parent.named_children():
-                if isinstance(child, nn.BatchNorm2d | nn.ReLU | nn.ReLU6 | nn.SiLU | nn.Hardswish):
+                if isinstance(child, (nn.BatchNorm2d, *ACTIVATIONS)):
                     setattr(parent, name, nn.Identity())
         body.eval()
         try:

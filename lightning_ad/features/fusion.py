@@ -63,10 +63,9 @@ class FusedNetwork:
             images = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last).to(dtype)
             self._many = _ordered(network, images)
             with torch.inference_mode():
-                found, ends = self._many(images), (0, self.together - 1)
-                alone = {k: self.one(images[k : k + 1]) for k in ends}
-            if not all(torch.equal(maps[k : k + 1], alone[k][name]) for name, maps in found.items() for k in ends):
-                self.together = 1
+                found, alone = self._many(images), [self.one(image) for image in images.split(1)]
+            if not all(torch.equal(maps, torch.cat([one[name] for one in alone])) for name, maps in found.items()):
+                self.together, self._many = 1, self.one
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """The maps of one image, or of as many as go together."""
@@ -137,6 +136,7 @@ class FusedConv2d(nn.Module):
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """The activation of the convolution of x and, where there is one, of the sum with `added`."""
+        x = x.to(self.weight.dtype)  # what is not a convolution may have made float32 of it
         if not self.ordered:
             self.weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *self.geometry, x.shape)
             self.ordered = True
@@ -147,7 +147,7 @@ class FusedConv2d(nn.Module):
             )  # fmt: skip
         after = None if name == "none" else name
         return torch.ops.mkldnn._convolution_pointwise(
-            x, added, self.weight, self.bias, *self.geometry, "add", 1.0, after, numbers, ""
+            x, added.to(x.dtype), self.weight, self.bias, *self.geometry, "add", 1.0, after, numbers, ""
         )  # fmt: skip
 
 

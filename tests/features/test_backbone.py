@@ -112,3 +112,9 @@ def test_the_last_block_of_all_is_there_in_any_network(backbone):
     last = {"squeezenet1_1": "features.12", "mobilenet_v2": "features.18", "resnet18": "layer4"}
     assert len(layers) == 4
     assert layers[-1] == last[backbone]
+
+
+@pytest.mark.parametrize("blocks", [{"cpu": 1}, {"cpu": 4}, {}])
+def test_no_image_gives_maps_of_none(blocks):
+    backbone = Backbone("resnet18", None, blocks=blocks)
+    assert [tuple(maps.shape) for maps in backbone(torch.rand(0, 3, 64, 64))] == [(0, 128, 8, 8), (0, 256, 4, 4)]
