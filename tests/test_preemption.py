@@ -14,6 +14,7 @@ import lightning_ad.main
 from lightning_ad.commands import train
 from lightning_ad.errors import UserError
 from lightning_ad.main import run
+from lightning_ad.methods import fit_progress
 from lightning_ad.start import start
 from lightning_ad.survival import Preempted, say
 
@@ -127,24 +128,28 @@ def test_a_selection_that_is_stopped_goes_on(trees, tmp_path):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("method", ["PatchCore", "PaDiM"])
-def test_two_processes_go_on_with_what_each_has_read(method, trees, tmp_path):
+@pytest.mark.parametrize(("method", "processes"), [("PatchCore", "1"), ("PaDiM", "2")])  # sums round otherwise
+def test_two_processes_go_on_with_what_each_has_read(method, processes, trees, tmp_path):
     args = [*flags(method, "mvtec", trees, tmp_path), "--trainer.devices", "2", "--data.batch_size", "1"]
     stopped = script("train.py", [*args, *stopped_by("SIGTERM", batch=1, rank=1)], timeout=120)
     assert stopped.returncode == 75, stopped.stderr
     again = script("train.py", [*args, "--resume"])
     assert "4 training images were read before; the fit goes on with the others" in again.stdout + again.stderr
-    whole = script("train.py", [*args, "--name", "whole"])
+    whole = script("train.py", [*args, "--name", "whole", "--trainer.devices", processes])
     assert whole.returncode == again.returncode == 0, again.stderr
     folder = next(p for p in tmp_path.iterdir() if p.name != "whole") / "version_0"
     assert_same_weights(folder, tmp_path / "whole/version_0")
 
 
-def test_progress_of_other_images_is_refused(trees, tmp_path):
+def test_progress_of_other_images_or_of_another_version_is_refused(trees, tmp_path, monkeypatch):
     root = shutil.copytree(trees["mvtec"], tmp_path / "data")
     args = flags("PaDiM", "mvtec", {"mvtec": root}, tmp_path / "runs")
     with pytest.raises(Preempted):
         train([*args, *stopped_by("SIGTERM", first="true")])
+    with monkeypatch.context() as later:
+        later.setattr(fit_progress, "FORMAT", 0)
+        with pytest.raises(UserError, match="was written by another version"):
+            train([*args, "--resume"])
     next((root / "bottle/train/good").glob("*.png")).unlink()
     with pytest.raises(UserError, match="was made from other training images"):
         train([*args, "--resume"])

@@ -14,6 +14,7 @@ from lightning_ad.errors import UserError, WeightsError
 from lightning_ad.features.weights import read_state
 from lightning_ad.statistics.distributed import gather_rows, rank, sum_over_processes, world_size
 
+FORMAT = 2  # of what is saved: 1 was that of a PaDiM whose Gaussians were not nested
 SHARE = 20  # saving takes at most one part in so many of the time
 
 
@@ -50,7 +51,7 @@ class FitProgress:
             for piece in pieces:
                 write_whole(piece, self._file(series, number, count))
                 count += 1
-            write_whole({"pieces": count, "of": self._of}, self._file(series, number))
+            write_whole({"format": FORMAT, "pieces": count, "of": self._of}, self._file(series, number))
         except OSError as error:
             failed = error
             warnings.warn(f"what the fit has done cannot be kept, and it goes on without: {error}", stacklevel=2)
@@ -74,6 +75,11 @@ class FitProgress:
         """
         try:
             saved = read_state(self._file(series, number))
+            if saved.get("format") != FORMAT:
+                raise UserError(
+                    f"what {self.shared} keeps was written by another version of lightning_ad: go on with that one, or "
+                    "leave out --resume"
+                )
             if saved["of"] != self._of:
                 raise UserError(
                     f"what {self.shared} keeps was made from other training images, or read in another order "
