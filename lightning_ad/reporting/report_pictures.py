@@ -28,18 +28,15 @@ def colour_scale(rows: Sequence[ImageResult], run_folder: Path) -> tuple[float, 
         return 0.0, 1.0
     first, last = min(r.label for r in mapped), max(r.label for r in mapped)
 
-    def measured(row: ImageResult) -> tuple[np.ndarray, list[float]]:
+    def measured(row: ImageResult) -> tuple[np.ndarray | None, float]:
         map = read_map(run_folder / str(row.map_path))
         advance(1)
-        ordinary = map[::4, ::4].flatten().numpy() if row.label == first else np.empty(0, np.float32)
-        return ordinary, [float(map.max())] * (row.label == last)
+        return map[::4, ::4].flatten().numpy() if row.label == first else None, float(map.max())
 
     with counting(len(mapped), "colour scale", "map") as advance:
-        ordinary, highest = zip(*each_alone(measured, mapped), strict=True)
-    low, high = (
-        float(np.median(np.concatenate(ordinary))),
-        float(np.median([value for values in highest for value in values])),
-    )
+        found = each_alone(measured, mapped)
+    low = float(np.median(np.concatenate([ordinary for ordinary, _ in found if ordinary is not None])))
+    high = float(np.median([top for row, (_, top) in zip(mapped, found, strict=True) if row.label == last]))
     return (low, high) if high > low else (low, low + 1.0)
 
 
