@@ -2,10 +2,10 @@
 
     python benchmarks/fit_only.py FOLDER --weights mobilenet_v2.pth --part selection padim scoring
 
-FOLDER holds images (*.jpg); 224 x 224 px, MobileNetV2, 200 images for the selection. Needs anomalib 2.7.0 in the same
-environment. `selection` takes the same embeddings for both, anomalib's own projection included, and says what ours
-holds beside the vectors (`--images 762 --ratio 0.1` for 10 % of all of MTD's training set); `padim` builds and
-scores; `scoring` scores with banks of 5,973 and 59,740 vectors, and shows backbone and matrix product by themselves.
+FOLDER holds images (*.jpg); 224 x 224 px, MobileNetV2 (or SqueezeNet 1.1), 200 images for the selection. Needs
+anomalib 2.7.0 in the same environment. `selection` takes the same embeddings for both, anomalib's own projection
+included, and says what ours holds beside the vectors (`--images 762 --ratio 0.1` for 10 % of all of MTD's training
+set); `padim` builds and
 Batches are of 32 images, which is what anomalib evaluates with.
 """
 
@@ -26,7 +26,10 @@ from lightning_ad.methods import PaDiM, PatchCore
 from lightning_ad.statistics.coreset import k_center_greedy
 from lightning_ad.statistics.moments import Moments
 
-LAYERS = ["features.6", "features.13"]
+LAYERS = {  # the finest is PaDiM's alone
+    "mobilenet_v2": ["features.3", "features.6", "features.13"],
+    "squeezenet1_1": ["features.4", "features.7", "features.12"],
+}
 
 
 def turns(repeats: int, **work: Callable[[], object]) -> dict[str, float]:
@@ -40,15 +43,15 @@ def turns(repeats: int, **work: Callable[[], object]) -> dict[str, float]:
     return {name: sorted(values[1:])[(len(values) - 1) // 2] for name, values in seconds.items()}
 
 
-def embeddings(images: Tensor, weights: str) -> Tensor:
-    backbone = Backbone("mobilenet_v2", weights, LAYERS)
+def embeddings(images: Tensor, name: str, weights: str) -> Tensor:
+    backbone = Backbone(name, weights, LAYERS[name][1:])
     return torch.cat([patch_features(backbone(part), 3, None, None).flatten(0, 1) for part in images.split(32)])
 
 
-def selection(images: Tensor, weights: str, ratio: float) -> None:
+def selection(images: Tensor, name: str, weights: str, ratio: float) -> None:
     from anomalib.models.components.sampling import KCenterGreedy
 
-    vectors = embeddings(images, weights)
+    vectors = embeddings(images, name, weights)
     count = int(len(vectors) * ratio)
     begin = time.perf_counter(), restart_peak()
     k_center_greedy(vectors, count, torch.Generator().manual_seed(0))
@@ -73,19 +76,19 @@ def memory(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-def scoring(images: Tensor, weights: str, size: int) -> None:
+def scoring(images: Tensor, name: str, weights: str, size: int) -> None:
     from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
     tested, rest = images[:size], images[size:]
     batch = normalised(tested)
-    vectors = embeddings(rest, weights)
+    layers, vectors = LAYERS[name][1:], embeddings(rest, name, weights)
     for rows in (5973, 59740):
         bank = vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:rows]].clone()
-        model = PatchCore("mobilenet_v2", weights, LAYERS, layer_dimension=None, dimension=None, distance="plain")
+        model = PatchCore(name, weights, layers, layer_dimension=None, dimension=None, distance="plain")
         model.banks[0].bank, model.banks[0].origin = bank, torch.zeros(rows, 3, dtype=torch.int32)
         model.fitted.fill_(True)
         model.eval()
-        peer = PatchcoreModel(LAYERS, build_network("mobilenet_v2", weights), False).eval()
+        peer = PatchcoreModel(layers, build_network(name, weights), False).eval()
         peer.memory_bank = bank
         queries = vectors[:784].clone()
         found = turns(
@@ -97,18 +100,18 @@ def scoring(images: Tensor, weights: str, size: int) -> None:
         print(f"  ours takes {found['ours'] / (found['backbone'] + found['product']):.2f} of backbone and product")
 
 
-def padim(images: Tensor, weights: str, size: int) -> None:
+def padim(images: Tensor, name: str, weights: str, size: int) -> None:
     from anomalib.models.image.padim.torch_model import PadimModel
 
-    layers, tested = ["features.3", *LAYERS], images[:size]
+    layers, tested = LAYERS[name], images[:size]
     batch = normalised(tested)
-    model = PaDiM("mobilenet_v2", weights, layers, dimension=100).eval()
+    model = PaDiM(name, weights, layers, dimension=100).eval()
     parts = images.split(32)
 
     def begin() -> None:
         grids = model._grids_of(*images.shape[2:])
         model.grids.copy_(torch.tensor(grids))
-        model._moments = Moments(*model._layout(grids), torch.float64)
+        model._moments = Moments(model._nesting(grids), torch.float64)
 
     def end() -> None:
         model.complete()
@@ -138,7 +141,7 @@ def padim(images: Tensor, weights: str, size: int) -> None:
 
     for title, half in (("float32", False), ("bfloat16", True)):
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            peer = PadimModel(build_network("mobilenet_v2", weights), layers, False, n_features=100).train()
+            peer = PadimModel(build_network(name, weights), layers, False, n_features=100).train()
             both = timed(build), timed(build_theirs)
             networks = (
                 timed(lambda: [model.backbone(part) for part in parts]),
@@ -146,10 +149,10 @@ def padim(images: Tensor, weights: str, size: int) -> None:
             )
             embedded = [model._embed(part) for part in parts], [peer(normalised(part)) for part in parts]
             rest = timed(lambda e=embedded[0]: gaussians(e)), timed(lambda e=embedded[1]: gaussians_theirs(e))
-        for name, (ours, theirs) in {"built": both, "network alone": networks, "Gaussians alone": rest}.items():
-            print(f"PaDiM, {len(images)} images, {title}, {name}: {ours:.2f} s, anomalib {theirs:.2f} s: ", end="")
+        for part, (ours, theirs) in {"built": both, "network alone": networks, "Gaussians alone": rest}.items():
+            print(f"PaDiM, {len(images)} images, {title}, {part}: {ours:.2f} s, anomalib {theirs:.2f} s: ", end="")
             print(f"{theirs / ours:.1f} times")
-    peer = PadimModel(build_network("mobilenet_v2", weights), layers, False, n_features=100).train()
+    peer = PadimModel(build_network(name, weights), layers, False, n_features=100).train()
     build_theirs()
     peer.eval()
     show(
@@ -180,6 +183,7 @@ def show(title: str, seconds: dict[str, float], images: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--backbone", default="mobilenet_v2", choices=LAYERS)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--batch", type=int, default=32)
@@ -190,11 +194,11 @@ def main() -> None:
     images = torch.stack([resize(read_image(str(f)), 224, 224) for f in files])
     with torch.inference_mode():
         if "selection" in args.part:
-            selection(images, args.weights, args.ratio)
+            selection(images, args.backbone, args.weights, args.ratio)
         if "padim" in args.part:
-            padim(images, args.weights, args.batch)
+            padim(images, args.backbone, args.weights, args.batch)
         if "scoring" in args.part:
-            scoring(images, args.weights, args.batch)
+            scoring(images, args.backbone, args.weights, args.batch)
 
 
 if __name__ == "__main__":

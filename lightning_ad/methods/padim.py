@@ -96,8 +96,7 @@ class PaDiM(FitOnlyModule):
         if self.growing:
             self._check_grids(grids)
         self.grids.copy_(torch.tensor(grids))
-        nested, dimensions = self._layout(grids)
-        self._moments = Moments(nested, dimensions, self.accumulator, self.device)
+        self._moments = Moments(self._nesting(grids), self.accumulator, self.device)
         if self.growing:
             if self.storage == torch.float16:
                 rank_zero_warn(
@@ -149,9 +148,9 @@ class PaDiM(FitOnlyModule):
 
     def stages(self, plan: Plan) -> list[Stage]:
         """Reading holds the scatters, however many images there are, and testing the inverse factors."""
-        nested, dimensions = self._layout(self._grids_of(plan.height, plan.width))
+        nested = self._nesting(self._grids_of(plan.height, plan.width))
         numbers = vectors = solving = above = 0
-        for n, own in zip(nested.counts(), dimensions, strict=True):
+        for n, own in zip(nested.counts(), nested.dimensions, strict=True):
             above += own
             vectors, numbers, solving = vectors + n * own, numbers + n * own * above, solving + n * own * above**2
         scatters, factors = self.accumulator.itemsize * numbers, self.storage.itemsize * numbers
@@ -198,7 +197,7 @@ class PaDiM(FitOnlyModule):
 
     def _embed(self, image: Tensor) -> Tensor:
         """The chosen channels as `Nesting.flat` gives them, float32."""
-        chosen, (nested, _) = self._chosen(), self._layout(self._grids_of(image.shape[2], image.shape[3]))
+        chosen, nested = self._chosen(), self._nesting(self._grids_of(image.shape[2], image.shape[3]))
 
         def flat(maps: list[Tensor]) -> list[Tensor]:
             levels = [(maps[level].permute(0, 2, 3, 1).flatten(1, 2), channels) for level, channels in chosen]
@@ -217,11 +216,11 @@ class PaDiM(FitOnlyModule):
             self._layers = (self.channels, chosen[::-1])
         return self._layers[1]
 
-    def _layout(self, grids: tuple[tuple[int, int], ...]) -> tuple[Nesting, list[int]]:
-        """The cells, where the layers have these grids, and of each stage how many dimensions are its own."""
+    def _nesting(self, grids: tuple[tuple[int, int], ...]) -> Nesting:
+        """The cells, where the layers have these grids."""
         chosen = self._chosen()
-        nested = nesting(tuple(grids[level] for level, _ in chosen), grids[0], self.channels.device)
-        return nested, [len(channels) for _, channels in chosen]
+        dimensions = tuple(len(channels) for _, channels in chosen)
+        return nesting(tuple(grids[level] for level, _ in chosen), dimensions, grids[0], self.channels.device)
 
     def _grids_of(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """The grids of the layers, of images of a size."""
@@ -230,8 +229,8 @@ class PaDiM(FitOnlyModule):
     def _gaussian(self) -> NestedGaussian:
         # Loading a module and moving it give it new buffers.
         if self._kept is None or self._kept[0] is not self.factors:
-            layout = self._layout(tuple((height, width) for height, width in self.grids.tolist()))
-            made = NestedGaussian(*layout, self.means, self.factors, self.epsilon, self.accumulator)
+            nested = self._nesting(tuple((height, width) for height, width in self.grids.tolist()))
+            made = NestedGaussian(nested, self.means, self.factors, self.epsilon, self.accumulator)
             self._kept = (self.factors, made)
         return self._kept[1]
 

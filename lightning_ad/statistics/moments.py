@@ -61,20 +61,17 @@ class Moments:
 
     Args:
         nested: the cells.
-        dimensions: d of each stage.
         dtype: of the sums.
         device: where they are kept.
     """
 
-    def __init__(
-        self, nested: Nesting, dimensions: Sequence[int], dtype: torch.dtype, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, nested: Nesting, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
         self.count, self.nested = 0, nested
         self.means: list[Tensor] = []
         self.scatters: list[list[Tensor]] = []
-        for stage, (cells, own) in enumerate(zip(nested.counts(), dimensions, strict=True)):
+        for stage, (cells, own) in enumerate(zip(nested.counts(), nested.dimensions, strict=True)):
             self.means.append(torch.zeros(cells, own, dtype=dtype, device=device))
-            so_far = dimensions[: stage + 1]
+            so_far = nested.dimensions[: stage + 1]
             self.scatters.append([torch.zeros(cells, own, d, dtype=dtype, device=device) for d in so_far])
         self._blocks = Blocks(self._take_in)
 
@@ -115,15 +112,16 @@ class Moments:
         return [block for blocks in self.scatters for block in blocks]
 
     def _take_in(self, images: Tensor) -> None:
-        new, dimensions = len(images), [mean.shape[1] for mean in self.means]
+        new = len(images)
 
         def take(roots: slice) -> None:
             deviations = []
-            for stage, vectors in enumerate(self.nested.own(images, dimensions, roots)):
+            for stage, vectors in enumerate(self.nested.own(images, roots)):
                 before = self.means[stage][self.nested.part(stage, roots)].view(len(vectors), -1)
-                mean = before.lerp(vectors.mean(1, dtype=before.dtype), new / (self.count + new))
-                moved = mean.new_empty(len(mean), new + 1, mean.shape[1])
-                torch.sub(vectors, mean[:, None], out=moved[:, :new])
+                moved = before.new_empty(len(before), new + 1, before.shape[1])
+                moved[:, :new] = vectors
+                mean = before.lerp(moved[:, :new].mean(1), new / (self.count + new))
+                moved[:, :new] -= mean[:, None]
                 moved[:, new] = (before - mean) * self.count**0.5  # together, what was there is one more image
                 before.copy_(mean)
                 deviations.append(moved)
@@ -152,7 +150,7 @@ class NormMoments(Moments):
     """
 
     def __init__(self, dimension: int, device: torch.device | str = "cpu") -> None:
-        super().__init__(nesting(((1, 1),), (1, 1), torch.device(device)), [dimension], torch.float64, device)
+        super().__init__(nesting(((1, 1),), (dimension,), (1, 1), torch.device(device)), torch.float64, device)
         self.third = self.means[0].new_zeros(dimension)
         self.fourth = self.means[0].new_zeros(1)
 

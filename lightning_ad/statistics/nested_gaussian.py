@@ -23,7 +23,6 @@ class NestedGaussian:
 
     Args:
         nested: the cells.
-        dimensions: d of each stage.
         means: of all stages, one after another, float32 [sum of n d].
         factors: the blocks of the last rows of the covariances' Cholesky factors likewise, [sum of n d D].
         epsilon: that was added to the variances.
@@ -33,17 +32,16 @@ class NestedGaussian:
     def __init__(
         self,
         nested: Nesting,
-        dimensions: Sequence[int],
         means: Tensor,
         factors: Tensor,
         epsilon: float,
         dtype: torch.dtype,
     ) -> None:
-        self.nested, self.dimensions, self.epsilon, self.dtype = nested, dimensions, epsilon, dtype
-        counts = nested.counts()
+        self.nested, self.epsilon, self.dtype = nested, epsilon, dtype
+        counts, dimensions = nested.counts(), nested.dimensions
         own = means.split([n * d for n, d in zip(counts, dimensions, strict=True)])
         self.means = [part.view(n, d) for part, n, d in zip(own, counts, dimensions, strict=True)]
-        self.factors = _blocks(nested, dimensions, factors)
+        self.factors = _blocks(nested, factors)
         self._whitened: tuple[float, Blocks] | None = None
 
     @staticmethod
@@ -53,8 +51,7 @@ class NestedGaussian:
         Raises:
             torch.linalg.LinAlgError: where a covariance is not positive definite.
         """
-        nested, dimensions = moments.nested, [mean.shape[1] for mean in moments.means]
-        scale = 1 / (moments.count - 1)
+        nested, scale = moments.nested, 1 / (moments.count - 1)
 
         def factorise(roots: slice) -> None:
             step = _factorising()
@@ -62,10 +59,10 @@ class NestedGaussian:
                 mixed, own = _last_rows(blocks, nested.part(stage, roots))
                 _write(blocks, nested.part(stage, roots), *step(mixed * scale, _with_variance(own * scale, epsilon)))
 
-        nested.for_roots(factorise, _work_bytes(nested, dimensions, moments.means[0].dtype))
+        nested.for_roots(factorise, _work_bytes(nested, moments.means[0].dtype))
         numbers = sum(block.numel() for blocks in moments.scatters for block in blocks)
         factors = torch.empty(numbers, dtype=storage, device=moments.means[0].device)
-        for kept, made in zip(_blocks(nested, dimensions, factors), moments.scatters, strict=True):
+        for kept, made in zip(_blocks(nested, factors), moments.scatters, strict=True):
             for block, values in zip(kept, made, strict=True):
                 block.copy_(values)
         return torch.cat([mean.flatten() for mean in moments.means]).float(), factors
@@ -84,7 +81,7 @@ class NestedGaussian:
                 mixed, own = mixed * (count - 1), _with_variance(own, -self.epsilon) * (count - 1)
                 _write(moments.scatters[stage], part, mixed, own)
 
-        self.nested.for_roots(multiply, _work_bytes(self.nested, self.dimensions, self.dtype))
+        self.nested.for_roots(multiply, _work_bytes(self.nested, self.dtype))
 
     def squared(self, flat: Tensor, scale: float = 1.0) -> Tensor:
         """Squared Mahalanobis distances [B, P] of images as `Nesting.flat` gives them, float32 [B, sum of n d].
@@ -97,7 +94,7 @@ class NestedGaussian:
         def work(roots: slice) -> None:
             deviations = [
                 vectors - self.means[stage][self.nested.part(stage, roots)].view(len(vectors), 1, -1)
-                for stage, vectors in enumerate(self.nested.own(flat, self.dimensions, roots))
+                for stage, vectors in enumerate(self.nested.own(flat, roots))
             ]
             total = squared.new_zeros(len(deviations[0]), images, 1)
             for stage, (own, blocks) in enumerate(zip(deviations, whitened, strict=True)):
@@ -106,7 +103,7 @@ class NestedGaussian:
                     inside = self.nested.inside(level)
                     part = by_cell(deviations[level], inside) @ block[self.nested.part(level, roots)]
                     white += part.unflatten(0, (-1, inside)).transpose(1, 2).flatten(2)
-                found = white.square_().unflatten(2, (-1, self.dimensions[stage])).sum(3)
+                found = white.square_().unflatten(2, (-1, self.nested.dimensions[stage])).sum(3)
                 total = found + total.repeat_interleave(found.shape[2] // total.shape[2], 2)
             squared[self.nested.part(len(counts) - 1, roots)] = total.transpose(1, 2).flatten(0, 1)
 
@@ -142,7 +139,7 @@ class NestedGaussian:
                     part = made[stage][level][self.nested.part(level, roots)]
                     part.copy_(values.reshape(len(part), -1, part.shape[1]).mT)
 
-        self.nested.for_roots(invert, _work_bytes(self.nested, self.dimensions, self.dtype))
+        self.nested.for_roots(invert, _work_bytes(self.nested, self.dtype))
         self._whitened = scale, made
         return made
 
@@ -217,9 +214,9 @@ def _inverting() -> Step:
     return step
 
 
-def _blocks(nested: Nesting, dimensions: Sequence[int], flat: Tensor) -> Blocks:
+def _blocks(nested: Nesting, flat: Tensor) -> Blocks:
     """Views of numbers that lie block after block."""
-    blocks, start = [], 0
+    blocks, start, dimensions = [], 0, nested.dimensions
     for stage, n in enumerate(nested.counts()):
         blocks.append([])
         for d in dimensions[: stage + 1]:
@@ -255,8 +252,8 @@ def _grouped(mixed: Tensor, whole: Tensor) -> Tensor:
     return mixed.view(len(whole), -1, whole.shape[2])
 
 
-def _work_bytes(nested: Nesting, dimensions: Sequence[int], dtype: torch.dtype) -> int:
+def _work_bytes(nested: Nesting, dtype: torch.dtype) -> int:
     """Bytes that going down the stages holds: of the last one its rows, of those before it whole matrices."""
-    *coarse, last = nested.counts()
+    (*coarse, last), dimensions = nested.counts(), nested.dimensions
     wholes = [n * sum(dimensions[: stage + 1]) ** 2 for stage, n in enumerate(coarse)]
     return 2 * dtype.itemsize * (sum(wholes) + last * dimensions[-1] * sum(dimensions))

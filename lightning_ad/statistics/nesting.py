@@ -6,12 +6,16 @@ those of the coarse cell that it lies in. So level by level only the last rows a
 strides 4, 8 and 16 about a quarter of the numbers, and less of the operations.
 
 A *stage* is a level with all that are coarser. It has n cells, d dimensions of its own, and with those of the coarser
-levels, which come first, D. A cell has cells of each later stage in it, as many as each other, one after another. Of a
-matrix [D, D] of each cell, the last rows are kept by *blocks* [n, d, d'], one for each stage so far, its own last.
+levels, which come first, D. A cell has cells of each later stage in it, as many as each other, one after another; a
+cell of the first stage is a *root*. Of a matrix [D, D] of each cell, the last rows are kept by *blocks* [n, d, d'], one
+for each stage so far, its own last.
 """
 
+import itertools
+import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -26,41 +30,48 @@ class Nesting:
     """Which cells of coarse grids the cells of finer ones lie in; maps are replicated by nearest neighbour.
 
     Where sides do not divide one another, a cell of a fine grid can lie in several of a coarse one: each such part is a
-    cell of its own. And where cells have fewer cells in them than others have, there are some to spare, which no
-    position lies in; their place is 0.
+    cell of its own. Cells have fewer cells in them than others have, there are some to spare then, which no position
+    lies in; their place is 0. And cells are cut, where fewer numbers are kept that way.
 
     Args:
         grids: (height, width) of each level, the coarsest first.
+        dimensions: d of each level.
         positions: (height, width) of the grid that all of them are replicated onto.
         device: of the indices.
 
     Attributes:
+        dimensions: d of each stage.
         places: of each stage, int64 [n]: the place of its own level's grid that a cell lies in.
         cells: int64 [P]: the cell of the last stage that each position lies in.
     """
 
     def __init__(
-        self, grids: Sequence[tuple[int, int]], positions: tuple[int, int], device: torch.device | str = "cpu"
+        self,
+        grids: Sequence[tuple[int, int]],
+        dimensions: Sequence[int],
+        positions: tuple[int, int],
+        device: torch.device | str = "cpu",
     ) -> None:
-        replicated = []
-        for height, width in grids:
-            numbers = torch.arange(height * width, dtype=torch.float64).view(1, 1, height, width)
-            replicated.append(F.interpolate(numbers, positions, mode="nearest").flatten().long())
+        self.dimensions = list(dimensions)
+        axes = [[_nearest(grid[axis], positions[axis]) for grid in grids] for axis in (0, 1)]
+        rows, columns = min(
+            itertools.product(*(_divisions(axis) for axis in axes)),
+            key=lambda both: self._numbers([r * c for r, c in zip(*(one.counts for one in both), strict=True)]),
+        )
         self.places: list[Tensor] = []
-        cells, count = torch.zeros_like(replicated[0]), 1
-        for stage in range(1, len(grids) + 1):
-            found, which = torch.stack(replicated[:stage]).unique(dim=1, return_inverse=True)  # in order of parents
-            parents = cells.new_empty(found.shape[1])
-            parents[which] = cells
-            inside = parents.bincount(minlength=count)
-            most = int(inside.max())
-            numbers = parents * most + torch.arange(len(parents)) - (inside.cumsum(0) - inside)[parents]
-            count *= most
-            places = cells.new_zeros(count)
-            places[numbers] = found[-1]
-            cells = numbers[which]
+        cells = torch.zeros(positions, dtype=torch.int64)
+        for stage, (_, width) in enumerate(grids):
+            down, right = torch.tensor(rows.paths[stage])[:, None], torch.tensor(columns.paths[stage])
+            cells = (cells * rows.inside[stage] + down) * columns.inside[stage] + right
+            places = cells.new_zeros(rows.counts[stage] * columns.counts[stage])
+            places[cells] = torch.tensor(axes[0][stage])[:, None] * width + torch.tensor(axes[1][stage])
             self.places.append(places.to(device))
-        self.cells = cells.to(device)
+        self.cells = cells.flatten().to(device)
+
+    def _numbers(self, counts: Sequence[int]) -> int:
+        """How many a matrix for each cell has, of the last rows alone."""
+        above = itertools.accumulate(self.dimensions)
+        return sum(n * own * whole for n, own, whole in zip(counts, self.dimensions, above, strict=True))
 
     def counts(self) -> list[int]:
         """n of each stage."""
@@ -81,15 +92,9 @@ class Nesting:
             [m.index_select(1, places).flatten(1) for m, places in zip(levels, self.places, strict=True)], 1
         )
 
-    def own(self, flat: Tensor, dimensions: Sequence[int], roots: slice) -> list[Tensor]:
-        """Of each stage, what its k cells in each of some roots have: [roots, B, k d].
-
-        Args:
-            flat: [B, n d of all stages].
-            dimensions: d of each stage.
-            roots: the first and the one behind the last.
-        """
-        parts = flat.split([n * d for n, d in zip(self.counts(), dimensions, strict=True)], 1)
+    def own(self, flat: Tensor, roots: slice) -> list[Tensor]:
+        """Of each stage, what its k cells in each of some roots have, [roots, B, k d], from `flat`."""
+        parts = flat.split([n * d for n, d in zip(self.counts(), self.dimensions, strict=True)], 1)
         return [part.unflatten(1, (len(self.places[0]), -1))[:, roots].transpose(0, 1) for part in parts]
 
     def for_roots(self, work: Callable[[slice], None], held: int) -> None:
@@ -105,12 +110,64 @@ class Nesting:
 
 
 @lru_cache(maxsize=8)
-def nesting(grids: tuple[tuple[int, int], ...], positions: tuple[int, int], device: torch.device) -> Nesting:
+def nesting(
+    grids: tuple[tuple[int, int], ...], dimensions: tuple[int, ...], positions: tuple[int, int], device: torch.device
+) -> Nesting:
     """A `Nesting`, which is made once; its indices are of use where gradients are asked for, too."""
     with torch.inference_mode(False):
-        return Nesting(grids, positions, device)
+        return Nesting(grids, dimensions, positions, device)
 
 
 def by_cell(values: Tensor, cells: int) -> Tensor:
     """Of each of the `cells` in a root, what those in it have: [roots cells, B, D] from [roots, B, cells D]."""
     return values if cells == 1 else values.unflatten(2, (cells, -1)).transpose(1, 2).flatten(0, 1)
+
+
+class _Division(NamedTuple):
+    """Of one axis: how many parts each stage has, in all and in a part of the stage before; and for each stage and each
+    position, in which of them it lies (in that part)."""
+
+    counts: list[int]
+    inside: list[int]
+    paths: list[list[int]]
+
+
+def _divisions(places: list[list[int]]) -> list[_Division]:
+    """The ways to divide an axis, by how many parts each stage may have in a part of the stage before.
+
+    Args:
+        places: of each stage, at each position, the place of its own level's axis.
+    """
+    stages = [list(zip(*places[: stage + 1], strict=True)) for stage in range(len(places))]
+    wholes = [[{one for one in later if one[:-1] == part} for part in set(before)]
+              for before, later in itertools.pairwise(stages)]  # fmt: skip
+    most = [max(len(parts) for parts in whole) for whole in wholes]
+    divisions = []
+    for inside in itertools.product(*(range(1, number + 1) for number in most)):
+        paths = _paths(places, inside)
+        roots = max(paths[0]) + 1
+        counts = list(itertools.accumulate(inside, operator.mul, initial=roots))
+        divisions.append(_Division(counts, [roots, *inside], paths))
+    return divisions
+
+
+def _paths(places: list[list[int]], inside: Sequence[int]) -> list[list[int]]:
+    """Goes along an axis, and begins another part of an earlier stage where there is no room in that of a later one."""
+    paths: list[list[int]] = [[] for _ in places]
+    path, before = [-1] + [0] * len(inside), None
+    for here in zip(*places, strict=True):
+        if here != before:
+            stage = 0 if before is None else next(k for k in range(len(here)) if here[k] != before[k])
+            while stage and path[stage] + 1 == inside[stage - 1]:
+                stage -= 1
+            path = [*path[:stage], path[stage] + 1, *[0] * (len(inside) - stage)]
+            before = here
+        for own, part in zip(paths, path, strict=True):
+            own.append(part)
+    return paths
+
+
+def _nearest(size: int, positions: int) -> list[int]:
+    """The place on an axis that each position is nearest to."""
+    numbers = torch.arange(size, dtype=torch.float64).view(1, 1, size)
+    return F.interpolate(numbers, positions, mode="nearest").flatten().long().tolist()

@@ -5,14 +5,20 @@ import torch
 import torch.nn.functional as F
 
 from lightning_ad.statistics.moments import Moments
+from lightning_ad.statistics.nesting import Nesting
 
 DIMENSIONS = [4, 3, 2]  # of the coarsest level first
 GRIDS = {
     "dividing": [(2, 3), (4, 6), (8, 12)],
     "not dividing": [(2, 4), (4, 7), (7, 13)],
+    "cut": [(5, 4), (7, 9), (18, 19)],
     "finer than the positions": [(2, 2), (9, 9), (5, 5)],
     "one": [(3, 3)],
 }
+
+
+def nest(grids):
+    return Nesting(grids, DIMENSIONS[: len(grids)], grids[-1])
 
 
 def levels(grids, images=20, seed=0):
@@ -32,7 +38,7 @@ def replicated(maps, grids):
 
 
 def observed(nested, maps, sizes, dtype=torch.float64):
-    moments = Moments(nested, DIMENSIONS[: len(maps)], dtype)
+    moments = Moments(nested, dtype)
     for part in nested.flat(maps).split(sizes):
         moments.update(part)
     return moments

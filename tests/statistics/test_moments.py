@@ -3,18 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from nests import DIMENSIONS, GRIDS, at_positions, levels, observed, replicated
+from nests import DIMENSIONS, GRIDS, at_positions, levels, nest, observed, replicated
 
 from lightning_ad.statistics import moments as streaming
 from lightning_ad.statistics.moments import Moments, NormMoments
-from lightning_ad.statistics.nesting import Nesting
 
 
 @pytest.mark.parametrize("grids", GRIDS.values(), ids=GRIDS)
 @pytest.mark.parametrize("sizes", [1, 7, 20])
 def test_moments_are_those_of_numpy(grids, sizes, monkeypatch):
     monkeypatch.setattr(streaming, "BLOCK", 8)
-    maps, nested = levels(grids), Nesting(grids, grids[-1])
+    maps, nested = levels(grids), nest(grids)
     moments, vectors = observed(nested, maps, sizes).finish(), replicated(maps, grids)
     assert moments.count == 20
     for position, scatter in enumerate(at_positions(nested, moments.scatters)):
@@ -25,8 +24,8 @@ def test_moments_are_those_of_numpy(grids, sizes, monkeypatch):
 
 
 def test_only_new_rows_are_kept():
-    nested = Nesting(GRIDS["dividing"], (8, 12))
-    moments = Moments(nested, DIMENSIONS, torch.float64)
+    nested = nest(GRIDS["dividing"])
+    moments = Moments(nested, torch.float64)
     assert nested.counts() == [6, 24, 96]
     kept = sum(part.numel() for rows in moments.scatters for part in rows)
     assert kept == 6 * 4 * 4 + 24 * 3 * 7 + 96 * 2 * 9 < 96 * 9 * 9 / 3
@@ -35,9 +34,9 @@ def test_only_new_rows_are_kept():
 def test_batches_do_not_change_a_bit_and_a_state_goes_on(monkeypatch):
     monkeypatch.setattr(streaming, "BLOCK", 8)
     grids = GRIDS["not dividing"]
-    maps, nested = levels(grids), Nesting(grids, grids[-1])
+    maps, nested = levels(grids), nest(grids)
     whole = observed(nested, maps, 1)
-    other = Moments(nested, DIMENSIONS, torch.float64)
+    other = Moments(nested, torch.float64)
     other.restore(observed(nested, [m[:11] for m in maps], 11).state())
     other.update(nested.flat([m[11:] for m in maps]))
     for one, two in zip(whole.finish().state()["sums"], other.finish().state()["sums"], strict=True):
@@ -46,7 +45,7 @@ def test_batches_do_not_change_a_bit_and_a_state_goes_on(monkeypatch):
 
 def test_threads_do_not_change_a_bit():
     grids = GRIDS["dividing"]
-    maps, nested, before = levels(grids), Nesting(grids, grids[-1]), torch.get_num_threads()
+    maps, nested, before = levels(grids), nest(grids), torch.get_num_threads()
     found = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
@@ -57,7 +56,7 @@ def test_threads_do_not_change_a_bit():
 
 def test_float32_does_not_cancel():
     grids = GRIDS["dividing"]
-    maps, nested = [values + 1000 for values in levels(grids)], Nesting(grids, grids[-1])
+    maps, nested = [values + 1000 for values in levels(grids)], nest(grids)
     found, wanted = (
         at_positions(nested, observed(nested, maps, 5, dtype).finish().scatters)
         for dtype in (torch.float32, torch.float64)
@@ -67,7 +66,7 @@ def test_float32_does_not_cancel():
 
 def merged(rank):
     grids = GRIDS["not dividing"]
-    nested, maps = Nesting(grids, grids[-1]), levels(grids)
+    nested, maps = nest(grids), levels(grids)
     parts = [slice(0, 12), slice(12, 12), slice(12, 20)]
     return observed(nested, [values[parts[rank]] for values in maps], 5).finish().state()["sums"]
 
@@ -76,7 +75,7 @@ def merged(rank):
 def test_processes_are_merged_even_where_one_has_seen_nothing(over_processes):
     found = over_processes(3, merged)
     grids = GRIDS["not dividing"]
-    whole = observed(Nesting(grids, grids[-1]), levels(grids), 20).finish().state()["sums"]
+    whole = observed(nest(grids), levels(grids), 20).finish().state()["sums"]
     for sums in found:
         for one, two in zip(sums, whole, strict=True):
             np.testing.assert_allclose(one, two, rtol=0, atol=1e-12 * max(two.abs().flatten().tolist(), default=0))

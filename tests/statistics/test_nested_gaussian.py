@@ -3,22 +3,21 @@
 import numpy as np
 import pytest
 import torch
-from nests import DIMENSIONS, GRIDS, at_positions, levels, observed, replicated
+from nests import GRIDS, at_positions, levels, nest, observed, replicated
 from scipy.spatial.distance import mahalanobis
 
 from lightning_ad.statistics import nesting as turns
 from lightning_ad.statistics.moments import Moments
 from lightning_ad.statistics.nested_gaussian import NestedGaussian
-from lightning_ad.statistics.nesting import Nesting
 
 EPSILON = 0.01
 
 
 def gaussian(grids, maps, storage=torch.float32):
-    nested = Nesting(grids, grids[-1])
+    nested = nest(grids)
     moments = observed(nested, maps, 7).finish()
     made = NestedGaussian.fitted(moments, EPSILON, storage)
-    return NestedGaussian(nested, DIMENSIONS[: len(maps)], *made, EPSILON, torch.float64)
+    return NestedGaussian(nested, *made, EPSILON, torch.float64)
 
 
 def distances(grids, maps, new, scale=1.0):
@@ -64,7 +63,7 @@ def test_turns_do_not_change_a_bit(monkeypatch):
 @pytest.mark.parametrize("grids", GRIDS.values(), ids=GRIDS)
 def test_moments_come_back(grids):
     maps = levels(grids)
-    fitted, resumed = gaussian(grids, maps), Moments(Nesting(grids, grids[-1]), DIMENSIONS[: len(maps)], torch.float64)
+    fitted, resumed = gaussian(grids, maps), Moments(nest(grids), torch.float64)
     fitted.resume(resumed, 20)
     whole = observed(fitted.nested, maps, 7).finish()
     wanted = at_positions(fitted.nested, whole.scatters)
@@ -84,6 +83,6 @@ def test_half_storage():
 
 def test_a_covariance_without_an_inverse_is_refused():
     grids = [(2, 2), (4, 4)]
-    moments = observed(Nesting(grids, (4, 4)), [values[:3] for values in levels(grids)], 3).finish()
+    moments = observed(nest(grids), [values[:3] for values in levels(grids)], 3).finish()
     with pytest.raises(torch.linalg.LinAlgError):  # 3 images span 2 dimensions
         NestedGaussian.fitted(moments, 0.0, torch.float32)
