@@ -5,7 +5,7 @@
 
 Ours are trained by train.py's own function; the peer's model sees the batches of our data module, and its maps go to
 our metrics. MobileNetV2 or SqueezeNet 1.1 (`--backbone`), 224 px; `--images` takes the first of the sorted list for
-training, so that the peer's selection of a coreset ends. CFA learns for `--epochs`, in batches of 4, as released; the
+training, so that the peer's selection of a coreset ends. PaDiM's channels are drawn once, for both. CFA learns for `--epochs`, in batches of 4, as released; the
 peer's model knows other networks only, and is given this one. Needs anomalib 2.7.0 in the same environment.
 """
 
@@ -30,6 +30,7 @@ from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.evaluation import AnomalyMetrics
 from lightning_ad.features.backbone import MEAN, STD
 from lightning_ad.features.weights import build_network
+from lightning_ad.methods import PaDiM
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO_0.30")
@@ -59,12 +60,14 @@ def normalised(image: Tensor) -> Tensor:
     return (image - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
 
 
-def peer(method: str, backbone: str, weights: str) -> nn.Module:
+def peer(method: str, backbone: str, weights: str, seed: int) -> nn.Module:
     network, layers = build_network(backbone, weights), LAYERS[backbone][-LEVELS[method] :]
     if method == "padim":
         from anomalib.models.image.padim.torch_model import PadimModel
 
-        return PadimModel(network, layers, False, n_features=100)
+        model = PadimModel(network, layers, False, n_features=100)
+        model.idx = PaDiM(backbone, weights, layers, dimension=100, seed=seed).channels
+        return model
     if method == "patchcore":
         from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
@@ -109,7 +112,7 @@ def score_peer(
 ) -> dict[str, float]:
     """The metrics of anomalib's model, fitted and scored on the batches of `data`."""
     torch.manual_seed(seed)
-    model = peer(method, backbone, weights).train()
+    model = peer(method, backbone, weights, seed).train()
     fit_peer(method, model, data, epochs)
     model.eval()
     metrics = AnomalyMetrics()
