@@ -5,8 +5,9 @@
 
 Ours are trained by train.py's own function; the peer's model sees the batches of our data module, and its maps go to
 our metrics. MobileNetV2 or SqueezeNet 1.1 (`--backbone`), 224 px; `--images` takes the first of the sorted list for
-training, so that the peer's selection of a coreset ends. PaDiM's channels are drawn once, for both. CFA learns for `--epochs`, in batches of 4, as released; the
-peer's model knows other networks only, and is given this one. Needs anomalib 2.7.0 in the same environment.
+training, so that the peer's selection of a coreset ends. PaDiM's channels are drawn once, for both. CFA learns for
+`--epochs`, in batches of 4, as released; the peer's model knows other networks only, and is given this one. Needs
+anomalib 2.7.0 in the same environment.
 """
 
 import argparse
