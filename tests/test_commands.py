@@ -25,6 +25,7 @@ from lightning_ad.commands import evaluate, preview, train
 from lightning_ad.data import demo
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import METRIC_NAMES
+from lightning_ad.forecast import Speed
 from lightning_ad.reporting.maps import read_map
 
 
@@ -152,6 +153,19 @@ def test_a_forecast_comes_first(trees, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert printed.index("Forecast") < printed.index("image_AUROC")
     assert "Reading images" in printed
+
+
+@pytest.mark.parametrize("tiled", [False, True])
+def test_a_forecast_knows_how_images_are_read(tiled, trees, tmp_path, monkeypatch):
+    """Without workers a batch is read by threads, tiles one after the other, and an image once for its four tiles."""
+    asked = []
+    monkeypatch.setattr(fit_only, "measure", lambda *_: Speed(reading=1.0, network=0.0, operations=1e9))
+    monkeypatch.setattr(
+        fit_only, "table", lambda _, speed, workers, together: asked.append((speed.reading, workers, together))
+    )
+    tiles = ["--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32"] if tiled else []
+    train([*flags("SPADE", "mvtec", trees, tmp_path), "--data.batch_size", "4", *tiles])
+    assert asked == [(0.25, 0, 1) if tiled else (1.0, 0, 4)]
 
 
 @pytest.mark.parametrize("method", ["PatchCore", "CFA"])

@@ -51,7 +51,7 @@ def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, re
     speed = measure(model.describe, data.training_set().read, first, *data.input_size, data.batch_size, device)
     stages = _stages(model, plan)
     speed = speed._replace(reading=speed.reading / tiles)  # an image is read once for all of its tiles
-    workers, together = data.workers(device, model.synthesis is not None), data.batch_size if tiles == 1 else 1
+    workers, together = data.workers(device, model.synthesis is not None), data.batch_size if data.tiles is None else 1
     print(table(stages, speed, workers, together))
     wanted, there = max(stage.held for stage in stages), available()
     if there is not None and wanted > there:

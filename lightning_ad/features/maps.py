@@ -26,7 +26,7 @@ def _enlarged(scores: Tensor, height: int, width: int, sigma: float) -> Tensor:
     rows = _axis(scores.shape[1], height, sigma).to(scores)
     columns = _axis(scores.shape[2], width, sigma).T.to(scores)
     with torch.autocast(scores.device.type, enabled=False):
-        if scores.device.type != "cpu":
+        if scores.device.type != "cpu" or not len(scores):
             return rows @ scores @ columns
         return torch.stack(each_alone(lambda grid: rows @ grid @ columns, scores.unbind()))
 
@@ -52,7 +52,7 @@ def hide(scores: Tensor, ignore: Tensor | None) -> Tensor:
 
 def spatial_mean(maps: Tensor) -> Tensor:
     """Means over the positions of maps [B, C, h, w]: float32 [B, C], the same bits in any batch."""
-    if maps.device.type != "cpu":
+    if maps.device.type != "cpu" or not len(maps):
         return maps.float().mean((2, 3))
     return torch.stack(each_alone(lambda one: one.float().mean((1, 2)), maps.unbind()))
 

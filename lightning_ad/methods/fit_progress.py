@@ -14,7 +14,7 @@ from lightning_ad.errors import UserError, WeightsError
 from lightning_ad.features.weights import read_state
 from lightning_ad.statistics.distributed import gather_rows, rank, sum_over_processes, world_size
 
-FORMAT = 2  # of what is saved: 1 was that of a PaDiM whose Gaussians were not nested
+FORMAT = 3  # of what is saved: to be raised with any change of what a method keeps
 SHARE = 20  # saving takes at most one part in so many of the time
 
 
@@ -70,7 +70,7 @@ class FitProgress:
         """The pieces of a save.
 
         Raises:
-            UserError: where it is of other images.
+            UserError: where it is of other images, or of another version.
             WeightsError: where one is damaged.
         """
         try:

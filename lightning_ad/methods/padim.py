@@ -1,6 +1,7 @@
 """PaDiM (Defard et al., ICPR-W 2020, arXiv 2011.08785): a Gaussian of features at each position of the grid."""
 
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from lightning_ad.statistics.distributed import rank
 from lightning_ad.statistics.gaussian import leave_one_out
 from lightning_ad.statistics.moments import BLOCK, Moments
 from lightning_ad.statistics.nested_gaussian import NestedGaussian
-from lightning_ad.statistics.nesting import Nesting, nesting
+from lightning_ad.statistics.nesting import LAYOUT, Nesting, nesting
 
 
 class PaDiM(FitOnlyModule):
@@ -26,7 +27,7 @@ class PaDiM(FitOnlyModule):
     Positions do not share what they learn: parts must lie the same way in all images. What is kept is the mean and
     the Cholesky factor of each position's covariance; while fitting its scatter, as many numbers of `accumulator`,
     however many images there are; to score the inverse factors too, in float32. Of coarse layers all of it is kept once
-    for each cell, not for each position in it (`statistics.nested_gaussian`).
+    for each cell, not for each position in it, where that is less (`statistics.nested_gaussian`).
 
     Args:
         backbone: a torchvision model, or timm/<name>.
@@ -95,8 +96,10 @@ class PaDiM(FitOnlyModule):
         grids = self._grids_of(*self.trainer.datamodule.input_size)
         if self.growing:
             self._check_grids(grids)
+        else:
+            self._forget()
         self.grids.copy_(torch.tensor(grids))
-        self._moments = Moments(self._nesting(grids), self.accumulator, self.device)
+        self._moments = Moments(self._nesting(grids), self.accumulator)
         if self.growing:
             if self.storage == torch.float16:
                 rank_zero_warn(
@@ -105,8 +108,7 @@ class PaDiM(FitOnlyModule):
                 )
             if rank() == 0:
                 self._gaussian().resume(self._moments, int(self.count))
-        self.means, self.factors = self.means.new_empty(0), self.factors.new_empty(0)
-        self._kept = None
+        self._forget()
 
     def observe(self, image: Tensor, index: Tensor) -> None:
         """Takes a batch into the moments."""
@@ -136,10 +138,15 @@ class PaDiM(FitOnlyModule):
         self.means, self.factors = NestedGaussian.fitted(moments, self.epsilon, self.storage)
         self.count.fill_(moments.count)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Says how the Gaussians lie one after another."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["layout"] = LAYOUT
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises WeightsError for a checkpoint of before Gaussians were nested."""
+        """Raises WeightsError for a checkpoint whose Gaussians lie otherwise."""
         super().on_load_checkpoint(checkpoint)
-        if "grids" not in checkpoint["state_dict"]:
+        if checkpoint.get("layout") != LAYOUT:
             raise WeightsError(EARLIER)
 
     def describe(self, image: Tensor) -> object:
@@ -149,10 +156,8 @@ class PaDiM(FitOnlyModule):
     def stages(self, plan: Plan) -> list[Stage]:
         """Reading holds the scatters, however many images there are, and testing the inverse factors."""
         nested = self._nesting(self._grids_of(plan.height, plan.width))
-        numbers = vectors = solving = above = 0
-        for n, own in zip(nested.counts(), nested.dimensions, strict=True):
-            above += own
-            vectors, numbers, solving = vectors + n * own, numbers + n * own * above, solving + n * own * above**2
+        vectors, numbers = sum(nested.vectors()), sum(nested.numbers())
+        solving = sum(n * above for n, above in zip(nested.numbers(), accumulate(nested.dimensions), strict=True))
         scatters, factors = self.accumulator.itemsize * numbers, self.storage.itemsize * numbers
         return [
             Stage("Reading images", scatters + 4 * 2 * BLOCK * vectors, plan.images, 2 * plan.images * numbers),
@@ -225,6 +230,9 @@ class PaDiM(FitOnlyModule):
     def _grids_of(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """The grids of the layers, of images of a size."""
         return tuple((shape.height, shape.width) for shape in self.backbone.shapes(height, width))
+
+    def _forget(self) -> None:
+        self.means, self.factors, self._kept = self.means.new_empty(0), self.factors.new_empty(0), None
 
     def _gaussian(self) -> NestedGaussian:
         # Loading a module and moving it give it new buffers.

@@ -14,18 +14,13 @@ BLOCK = 64  # images taken in together: an update costs one pass over the scatte
 
 
 class Blocks:
-    """Images that come in batches of any size are taken in `BLOCK` at a time: which come together makes no difference.
+    """Images of batches of any size are taken in `BLOCK` at a time: which come together makes no difference."""
 
-    Args:
-        take_in: what is done with each block [N, ...] of images; it keeps none of them.
-    """
-
-    def __init__(self, take_in: Callable[[Tensor], None]) -> None:
-        self._take_in = take_in
+    def __init__(self) -> None:
         self._room, self._count = torch.empty(0), 0  # room is made once: pages of memory that are new cost time
 
-    def add(self, images: Tensor) -> None:
-        """Images [N, ...]."""
+    def add(self, images: Tensor, take_in: Callable[[Tensor], None]) -> None:
+        """Images [N, ...]; `take_in` is given each full block of them, and keeps none."""
         if not len(self._room) and len(images):
             self._room = images.new_empty(BLOCK, *images.shape[1:])
         while len(images):
@@ -33,13 +28,14 @@ class Blocks:
             self._room[self._count : self._count + len(part)] = part
             self._count, images = self._count + len(part), images[len(part) :]
             if self._count == BLOCK:
-                self.finish()
+                self._count = 0
+                take_in(self._room)
 
-    def finish(self) -> None:
-        """Takes in those that still wait."""
-        waiting, self._count = self.waiting(), 0
-        if len(waiting):
-            self._take_in(waiting)
+    def finish(self, take_in: Callable[[Tensor], None]) -> None:
+        """Takes in those that still wait, and gives the room back."""
+        if self._count:
+            take_in(self.waiting())
+        self._room, self._count = torch.empty(0), 0
 
     def waiting(self) -> Tensor:
         """Those that still wait, [N, ...]."""
@@ -60,24 +56,23 @@ class Moments:
         scatters: of each stage, the last rows of the sums of outer products of deviations, by blocks.
 
     Args:
-        nested: the cells.
+        nested: the cells; on its device the sums are kept.
         dtype: of the sums.
-        device: where they are kept.
     """
 
-    def __init__(self, nested: Nesting, dtype: torch.dtype, device: torch.device | str = "cpu") -> None:
-        self.count, self.nested = 0, nested
+    def __init__(self, nested: Nesting, dtype: torch.dtype) -> None:
+        self.count, self.nested, device = 0, nested, nested.cells.device
         self.means: list[Tensor] = []
         self.scatters: list[list[Tensor]] = []
         for stage, (cells, own) in enumerate(zip(nested.counts(), nested.dimensions, strict=True)):
             self.means.append(torch.zeros(cells, own, dtype=dtype, device=device))
             so_far = nested.dimensions[: stage + 1]
             self.scatters.append([torch.zeros(cells, own, d, dtype=dtype, device=device) for d in so_far])
-        self._blocks = Blocks(self._take_in)
+        self._blocks = Blocks()  # told each time what to do: who holds itself is not freed at once
 
     def update(self, flat: Tensor) -> None:
         """Takes in N images as `Nesting.flat` gives them; which come together makes no difference."""
-        self._blocks.add(flat)
+        self._blocks.add(flat, self._take_in)
 
     def state(self) -> dict[str, Any]:
         """All that `restore` goes on from, to the same bits."""
@@ -86,13 +81,13 @@ class Moments:
     def restore(self, state: dict[str, Any]) -> None:
         """Takes what `state` of moments of the same size has given."""
         self.count = state["count"]
-        self._blocks.add(state["waiting"].to(self.means[0].device))
         for own, kept in zip([*self.means, *self._sums()], state["sums"], strict=True):
             own.copy_(kept)
+        self.update(state["waiting"].to(self.means[0].device))
 
     def finish(self) -> Self:
         """Takes in what still waits, and merges the processes: all of them have the same moments then."""
-        self._blocks.finish()
+        self._blocks.finish(self._take_in)
         if world_size() > 1:
             counts = torch.tensor(self.count, device=self.means[0].device)
             dist.all_reduce(counts)
@@ -150,7 +145,7 @@ class NormMoments(Moments):
     """
 
     def __init__(self, dimension: int, device: torch.device | str = "cpu") -> None:
-        super().__init__(nesting(((1, 1),), (dimension,), (1, 1), torch.device(device)), torch.float64, device)
+        super().__init__(nesting(((1, 1),), (dimension,), (1, 1), torch.device(device)), torch.float64)
         self.third = self.means[0].new_zeros(dimension)
         self.fourth = self.means[0].new_zeros(1)
 

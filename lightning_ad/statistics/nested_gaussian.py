@@ -14,7 +14,7 @@ from lightning_ad.statistics.gaussian import whitening
 from lightning_ad.statistics.moments import Moments
 from lightning_ad.statistics.nesting import Nesting, by_cell
 
-Blocks = list[list[Tensor]]  # of each stage, see `statistics.nesting`
+Rows = list[list[Tensor]]  # of each stage its blocks, see `statistics.nesting`
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # from a stage's last rows to those of what is made of them
 
 
@@ -38,11 +38,10 @@ class NestedGaussian:
         dtype: torch.dtype,
     ) -> None:
         self.nested, self.epsilon, self.dtype = nested, epsilon, dtype
-        counts, dimensions = nested.counts(), nested.dimensions
-        own = means.split([n * d for n, d in zip(counts, dimensions, strict=True)])
-        self.means = [part.view(n, d) for part, n, d in zip(own, counts, dimensions, strict=True)]
+        own = zip(means.split(nested.vectors()), nested.counts(), nested.dimensions, strict=True)
+        self.means = [part.view(n, d) for part, n, d in own]
         self.factors = _blocks(nested, factors)
-        self._whitened: tuple[float, Blocks] | None = None
+        self._whitened: tuple[float, Rows] | None = None
 
     @staticmethod
     def fitted(moments: Moments, epsilon: float, storage: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -60,8 +59,7 @@ class NestedGaussian:
                 _write(blocks, nested.part(stage, roots), *step(mixed * scale, _with_variance(own * scale, epsilon)))
 
         nested.for_roots(factorise, _work_bytes(nested, moments.means[0].dtype))
-        numbers = sum(block.numel() for blocks in moments.scatters for block in blocks)
-        factors = torch.empty(numbers, dtype=storage, device=moments.means[0].device)
+        factors = torch.empty(sum(nested.numbers()), dtype=storage, device=moments.means[0].device)
         for kept, made in zip(_blocks(nested, factors), moments.scatters, strict=True):
             for block, values in zip(kept, made, strict=True):
                 block.copy_(values)
@@ -110,7 +108,7 @@ class NestedGaussian:
         self.nested.for_roots(work, 3 * flat.nbytes)
         return squared[self.nested.cells].T
 
-    def whitened(self, scale: float = 1.0) -> Blocks:
+    def whitened(self, scale: float = 1.0) -> Rows:
         """The inverses of the factors, float32: blocks transposed, those of the cells in a cell side by side.
 
         They are [n', d', k d], where n' cells of an earlier stage have k of the stage's cells in them. Those of the
@@ -119,12 +117,6 @@ class NestedGaussian:
         if self._whitened is not None and self._whitened[0] == scale:
             return self._whitened[1]
         self._whitened = None  # the room of the one is for the other
-        counts = self.nested.counts()
-        made = [
-            [block.new_empty(n, block.shape[2], len(block) // n * block.shape[1], dtype=torch.float32)
-             for n, block in zip(counts, blocks, strict=False)]
-            for blocks in self.factors
-        ]  # fmt: skip
 
         def invert(roots: slice) -> None:
             multiply, factorise, step = _multiplying(), _factorising(), _inverting()
@@ -139,9 +131,20 @@ class NestedGaussian:
                     part = made[stage][level][self.nested.part(level, roots)]
                     part.copy_(values.reshape(len(part), -1, part.shape[1]).mT)
 
-        self.nested.for_roots(invert, _work_bytes(self.nested, self.dtype))
+        with torch.inference_mode(False), torch.no_grad():  # they stay, and may be of use for gradients later
+            made = self._room()
+            self.nested.for_roots(invert, _work_bytes(self.nested, self.dtype))
         self._whitened = scale, made
         return made
+
+    def _room(self) -> Rows:
+        """For what `whitened` gives."""
+        counts = self.nested.counts()
+        return [
+            [block.new_empty(n, block.shape[2], len(block) // n * block.shape[1], dtype=torch.float32)
+             for n, block in zip(counts, blocks, strict=False)]
+            for blocks in self.factors
+        ]  # fmt: skip
 
 
 class _Above:
@@ -214,7 +217,7 @@ def _inverting() -> Step:
     return step
 
 
-def _blocks(nested: Nesting, flat: Tensor) -> Blocks:
+def _blocks(nested: Nesting, flat: Tensor) -> Rows:
     """Views of numbers that lie block after block."""
     blocks, start, dimensions = [], 0, nested.dimensions
     for stage, n in enumerate(nested.counts()):

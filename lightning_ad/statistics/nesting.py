@@ -18,12 +18,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_ad.parallel import each_alone
 
+LAYOUT = 2  # of which cells there are, in which order: checkpoints have them; to be raised with any change
 HELD = 2**23  # bytes that are looked at together on a CPU: few enough for a core's cache, and worth a turn
+HELD_ON_DEVICE = 2**29
 
 
 class Nesting:
@@ -56,26 +57,29 @@ class Nesting:
         axes = [[_nearest(grid[axis], positions[axis]) for grid in grids] for axis in (0, 1)]
         rows, columns = min(
             itertools.product(*(_divisions(axis) for axis in axes)),
-            key=lambda both: self._numbers([r * c for r, c in zip(*(one.counts for one in both), strict=True)]),
+            key=lambda both: sum(_numbers([r * c for r, c in zip(*(d.counts for d in both), strict=True)], dimensions)),
         )
         self.places: list[Tensor] = []
         cells = torch.zeros(positions, dtype=torch.int64)
         for stage, (_, width) in enumerate(grids):
             down, right = torch.tensor(rows.paths[stage])[:, None], torch.tensor(columns.paths[stage])
-            cells = (cells * rows.inside[stage] + down) * columns.inside[stage] + right
+            cells = (cells * rows.branching[stage] + down) * columns.branching[stage] + right
             places = cells.new_zeros(rows.counts[stage] * columns.counts[stage])
             places[cells] = torch.tensor(axes[0][stage])[:, None] * width + torch.tensor(axes[1][stage])
             self.places.append(places.to(device))
         self.cells = cells.flatten().to(device)
 
-    def _numbers(self, counts: Sequence[int]) -> int:
-        """How many a matrix for each cell has, of the last rows alone."""
-        above = itertools.accumulate(self.dimensions)
-        return sum(n * own * whole for n, own, whole in zip(counts, self.dimensions, above, strict=True))
-
     def counts(self) -> list[int]:
         """n of each stage."""
         return [len(places) for places in self.places]
+
+    def vectors(self) -> list[int]:
+        """How many numbers of their own the cells of each stage have in one image, n d."""
+        return [n * own for n, own in zip(self.counts(), self.dimensions, strict=True)]
+
+    def numbers(self) -> list[int]:
+        """How many numbers the last rows of a matrix for each cell of each stage have, n d D."""
+        return _numbers(self.counts(), self.dimensions)
 
     def inside(self, stage: int) -> int:
         """How many cells of a stage lie in a cell of the first, which is called a root."""
@@ -94,19 +98,24 @@ class Nesting:
 
     def own(self, flat: Tensor, roots: slice) -> list[Tensor]:
         """Of each stage, what its k cells in each of some roots have, [roots, B, k d], from `flat`."""
-        parts = flat.split([n * d for n, d in zip(self.counts(), self.dimensions, strict=True)], 1)
+        parts = flat.split(self.vectors(), 1)
         return [part.unflatten(1, (len(self.places[0]), -1))[:, roots].transpose(0, 1) for part in parts]
 
     def for_roots(self, work: Callable[[slice], None], held: int) -> None:
-        """Does all roots, and what is in them; on a CPU some at a time, each time on one thread.
+        """Does all roots, and what is in them, some at a time; on a CPU each time on one thread.
 
         Args:
             work: is given some of them.
             held: bytes that would be held for all of them at once.
         """
-        roots = len(self.places[0])
-        some = roots if self.cells.device.type != "cpu" else HELD * roots // max(held, 1) + 1
-        each_alone(work, [slice(start, min(start + some, roots)) for start in range(0, roots, some)])
+        roots, on_cpu = len(self.places[0]), self.cells.device.type == "cpu"
+        some = (HELD if on_cpu else HELD_ON_DEVICE) * roots // max(held, 1) + 1
+        turns = [slice(start, min(start + some, roots)) for start in range(0, roots, some)]
+        if on_cpu:
+            each_alone(work, turns)
+        else:
+            for turn in turns:
+                work(turn)
 
 
 @lru_cache(maxsize=8)
@@ -124,12 +133,22 @@ def by_cell(values: Tensor, cells: int) -> Tensor:
 
 
 class _Division(NamedTuple):
-    """Of one axis: how many parts each stage has, in all and in a part of the stage before; and for each stage and each
-    position, in which of them it lies (in that part)."""
+    """Of one axis.
+
+    Attributes:
+        counts: of each stage, its parts.
+        branching: those in a part of the stage before.
+        paths: of each stage and position, in which of the latter it lies.
+    """
 
     counts: list[int]
-    inside: list[int]
+    branching: list[int]
     paths: list[list[int]]
+
+
+def _numbers(counts: Sequence[int], dimensions: Sequence[int]) -> list[int]:
+    whole = itertools.accumulate(dimensions)
+    return [n * own * above for n, own, above in zip(counts, dimensions, whole, strict=True)]
 
 
 def _divisions(places: list[list[int]]) -> list[_Division]:
@@ -143,24 +162,24 @@ def _divisions(places: list[list[int]]) -> list[_Division]:
               for before, later in itertools.pairwise(stages)]  # fmt: skip
     most = [max(len(parts) for parts in whole) for whole in wholes]
     divisions = []
-    for inside in itertools.product(*(range(1, number + 1) for number in most)):
-        paths = _paths(places, inside)
+    for branching in itertools.product(*(range(1, number + 1) for number in most)):
+        paths = _paths(places, branching)
         roots = max(paths[0]) + 1
-        counts = list(itertools.accumulate(inside, operator.mul, initial=roots))
-        divisions.append(_Division(counts, [roots, *inside], paths))
+        counts = list(itertools.accumulate(branching, operator.mul, initial=roots))
+        divisions.append(_Division(counts, [roots, *branching], paths))
     return divisions
 
 
-def _paths(places: list[list[int]], inside: Sequence[int]) -> list[list[int]]:
+def _paths(places: list[list[int]], branching: Sequence[int]) -> list[list[int]]:
     """Goes along an axis, and begins another part of an earlier stage where there is no room in that of a later one."""
     paths: list[list[int]] = [[] for _ in places]
-    path, before = [-1] + [0] * len(inside), None
+    path, before = [-1] + [0] * len(branching), None
     for here in zip(*places, strict=True):
         if here != before:
             stage = 0 if before is None else next(k for k in range(len(here)) if here[k] != before[k])
-            while stage and path[stage] + 1 == inside[stage - 1]:
+            while stage and path[stage] + 1 == branching[stage - 1]:
                 stage -= 1
-            path = [*path[:stage], path[stage] + 1, *[0] * (len(inside) - stage)]
+            path = [*path[:stage], path[stage] + 1, *[0] * (len(branching) - stage)]
             before = here
         for own, part in zip(paths, path, strict=True):
             own.append(part)
@@ -168,6 +187,5 @@ def _paths(places: list[list[int]], inside: Sequence[int]) -> list[list[int]]:
 
 
 def _nearest(size: int, positions: int) -> list[int]:
-    """The place on an axis that each position is nearest to."""
-    numbers = torch.arange(size, dtype=torch.float64).view(1, 1, size)
-    return F.interpolate(numbers, positions, mode="nearest").flatten().long().tolist()
+    """The place on an axis of `size` that each position takes, as nearest neighbours do but for their rounding."""
+    return [position * size // positions for position in range(positions)]

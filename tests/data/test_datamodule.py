@@ -74,9 +74,10 @@ def test_images_that_threads_read_side_by_side_keep_their_order(trees):
     keys = [Key(row) for row in (4, 0, 6, 2, 5)]
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    found = collate(data.__getitems__(keys))
-    assert torch.get_num_threads() == 3
-    torch.set_num_threads(before)
+    try:
+        found = collate(data.__getitems__(keys))
+    finally:
+        torch.set_num_threads(before)
     alone = collate([data[key] for key in keys])
     assert found.path == alone.path == [data.samples[row].path for row in (4, 0, 6, 2, 5)]
     assert torch.equal(found.image, alone.image)

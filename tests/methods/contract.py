@@ -116,6 +116,23 @@ class FitOnlyContract:
         one_by_one = torch.cat([reference(image[None]).score for image in images])
         torch.testing.assert_close(one_by_one, prediction.score, rtol=1e-5, atol=1e-6)
 
+    def test_half_precision(self, reference, trees, tmp_path):
+        """A fit in it and scores in it are near those in single precision."""
+        images = torch.rand(3, 3, 64, 64)
+        wanted = reference.eval()(images).score
+        module = self.make()
+        trainer(tmp_path, precision="bf16-mixed").fit(module, datamodule=tree_data(trees["mvtec"]))
+        with torch.autocast("cpu", torch.bfloat16):
+            prediction = module.eval()(images)
+        assert prediction.map.dtype == prediction.score.dtype == torch.float32
+        torch.testing.assert_close(prediction.score, wanted, rtol=0.05, atol=0)
+        assert not torch.equal(prediction.score, wanted)
+
+    def test_no_image_has_no_score(self, reference):
+        prediction = reference.eval()(torch.rand(0, 3, 64, 64))
+        assert prediction.map.shape == (0, 64, 64)
+        assert prediction.score.shape == (0,)
+
     def test_a_second_fit_forgets_the_first(self, trees, tmp_path):
         def other():
             return tree_data(trees["folder"], layout="folder", category=None)

@@ -1,5 +1,8 @@
 """Moments on grids that lie in one another, against NumPy on vectors that are replicated onto the finest grid."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -43,15 +46,27 @@ def test_batches_do_not_change_a_bit_and_a_state_goes_on(monkeypatch):
         assert torch.equal(one, two)
 
 
-def test_threads_do_not_change_a_bit():
+def test_a_state_that_waits_for_more_than_a_block(monkeypatch):
     grids = GRIDS["dividing"]
-    maps, nested, before = levels(grids), nest(grids), torch.get_num_threads()
-    found = []
-    for threads in (1, 3):
-        torch.set_num_threads(threads)
-        found.append(observed(nested, maps, 5).finish().state()["sums"])
-    torch.set_num_threads(before)
-    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+    nested, maps = nest(grids), levels(grids)
+    state, restored = observed(nested, maps, 20).state(), Moments(nested, torch.float64)
+    monkeypatch.setattr(streaming, "BLOCK", 8)  # it was 64
+    restored.restore(state)
+    assert restored.finish().count == 20
+    np.testing.assert_allclose(restored.means[-1][nested.cells], replicated(maps, grids).mean(0)[:, -2:], rtol=1e-12)
+
+
+def test_they_are_freed_at_once():
+    """Gigabytes must not wait for the collector of cycles."""
+    grids = GRIDS["dividing"]
+    moments = observed(nest(grids), levels(grids), 5)
+    gone = weakref.ref(moments.finish())
+    gc.disable()
+    try:
+        del moments
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_float32_does_not_cancel():

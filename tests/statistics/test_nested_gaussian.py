@@ -47,6 +47,19 @@ def test_one_scale_after_another():
     first, other, again = (fitted.squared(new, scale) for scale in (1.0, 1.5, 1.0))
     assert torch.equal(first, again)
     assert (other < first).all()
+    assert fitted.whitened() is fitted.whitened()
+
+
+def test_gradients_after_scores_in_inference_mode():
+    grids = GRIDS["dividing"]
+    fitted = gaussian(grids, levels(grids))
+    new = fitted.nested.flat(levels(grids, 3, seed=1))
+    with torch.inference_mode():
+        scored = fitted.squared(new)
+    again = fitted.squared(new.requires_grad_())
+    again.sum().backward()
+    torch.testing.assert_close(again, scored, rtol=0, atol=0)
+    assert new.grad.abs().max() > 0
 
 
 def test_turns_do_not_change_a_bit(monkeypatch):
@@ -68,7 +81,8 @@ def test_moments_come_back(grids):
     whole = observed(fitted.nested, maps, 7).finish()
     wanted = at_positions(fitted.nested, whole.scatters)
     np.testing.assert_allclose(at_positions(fitted.nested, resumed.scatters), wanted, atol=1e-5 * np.abs(wanted).max())
-    np.testing.assert_allclose(resumed.means[-1], whole.means[-1], rtol=1e-6)
+    for own, wanted in zip(resumed.means, whole.means, strict=True):
+        np.testing.assert_allclose(own, wanted, rtol=1e-6)
     resumed.means[0].fill_(7.0)
     assert (fitted.means[0] != 7.0).all()  # they are no views
 

@@ -1,10 +1,7 @@
 """Cells of grids that lie in one another."""
 
-import itertools
-
 import pytest
 import torch
-import torch.nn.functional as F
 from nests import DIMENSIONS, GRIDS, levels, nest, replicated
 
 from lightning_ad.statistics.nesting import Nesting
@@ -15,10 +12,9 @@ def test_each_position_lies_in_the_places_of_its_nearest_neighbours(grids):
     nested = nest(grids)
     cells = nested.cells
     for stage in range(len(grids) - 1, -1, -1):
-        height, width = grids[stage]
-        numbers = torch.arange(height * width, dtype=torch.float64).view(1, 1, height, width)
-        wanted = F.interpolate(numbers, grids[-1], mode="nearest").flatten().long()
-        assert torch.equal(nested.places[stage][cells], wanted)
+        (height, width), (down, right) = grids[stage], grids[-1]
+        wanted = [y * height // down * width + x * width // right for y in range(down) for x in range(right)]
+        assert nested.places[stage][cells].tolist() == wanted
         if stage:
             cells = cells // (nested.counts()[stage] // nested.counts()[stage - 1])
     assert len(set(nested.cells.tolist())) == len(nested.cells)  # the last grid is that of the positions
@@ -41,9 +37,9 @@ def test_cells_are_cut_where_that_leaves_fewer_numbers():
     """SqueezeNet's grids at 224 px: 3 x 3 parts with 3 x 3 positions each would be 13,689 cells."""
     dimensions = [62, 22, 16]
     nested = Nesting([(13, 13), (27, 27), (55, 55)], dimensions, (55, 55))
-    above = itertools.accumulate(dimensions)
-    numbers = sum(n * own * whole for n, own, whole in zip(nested.counts(), dimensions, above, strict=True))
-    assert numbers < 0.45 * 55 * 55 * 100**2
+    (a, b, c), n = dimensions, nested.counts()
+    assert nested.numbers() == [n[0] * a * a, n[1] * b * (a + b), n[2] * c * 100]
+    assert sum(nested.numbers()) < 0.45 * 55 * 55 * 100**2
     assert nested.counts()[-1] < 5000
 
 

@@ -238,7 +238,7 @@ class PatchCore(FitOnlyModule):
     def _find(self, bank: PatchBank, features: Tensor, without: range | None = None) -> Found:
         squared, rows = bank.search(features.flatten(0, 1), self.neighbours, without)
         distances = squared if self.distance == "squared" else squared.sqrt()
-        return Found(distances.mean(1).view(len(features), -1), rows[:, 0].view(len(features), -1))
+        return Found(distances.mean(1).view(features.shape[:2]), rows[:, 0].view(features.shape[:2]))
 
     def _unit(self, bank: PatchBank) -> Tensor | float:
         """Of scores: the scale of a member of an ensemble, in its square where distances are."""
