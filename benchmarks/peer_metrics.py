@@ -4,9 +4,9 @@
         --images 200 --seeds 0 1 2
 
 Ours are trained by train.py's own function; the peer's model sees the batches of our data module, and its maps go to
-our metrics. MobileNetV2 or SqueezeNet 1.1 (`--backbone`), 224 px; `--images` takes the first of the sorted list for
-training, so that the peer's selection of a coreset ends. PaDiM's channels are drawn once, for both. CFA learns for
-`--epochs`, in batches of 4, as released; the peer's model knows other networks only, and is given this one. Needs
+our metrics. MobileNetV2 or SqueezeNet 1.1 (`--backbone`), 224 px (`--size`); `--images` takes the first of the sorted
+list for training, so that the peer's selection of a coreset ends. PaDiM's channels are drawn once, for both. CFA learns
+for `--epochs`, in batches of 4, as released; the peer's model knows other networks only, and is given this one. Needs
 anomalib 2.7.0 in the same environment.
 """
 
@@ -61,7 +61,7 @@ def normalised(image: Tensor) -> Tensor:
     return (image - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
 
 
-def peer(method: str, backbone: str, weights: str, seed: int) -> nn.Module:
+def peer(method: str, backbone: str, weights: str, seed: int, size: int) -> nn.Module:
     network, layers = build_network(backbone, weights), LAYERS[backbone][-LEVELS[method] :]
     if method == "padim":
         from anomalib.models.image.padim.torch_model import PadimModel
@@ -81,7 +81,7 @@ def peer(method: str, backbone: str, weights: str, seed: int) -> nn.Module:
         model = torch_model.CfaModel("resnet18", 1, 1, 3, 3, 1e-5)
     model.descriptor.layer = torch_model.CoordConv2d(width, width, kernel_size=1)
     with patch.object(torch_model, "get_return_nodes", lambda _: layers):
-        scale = model.get_scale((224, 224))
+        scale = model.get_scale((size, size))
     model.get_scale = lambda _: scale
     return model
 
@@ -113,7 +113,7 @@ def score_peer(
 ) -> dict[str, float]:
     """The metrics of anomalib's model, fitted and scored on the batches of `data`."""
     torch.manual_seed(seed)
-    model = peer(method, backbone, weights, seed).train()
+    model = peer(method, backbone, weights, seed, data.input_size[0]).train()
     fit_peer(method, model, data, epochs)
     model.eval()
     metrics = AnomalyMetrics()
@@ -141,6 +141,7 @@ def main() -> None:
     parser.add_argument("--train-list", type=Path, required=True)
     parser.add_argument("--backbone", choices=LAYERS, default="mobilenet_v2")
     parser.add_argument("--weights", required=True)
+    parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--images", type=int)
     parser.add_argument("--epochs", type=int, default=2, help="of CFA")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
@@ -149,9 +150,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         tree, chosen = smaller(args.root.resolve(), listed, listed[: args.images], Path(folder))
         flags = ["--data.root", str(tree), "--data.layout_options.train_list", str(chosen)]
+        flags += ["--data.image_size", str(args.size), "--data.center_crop", "null"]
         flags += ["--model.backbone", args.backbone, "--model.weights", args.weights]
         flags += ["--model.layers", f"[{','.join(LAYERS[args.backbone][-LEVELS[args.method] :])}]"]
-        options = {"image_size": 224, "batch_size": BATCH[args.method], "layout_options": {"train_list": chosen}}
+        options = {"image_size": args.size, "batch_size": BATCH[args.method], "layout_options": {"train_list": chosen}}
         data = AnomalyDataModule("mtd", str(tree), **options)
         data.setup()
         sums: dict[str, list[dict[str, float]]] = {}
