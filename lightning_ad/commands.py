@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_ad.cli import EvaluateCLI, PreviewCLI, RunCLI
-from lightning_ad.cli.fit_only import announce
+from lightning_ad.cli.fit_only import announce, seen_otherwise
 from lightning_ad.cli.parser import split_flags
 from lightning_ad.cli.settings import configs
 from lightning_ad.errors import UsageError, UserError, WeightsError
@@ -131,10 +131,16 @@ def evaluate(args: Sequence[str] | None = None) -> RunFolder:
     elsewhere = any(f.startswith("--output") for f in flags)
     with _own_config(target) as own:
         cli = EvaluateCLI([*own, *flags], finished_checkpoint(target), None if elsewhere else run)
+        otherwise = seen_otherwise(Path(own[1]).read_text(), cli.config.data)
     if cli.datamodule.layout == "folder" and any(f.startswith("--data.root") for f in flags):
         rank_zero_info(
             "Good images of the folder that count as training images are not tested; if the method has not learned "
             "from them, add --data.layout_options.test_share 1"
+        )
+    if otherwise:
+        rank_zero_warn(
+            f"{target} was trained with {otherwise}: scores of images that are seen otherwise are of another kind, and "
+            "these metrics are not those of the run"
         )
     watch = Stopwatch()
     cli.keep_features()

@@ -180,11 +180,12 @@ def available() -> int | None:
 def table(stages: Sequence[Stage], speed: Speed, workers: int, together: int) -> str:
     """The forecast as lines of text: peak memory of this process and time, stage by stage (`seconds`)."""
     base = held_now()
-    lines = [f"{'Forecast':<24}{'memory':>12}{'time':>10}"]
+    lines = [f"{'Forecast':<24}{'memory':>12}{'time':>12}"]
     for stage in stages:
         duration = seconds(stage, speed, workers, together)
-        shown = f"{duration:.0f} s" if duration < 120 else f"{duration / 60:.1f} min"
-        lines.append(f"{stage.name:<24}{(base + stage.held) / 2**30:>8.2f} GiB{shown:>10}")
+        unit, size = next((u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if duration >= 2 * s or s == 1)
+        shown = f"{duration / size:.{0 if unit == 's' else 1}f} {unit}"
+        lines.append(f"{stage.name:<24}{(base + stage.held) / 2**30:>8.2f} GiB{shown:>12}")
     return "\n".join(lines)
 
 

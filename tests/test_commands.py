@@ -5,6 +5,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from runs import (
@@ -12,6 +13,7 @@ from runs import (
     DATA_SETS,
     METHODS,
     QUIET,
+    ROOT,
     assert_same_weights,
     flags,
     logged,
@@ -19,11 +21,12 @@ from runs import (
     metrics_of,
     weights_of,
 )
+from trees import draw_image
 
 from lightning_ad.cli import fit_only
 from lightning_ad.commands import evaluate, preview, train
 from lightning_ad.data import demo
-from lightning_ad.errors import UsageError
+from lightning_ad.errors import UsageError, UserError
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.forecast import Speed
 from lightning_ad.reporting.maps import read_map
@@ -139,6 +142,41 @@ def test_a_finished_run_is_extended(method, trees, tmp_path):
         train(["--extend", str(first), "--model.sigma", "1", *QUIET])
 
 
+def test_a_folder_of_good_images_is_added(trees, tmp_path, capsys):
+    """All of them, however deep; what is tested and held out stays that of the run."""
+    held = ["--data.validation", "holdout", "--data.validation_share", "0.3"]
+    first = train([*flags("PaDiM", "mvtec", trees, tmp_path), *held]).path
+    for number in range(5):
+        draw_image(tmp_path / f"new/shift {number % 2}/{number}.png", np.random.default_rng(100 + number))
+    extend = ["--extend", str(first), "--output", str(tmp_path), *QUIET]
+    second = train([*extend, "--data.train_folder", str(tmp_path / "new")]).path
+    assert "5 images are added to 5" in capsys.readouterr().out
+    counts = [json.loads((run / "metrics.json").read_text())["counts"] for run in (first, second)]
+    assert [c["train"] for c in counts] == [5, 10]
+    assert counts[0]["validation"] == counts[1]["validation"] == 2
+    tested = [[row["path"] for row in csv.DictReader((run / "predictions.csv").open())] for run in (first, second)]
+    assert sorted(tested[0]) == sorted(tested[1])
+    for wrong, told in (
+        ([], "5 of the 5 images that are to be added are in .* already"),
+        (["--data.train_folder", str(tmp_path / "new"), "--data.image_size", "32"], r"data.image_size 64 \(now 32\)"),
+        (["--data.train_folder", str(tmp_path / "none")], "there is no folder .*none"),
+    ):
+        with pytest.raises(UserError, match=told):
+            train([*extend, *wrong])
+    assert not (second.parent / "version_2").exists()
+
+
+def test_an_evaluation_at_another_size_is_told(trees, tmp_path):
+    folder = train(flags("PatchCore", "mvtec", trees, tmp_path)).path
+    with pytest.warns(UserWarning, match=r"was trained with data.image_size 64 \(now 96\): scores"):
+        evaluate([str(folder), "--data.image_size", "96", *QUIET])
+
+
+def test_maps_of_one_value_are_told(trees, tmp_path):
+    with pytest.warns(UserWarning, match="MahalanobisAD scores whole images here"):
+        train(flags("MahalanobisAD", "mvtec", trees, tmp_path, ROOT / "configs/mahalanobis.yaml"))
+
+
 def test_suspects_are_listed_and_trimmed(trees, tmp_path):
     folder = train([*flags("PaDiM", "mvtec", trees, tmp_path), "--trim", "0.3"]).path
     rows = list(csv.DictReader((folder / "suspects.csv").open()))
@@ -171,7 +209,7 @@ def test_a_forecast_knows_how_images_are_read(tiled, trees, tmp_path, monkeypatc
 @pytest.mark.parametrize("method", ["PatchCore", "CFA"])
 def test_a_run_that_does_not_fit_is_told_what_would(trees, tmp_path, monkeypatch, method):
     monkeypatch.setattr(fit_only, "available", lambda: 2**20)
-    with pytest.warns(UserWarning, match="GiB are wanted, and 0.0 GiB can be had") as told:
+    with pytest.warns(UserWarning, match="GiB more than now are wanted, and 0.0 GiB can be had") as told:
         train([*flags(method, "mvtec", trees, tmp_path), "--trainer.limit_test_batches", "1"])
     (said,) = (str(w.message) for w in told if "can be had" in str(w.message))
     assert ("set model.memory_gb to 0.000" in said) == (method == "PatchCore")

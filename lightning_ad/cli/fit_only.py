@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -12,9 +13,11 @@ from lightning_ad.features.weights import read_state
 from lightning_ad.forecast import Plan, Stage, available, measure, scoring_again, table, with_metrics
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.fit_only import FitOnlyModule
+from lightning_ad.reporting.recorder import ConfigInCheckpoint
 from lightning_ad.reporting.run_folder import finished_checkpoint
 
 FLAGS = ("extend", "suspects", "trim")
+VIEW = ("image_size", "center_crop", "tile", "tile_overlap")  # settings of how images are seen
 
 
 def set_fit_only(model: AnomalyModule, config: Any) -> None:
@@ -33,9 +36,32 @@ def set_fit_only(model: AnomalyModule, config: Any) -> None:
     if config.extend and config.trim:
         raise UsageError("--trim goes with a fit from the start: leave out --extend, or --trim")
     if config.extend:
-        model.grow_from(read_state(finished_checkpoint(Path(config.extend))))
+        checkpoint = read_state(finished_checkpoint(Path(config.extend)))
+        if otherwise := seen_otherwise(checkpoint[ConfigInCheckpoint.KEY], config.data):
+            raise UsageError(
+                f"--extend: {config.extend} has seen its images with {otherwise}: leave these flags out, or fit anew"
+            )
+        model.grow_from(checkpoint)
     model.list_suspects, model.trim = config.suspects, config.trim
     model.progress_minutes = config.progress_minutes
+
+
+def check_new(model: FitOnlyModule, data: AnomalyDataModule, run: str) -> None:
+    """Raises UsageError where images that are to be added to a run are in it already, by their paths."""
+    names = data.training_set().names
+    known = sorted({*names} & {*model.training_paths})
+    if known:
+        raise UsageError(
+            f"{len(known)} of the {len(names)} images that are to be added are in {run} already, {known[0]} first: "
+            "name a folder of new good images by --data.train_folder"
+        )
+
+
+def seen_otherwise(config: str, data: Any) -> str:
+    """How a run of a configuration (YAML) has seen its images, where `data` is set otherwise; else nothing."""
+    own = yaml.safe_load(config)["data"]
+    different = [name for name in VIEW if name in own and own[name] != data[name]]
+    return ", ".join(f"data.{name} {own[name]} (now {data[name]})" for name in different)
 
 
 def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, resumed: bool) -> None:
@@ -43,6 +69,9 @@ def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, re
     if not trainer.is_global_zero or resumed or type(model).stages is AnomalyModule.stages:
         return
     model.to(trainer.strategy.root_device)
+    if isinstance(model, FitOnlyModule) and model.growing:
+        before, new = model.images_before // model.rows_per_image, len(data.samples["train"])
+        print(f"{new} images are added to {before}")
     counts, world, tiles = data.counts(), trainer.world_size, 1 if data.tiles is None else len(data.tiles)
     images, tested = (-(-counts[split] // world) * tiles for split in ("train", "test"))
     plan = Plan(images, tested, *data.input_size, world, data.batch_size, max(1, trainer.max_epochs or 1))
@@ -55,7 +84,7 @@ def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, re
     print(table(stages, speed, workers, together))
     wanted, there = max(stage.held for stage in stages), available()
     if there is not None and wanted > there:
-        sizes = f"{wanted / 2**30:.1f} GiB are wanted, and {there / 2**30:.1f} GiB can be had"
+        sizes = f"{wanted / 2**30:.1f} GiB more than now are wanted, and {there / 2**30:.1f} GiB can be had"
         rank_zero_warn(f"{sizes}; {_remedy(model, plan, there)}")
 
 

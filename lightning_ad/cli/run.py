@@ -25,7 +25,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import lightning_ad.methods  # noqa: F401  (so that --model takes short names)
 from lightning_ad.callbacks import ThroughputMonitor
 from lightning_ad.checkpoints import WholeCheckpoints
-from lightning_ad.cli.fit_only import set_fit_only
+from lightning_ad.cli.fit_only import check_new, set_fit_only
 from lightning_ad.cli.flags import add_flags, seed_number
 from lightning_ad.cli.parser import Parser, unmade, users_error
 from lightning_ad.cli.resume import check_same, listed
@@ -125,7 +125,6 @@ class RunCLI(LightningCLI):
         except ValueError as error:
             raise users_error(error) or unmade(error) or error from None
         self.model.metrics.memory_gb = self.config_init.metrics_gb
-        set_fit_only(self.model, self.config_init)
         if self.config_init.compile:
             torch._dynamo.config.recompile_limit = 64  # levels share code: three in training, validation and test
             for network in self.model.compiled:
@@ -141,6 +140,7 @@ class RunCLI(LightningCLI):
         """The trainer of the configuration, with the run folder's loggers and callbacks before its own."""
         if self.config_init.trainer.default_root_dir is not None:
             raise UsageError("trainer.default_root_dir is the run folder; choose its place with --output and --name")
+        set_fit_only(self.model, self.config)
         self.check_data()
         self.revision = None if rank_zero_only.rank else revision()
         self.folder = self.open_folder()
@@ -231,6 +231,8 @@ class RunCLI(LightningCLI):
             self.datamodule.setup(self.stage)
             if self.stage == "fit":
                 self.training_set = fingerprint(self.datamodule.samples["train"])
+                if self.config.extend:
+                    check_new(self.model, self.datamodule, self.config.extend)
             self.check_threshold()
         self.model.check_image_size(*self.datamodule.input_size)
 

@@ -16,16 +16,15 @@ from lightning_ad.data.dataset import AnomalyDataset, begin_worker
 from lightning_ad.data.geometry import Geometry, Size
 from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import find_samples, layout_module, prepare_layout
+from lightning_ad.data.layouts._files import good_samples
 from lightning_ad.data.reading import MEGAPIXELS, limit_size
 from lightning_ad.data.sample import GOOD, Batch, Sample, Split, collate
 from lightning_ad.data.sampler import KeySampler
-from lightning_ad.data.splitting import fold_of, holdout_of
+from lightning_ad.data.splitting import Validation, held_out
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.textures import NoiseTextures, TextureFolder, Textures
 from lightning_ad.errors import DataError, UsageError
 from lightning_ad.features.tiling import Tiles
-
-Validation = Literal["none", "holdout", "given", "fold"]
 
 
 class AnomalyDataModule(LightningDataModule):
@@ -37,6 +36,8 @@ class AnomalyDataModule(LightningDataModule):
         category: one of the data set's categories, where it has several; on the command line also `all`, or several
             with commas between them, for one run each.
         layout_options: further arguments of the layout, by name (mtd: train_list; folder: good, bad, masks, ...).
+        train_folder: a folder of good images, searched to any depth, that are trained on in place of the layout's own;
+            null for none. What is held out and what is tested stay those of the layout.
         image_size: [height, width], or one number: a square, or the shorter side where a center_crop follows.
         center_crop: [height, width] or one number, cut from the middle after the resize; null for none.
         tile: side, in pixels, of the square tiles by which images are learned and scored, for those too large to go
@@ -69,6 +70,7 @@ class AnomalyDataModule(LightningDataModule):
         root: str = "data/demo",
         category: str | None = None,
         layout_options: dict[str, str | int | float | bool | None] | None = None,
+        train_folder: str | None = None,
         image_size: Size = 256,
         center_crop: Size | None = None,
         tile: int | None = None,
@@ -90,6 +92,7 @@ class AnomalyDataModule(LightningDataModule):
         super().__init__()
         self.layout, self.root, self.category = layout, Path(root), category
         self.layout_options = layout_options or {}
+        self.train_folder = train_folder
         self.geometry = Geometry.of(image_size, center_crop)
         self.tiles = None if tile is None else Tiles.of(self.geometry.output, tile, tile_overlap)
         self.batch_size = batch_size
@@ -171,6 +174,12 @@ class AnomalyDataModule(LightningDataModule):
                 "defective; name ignored regions by data.ignore"
             )
         found = with_ignored(found, self.root, self.ignore, self.ignore_value, self.category is not None)
+        new: set[str] = set()
+        if hold_out and self.train_folder is not None:
+            folder = Path(self.train_folder)
+            added = with_ignored(good_samples(folder, "train", True), folder, self.ignore, self.ignore_value, True)
+            new = {sample.path for sample in added}
+            found = [*(sample for sample in found if sample.path not in new), *added]
         if self.on_error == "stop":
             wanted = {"test", *(["train", *["validation"] * (self.validation == "given")] if hold_out else [])}
             stop_at_faults([s for s in found if s.split in wanted])
@@ -180,25 +189,18 @@ class AnomalyDataModule(LightningDataModule):
             first = self.skipped[0]
             rank_zero_warn(f"{len(self.skipped)} images are left out; the first is {first.sample.path}: {first.reason}")
         by_split: dict[Split, list[Sample]] = {
-            split: [s for s in found if s.split == split] for split in ("train", "validation", "test")
+            split: [s for s in found if s.split == split and s.path not in new]
+            for split in ("train", "validation", "test")
         }
-        self.samples = self._held_out(by_split) if hold_out else by_split
+        if hold_out:
+            parts = self.validation, self.validation_share, self.folds, self.fold, self.seed
+            by_split["train"], by_split["validation"] = held_out(by_split["train"], by_split["validation"], *parts)
+        if hold_out and self.train_folder is not None:
+            by_split["train"] = [s for s in found if s.path in new]
+        self.samples = by_split
         for split, kind in (("good", 0), ("anomalous", 1)):
             if all(s.label != kind for s in self.samples["test"]):
                 rank_zero_warn(f"the test set has no {split} image: metrics that need one are n/a")
-
-    def _held_out(self, samples: dict[Split, list[Sample]]) -> dict[Split, list[Sample]]:
-        train, validation = samples["train"], []
-        if self.validation == "given":
-            if not (validation := samples["validation"]):
-                raise UsageError(
-                    f"the layout '{self.layout}' has no validation set in {self.root}; set data.validation"
-                )
-        elif self.validation == "fold":
-            train, validation = fold_of(train, self.folds, self.fold, self.seed)
-        elif self.validation == "holdout":
-            train, validation = holdout_of(train, self.validation_share, self.seed)
-        return {**samples, "train": train, "validation": validation}
 
     def counts(self) -> dict[str, int]:
         """Images by split, and of the test set by label and truth."""

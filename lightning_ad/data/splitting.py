@@ -1,12 +1,33 @@
 """Which training images are held out."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from lightning_ad.data.layouts._files import seeded_split
 from lightning_ad.data.sample import Sample
-from lightning_ad.errors import DataError
+from lightning_ad.errors import DataError, UsageError
+
+Validation = Literal["none", "holdout", "given", "fold"]
+
+
+def held_out(
+    train: list[Sample], given: list[Sample], validation: Validation, share: float, folds: int, fold: int, seed: int
+) -> tuple[list[Sample], list[Sample]]:
+    """Training images that stay, and those that are held out; the arguments are those of the data module.
+
+    Raises:
+        UsageError: where a validation set is to be there, and is not.
+        DataError: where there are too few images.
+    """
+    if validation == "given" and not given:
+        raise UsageError("the layout has no validation set in data.root; set data.validation to holdout or fold")
+    if validation == "fold":
+        return fold_of(train, folds, fold, seed)
+    if validation == "holdout":
+        return holdout_of(train, share, seed)
+    return train, given if validation == "given" else []
 
 
 def holdout_of(samples: list[Sample], share: float, seed: int) -> tuple[list[Sample], list[Sample]]:

@@ -56,14 +56,15 @@ class FusedNetwork:
 
     def __init__(self, body: fx.GraphModule, image: Tensor, dtype: torch.dtype) -> None:
         network = fused(body, image, dtype)
-        self.dtype, self.one = dtype, _ordered(network, image.to(dtype))
-        self.together, self._many = _together(network, image, dtype), self.one
+        self.dtype, self.together = dtype, _together(network, image, dtype)
+        shape, generator = (self.together, *image.shape[1:]), torch.Generator().manual_seed(0)
+        images = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last).to(dtype)
+        self.one, first = _ordered(network, images[:1])
+        self._many = self.one
         if self.together > 1:
-            shape, generator = (self.together, *image.shape[1:]), torch.Generator().manual_seed(0)
-            images = torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last).to(dtype)
-            self._many = _ordered(network, images)
+            self._many, found = _ordered(network, images)
             with torch.inference_mode():
-                found, alone = self._many(images), [self.one(image) for image in images.split(1)]
+                alone = [first, *(self.one(image) for image in images[1:].split(1))]
             if not all(torch.equal(maps, torch.cat([one[name] for one in alone])) for name, maps in found.items()):
                 self.together, self._many = 1, self.one
 
@@ -108,12 +109,11 @@ def fused(body: fx.GraphModule, image: Tensor, dtype: torch.dtype = torch.float3
     return network
 
 
-def _ordered(network: fx.GraphModule, images: Tensor) -> fx.GraphModule:
-    """A copy of a fused network whose convolutions have ordered their weights for images of this shape."""
+def _ordered(network: fx.GraphModule, images: Tensor) -> tuple[fx.GraphModule, dict[str, Tensor]]:
+    """A copy of a fused network whose convolutions have ordered their weights for images like these, and their maps."""
     network = _copy(network)
     with torch.inference_mode():
-        network(images)
-    return network
+        return network, network(images)
 
 
 def _copy(network: fx.GraphModule) -> fx.GraphModule:

@@ -39,7 +39,7 @@ class Tiles:
         if overlap % STEP or not STEP <= overlap <= tile - STEP:
             raise UsageError(
                 f"data.tile_overlap must be a multiple of {STEP} within {STEP} and {tile - STEP} px "
-                f"for a data.tile of {tile}; {overlap} came"
+                f"for a data.tile of {tile}; it is {overlap}: add --data.tile_overlap {STEP}, say"
             )
         return cls(size, (min(tile, size[0]), min(tile, size[1])), overlap)
 

@@ -64,6 +64,7 @@ class AnomalyModule(LightningModule):
         suspects: all training images, the most suspicious first; None where they were not scored.
         tiles: by which images are scored, as the data say (`data.tile`); None where they go through whole.
         trained_images: how many images what was learned is of.
+        locates: maps say where; else they have one value, the score.
         held_out_chose: held-out images have a part in the training: they choose epoch, end or learning rate.
         calibration: scores of held-out images; empty where there is no validation set.
     """
@@ -76,6 +77,7 @@ class AnomalyModule(LightningModule):
     suspects: Sequence[Suspect] | None = None
     tiles: Tiles | None = None
     trained_images: int = 0
+    locates: bool = True
     held_out_chose: bool = False
     calibration: Calibration
 

@@ -78,6 +78,7 @@ class MahalanobisAD(FitOnlyModule):
         self.widths = [shape.channels for shape in self.backbone.shapes(256, 256)]
         self.components, self.variance, self.shrink = components, variance, shrinkage == "ledoit-wolf"
         self.combine, self.map, self.sigma = combine, map, sigma
+        self.locates = map
         # The moments of all levels, one after another; of the scatter matrices the lower triangles.
         for name in ("means", "scatters", "thirds", "fourths"):
             self.register_dynamic_buffer(name, torch.empty(0, dtype=torch.float64))

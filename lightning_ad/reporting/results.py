@@ -91,6 +91,11 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             "is smaller than a pixel at this size, or ignored, or the mask is blank): they are left out of the pixel "
             f"metrics; the first is {blank[0]}. A larger data.image_size, or data.tile, keeps small defects"
         )
+    if not run.model.locates:
+        rank_zero_warn(
+            f"{type(run.model).__name__} scores whole images here: a map has one value, and pixel metrics do not say "
+            "where (--model.map true makes maps)"
+        )
     folder, rows, bounds = run.folder, run.recorder.rows, run.model.metrics.bounds
     write_predictions(folder.predictions, rows)
     sure = {**_intervals(rows), **run.model.metrics.intervals}
@@ -101,6 +106,8 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     }
     if run.model.suspects is not None:
         write_suspects(folder.suspects, run.model.suspects)
+        trimmed = sum(suspect.trimmed for suspect in run.model.suspects)
+        print(f"Suspicious training images: {folder.suspects}" + f"; {trimmed} are left out" * bool(trimmed))
     if run.datamodule.skipped:
         write_faults(folder.skipped, run.datamodule.skipped)
         print(f"Images that were left out: {folder.skipped}")

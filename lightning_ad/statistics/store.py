@@ -51,7 +51,7 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, memory_bytes: int | None 
             ) from error
         mapping = mmap.mmap(file.fileno(), size)
     rank_zero_info(
-        f"The features of the training images take {gib:.3g} GiB, above the memory_gb of {memory_bytes / 2**30:.3g}: "
+        f"The features of the training images take {gib:.3g} GiB, model.memory_gb leaves {memory_bytes / 2**30:.3g}: "
         f"they go to a temporary file in {folder} (TMPDIR). Results stay the same; reading them takes longer."
     )
     tensor = torch.frombuffer(mapping, dtype=dtype).view(*shape)

@@ -27,13 +27,13 @@ def images(folder: Path, *, recursive: bool = False) -> list[Path]:
     return sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
 
 
-def good_samples(folder: Path, split: Split) -> list[Sample]:
+def good_samples(folder: Path, split: Split, recursive: bool = False) -> list[Sample]:
     """The images of a folder of good parts.
 
     Raises:
         MissingFolderError: where it is not there.
     """
-    return [Sample(str(p), split) for p in images(folder)]
+    return [Sample(str(p), split) for p in images(folder, recursive=recursive)]
 
 
 def subfolders(folder: Path) -> list[Path]:
