@@ -18,6 +18,7 @@ from lightning_ad.errors import UserError
 from lightning_ad.evaluation import metrics
 
 FEW, QUICK = 8, 0.02  # images that are measured together first; seconds an image below which a whole batch is
+STARTING = 2.0  # seconds before the first image: Lightning's checks, checkpoints, what is made once
 MARGIN = 1.2  # products in a method are of worse shapes than the one that is measured
 WRITING = 3e-7  # seconds a pixel, for the map on disk and the metrics
 COMPARED = 64  # to find the least of distances takes as long as so many channels of them, each further one too
@@ -156,7 +157,8 @@ def seconds(stage: Stage, speed: Speed, workers: int, together: int) -> float:
     reading = speed.reading / min(workers or min(together, threads), cores)
     beside = workers > 0 and cores > threads
     image = max(speed.network, reading) if beside else speed.network + reading
-    return stage.images * (image + stage.writing) + MARGIN * stage.operations / speed.operations
+    working = stage.images * (image + stage.writing) + MARGIN * stage.operations / speed.operations
+    return working + STARTING * (stage.images > 0)
 
 
 def held_now() -> int:

@@ -36,7 +36,7 @@ def test_reading_beside_the_network(machine, cores, threads, workers, together, 
     speed = Speed(reading=4.0, network=3.0, operations=100.0)
     stage = Stage("Testing", 0.0, images=10, operations=1000.0, writing=0.5)
     found = seconds(stage, speed, workers, together)
-    assert found == pytest.approx(10 * (an_image + 0.5) + forecast.MARGIN * 1000 / 100)
+    assert found == pytest.approx(forecast.STARTING + 10 * (an_image + 0.5) + forecast.MARGIN * 1000 / 100)
 
 
 @pytest.mark.parametrize(("quick", "batch", "sizes"), [(True, 32, {FEW, 32}), (True, 4, {FEW}), (False, 32, {FEW})])
@@ -64,8 +64,9 @@ def test_a_file_that_cannot_be_read_costs_nothing_here(tmp_path):
     assert speed.reading == 0.0
 
 
-def test_the_table(machine):
+def test_the_table(machine, monkeypatch):
     machine(2, 2)
+    monkeypatch.setattr(forecast, "STARTING", 0.0)
     stages = [Stage("Reading images", 2**30, 100), Stage("Testing", 2**31, 1000)]
     title, reading, testing = table(stages, Speed(0.1, 0.2, 1.0), 0, 8).splitlines()
     assert title.split() == ["Forecast", "memory", "time"]
