@@ -177,8 +177,9 @@ def test_maps_of_one_value_are_told(trees, tmp_path):
         train(flags("MahalanobisAD", "mvtec", trees, tmp_path, ROOT / "configs/mahalanobis.yaml"))
 
 
-def test_suspects_are_listed_and_trimmed(trees, tmp_path):
+def test_suspects_are_listed_and_trimmed(trees, tmp_path, capsys):
     folder = train([*flags("PaDiM", "mvtec", trees, tmp_path), "--trim", "0.3"]).path
+    assert capsys.readouterr().out.count("(2 of 7 are left out)") == 1
     rows = list(csv.DictReader((folder / "suspects.csv").open()))
     assert [row["trimmed"] for row in rows] == ["true"] * 2 + ["false"] * 5
     assert [Path(row["path"]).is_file() for row in rows] == [True] * 7

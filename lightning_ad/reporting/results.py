@@ -22,16 +22,17 @@ from lightning_ad.data.reading import read_image, read_mask
 from lightning_ad.evaluation.catalogue import METRICS, of_kind, oracle
 from lightning_ad.evaluation.intervals import intervals
 from lightning_ad.evaluation.verdicts import Threshold
-from lightning_ad.methods.base import AnomalyModule, Suspect
+from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.reporting.dashboards.showing import show_test
 from lightning_ad.reporting.figures import hatch
-from lightning_ad.reporting.predictions import ImageResult, replacing, write_predictions
+from lightning_ad.reporting.predictions import ImageResult, write_predictions
 from lightning_ad.reporting.protocol import fingerprint, protocol
 from lightning_ad.reporting.recorder import TestRecorder, peak_memory_gib
 from lightning_ad.reporting.report import RunResults, write_report
 from lightning_ad.reporting.report_pictures import colour_scale
 from lightning_ad.reporting.revision import versions
 from lightning_ad.reporting.run_folder import RunFolder, write_json
+from lightning_ad.reporting.suspects import write_suspects
 
 
 class Stopwatch:
@@ -106,8 +107,6 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     }
     if run.model.suspects is not None:
         write_suspects(folder.suspects, run.model.suspects)
-        trimmed = sum(suspect.trimmed for suspect in run.model.suspects)
-        print(f"Suspicious training images: {folder.suspects}" + f"; {trimmed} are left out" * bool(trimmed))
     if run.datamodule.skipped:
         write_faults(folder.skipped, run.datamodule.skipped)
         print(f"Images that were left out: {folder.skipped}")
@@ -174,15 +173,6 @@ def verdicts(rows: Sequence[ImageResult], threshold: Threshold) -> str:
         f"\nThreshold {threshold.image:.6g} ({threshold.basis}): "
         f"{called[1]} of {bad} anomalous images found, {called[0]} of {good} good ones called anomalous"
     )
-
-
-def write_suspects(path: Path, suspects: Sequence[Suspect]) -> None:
-    """Writes suspects.csv: the training images, the most suspicious first."""
-    with replacing(path) as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(Suspect._fields)
-        rows.writerows((s.path, repr(s.score), str(s.trimmed).lower()) for s in suspects)
-    print(f"Training images, the most suspicious first: {path}")
 
 
 def table(metrics: dict[str, float], sure: dict[str, tuple[float, float]]) -> str:
