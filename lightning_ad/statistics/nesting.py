@@ -24,15 +24,15 @@ from lightning_ad.parallel import each_alone
 
 LAYOUT = 2  # of which cells there are, in which order: checkpoints have them; to be raised with any change
 HELD = 2**23  # bytes that are looked at together on a CPU: few enough for a core's cache, and worth a turn
-HELD_ON_DEVICE = 2**29
+HELD_ON_DEVICE = 2**29  # likewise on an accelerator, which wants more at a time
 
 
 class Nesting:
     """Which cells of coarse grids the cells of finer ones lie in; maps are replicated by nearest neighbour.
 
     Where sides do not divide one another, a cell of a fine grid can lie in several of a coarse one: each such part is a
-    cell of its own. Cells have fewer cells in them than others have, there are some to spare then, which no position
-    lies in; their place is 0. And cells are cut, where fewer numbers are kept that way.
+    cell of its own. Some cells then have fewer cells in them than others: what they lack is there to spare, no position
+    lies in it, and its place is 0. Cells are cut where that leaves fewer numbers to keep.
 
     Args:
         grids: (height, width) of each level, the coarsest first.
