@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -170,6 +171,9 @@ def test_an_evaluation_at_another_size_is_told(trees, tmp_path):
     folder = train(flags("PatchCore", "mvtec", trees, tmp_path)).path
     with pytest.warns(UserWarning, match=r"was trained with data.image_size 64 \(now 96\): scores"):
         evaluate([str(folder), "--data.image_size", "96", *QUIET])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "was trained with")
+        evaluate([str(folder), "--data.image_size", "[64,64]", "--data.tile_overlap", "32", *QUIET])
 
 
 def test_maps_of_one_value_are_told(trees, tmp_path):

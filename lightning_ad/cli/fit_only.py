@@ -8,6 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.data.geometry import Geometry
 from lightning_ad.errors import UsageError
 from lightning_ad.features.weights import read_state
 from lightning_ad.forecast import Plan, Stage, available, measure, scoring_again, table, with_metrics
@@ -60,8 +61,15 @@ def check_new(model: FitOnlyModule, data: AnomalyDataModule, run: str) -> None:
 def seen_otherwise(config: str, data: Any) -> str:
     """How a run of a configuration (YAML) has seen its images, where `data` is set otherwise; else nothing."""
     own = yaml.safe_load(config)["data"]
-    different = [name for name in VIEW if name in own and own[name] != data[name]]
-    return ", ".join(f"data.{name} {own[name]} (now {data[name]})" for name in different)
+    if _view(own) == _view(data):
+        return ""
+    different = [name for name in VIEW if own.get(name) != data[name]]
+    return ", ".join(f"data.{name} {own.get(name)} (now {data[name]})" for name in different)
+
+
+def _view(data: Any) -> tuple[object, ...]:
+    """The same for the same view, however it is written."""
+    return Geometry.of(data["image_size"], data["center_crop"]), data["tile"], data["tile"] and data["tile_overlap"]
 
 
 def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, resumed: bool) -> None:
