@@ -148,8 +148,7 @@ class Backbone(nn.Module):
         if network is self.body:
             normalised = (image - self.mean) / self.std
         else:
-            normalised = torch.empty_like(image, memory_format=torch.channels_last)
-            torch.sub(image, self.mean, out=normalised).div_(self.std)
+            normalised = torch.sub(image, self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
         maps = network(normalised)
         return [maps[k] for k in self.layers]
 
