@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import UsageError
-from lightning_ad.reporting.recorder import peak_memory_gib
+from lightning_ad.reporting.cost import peak_memory_gib
 
 
 class _OnDevice(WeightAveraging):

@@ -18,9 +18,10 @@ from lightning_ad.cli.parser import split_flags
 from lightning_ad.cli.settings import configs
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.features.weights import read_state
+from lightning_ad.reporting.cost import Stopwatch
 from lightning_ad.reporting.preview import write_preview
 from lightning_ad.reporting.recorder import ConfigInCheckpoint
-from lightning_ad.reporting.results import Stopwatch, summarise
+from lightning_ad.reporting.results import summarise
 from lightning_ad.reporting.run_folder import RunFolder, finished_checkpoint
 from lightning_ad.survival import Interrupted
 

@@ -39,9 +39,9 @@ from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.learned import LearnedModule
 from lightning_ad.progress import RunProgressBar
 from lightning_ad.reporting.dashboards.showing import DashboardRecorder
+from lightning_ad.reporting.facts import facts_of
 from lightning_ad.reporting.protocol import fingerprint
 from lightning_ad.reporting.recorder import ConfigInCheckpoint, TestRecorder
-from lightning_ad.reporting.results import facts_of
 from lightning_ad.reporting.revision import revision
 from lightning_ad.reporting.run_folder import RunFolder
 from lightning_ad.survival import StopWhenTold

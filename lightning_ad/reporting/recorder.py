@@ -1,13 +1,10 @@
 """Callbacks that put a run's results on disk while it goes on."""
 
-import resource
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -18,6 +15,7 @@ from lightning_ad.evaluation import auroc, average_precision, conformal_p_values
 from lightning_ad.evaluation.verdicts import REJECT, Calibration, Method, Threshold, choose
 from lightning_ad.methods.base import AnomalyModule, Prediction
 from lightning_ad.parallel import each_alone
+from lightning_ad.reporting.cost import peak_memory_gib
 from lightning_ad.reporting.maps import write_map
 from lightning_ad.reporting.predictions import ImageResult
 from lightning_ad.reporting.run_folder import RunFolder
@@ -186,12 +184,3 @@ def _of_its_pixels(map: Tensor, mask: Tensor) -> dict[str, float]:
 def _place(nearest: Tensor, paths: Sequence[str]) -> str:
     image, row, column = nearest.tolist()
     return f"{paths[image]}@{row},{column}"
-
-
-def peak_memory_gib() -> dict[str, float]:
-    """The most main memory this process has held, and the most memory on its GPU, in GiB."""
-    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes on a Mac, KiB elsewhere
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
-    if torch.cuda.is_available():
-        peak["gpu"] = torch.cuda.max_memory_allocated() / 2**30
-    return peak

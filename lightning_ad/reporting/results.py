@@ -2,16 +2,11 @@
 
 import csv
 import math
-import platform
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
@@ -22,63 +17,17 @@ from lightning_ad.data.reading import read_image, read_mask
 from lightning_ad.evaluation.catalogue import METRICS, of_kind, oracle
 from lightning_ad.evaluation.intervals import intervals
 from lightning_ad.evaluation.verdicts import Threshold
-from lightning_ad.methods.base import AnomalyModule
+from lightning_ad.reporting.cost import Stopwatch
 from lightning_ad.reporting.dashboards.showing import show_test
+from lightning_ad.reporting.facts import Run, cost, counts, device_name, report_facts, small_defects
 from lightning_ad.reporting.figures import hatch
 from lightning_ad.reporting.predictions import ImageResult, write_predictions
 from lightning_ad.reporting.protocol import fingerprint, protocol
-from lightning_ad.reporting.recorder import TestRecorder, peak_memory_gib
 from lightning_ad.reporting.report import RunResults, write_report
 from lightning_ad.reporting.report_pictures import colour_scale
 from lightning_ad.reporting.revision import versions
-from lightning_ad.reporting.run_folder import RunFolder, write_json
+from lightning_ad.reporting.run_folder import write_json
 from lightning_ad.reporting.suspects import write_suspects
-
-
-class Stopwatch:
-    """Seconds by stage, and the most memory in GiB that this process had held by its end, and at the start."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.peaks = {"start": peak_memory_gib()["host"]}
-        self._earlier = 0.0
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Adds the time inside to the stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-            self.peaks[name] = max(self._earlier, peak_memory_gib()["host"])
-
-    def go_on(self, fit: Mapping[str, float]) -> None:
-        """Adds what the fit had cost before it was gone on with: `seconds`, and `host` in GiB."""
-        self._earlier = fit["host"]
-        self.seconds["fit"] = self.seconds.get("fit", 0.0) + fit["seconds"]
-        self.peaks["fit"] = max(self._earlier, self.peaks.get("fit", 0.0))
-
-    @property
-    def peak(self) -> dict[str, float]:
-        """The most memory of all stages, in GiB: `host`, and `gpu` where there is one."""
-        held = peak_memory_gib()
-        return {**held, "host": max(self._earlier, held["host"])}
-
-
-class Run(Protocol):
-    """What a summary is made of."""
-
-    trainer: Trainer
-    model: AnomalyModule
-    datamodule: AnomalyDataModule
-    recorder: TestRecorder
-    folder: RunFolder
-    config_text: str
-    checkpoint: Path
-    dashboard_images: int
-    revision: str | None
-    training_set: str | None
 
 
 def summarise(run: Run, watch: Stopwatch) -> None:
@@ -86,7 +35,7 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     if not run.trainer.is_global_zero:
         return
     metrics = {name: float(value) for name, value in run.model.metrics.compute().items()}
-    if blank := _small_defects(run):
+    if blank := small_defects(run):
         rank_zero_warn(
             f"{len(blank)} anomalous images have a mask, but no defective pixel as the network sees them (the defect "
             "is smaller than a pixel at this size, or ignored, or the mask is blank): they are left out of the pixel "
@@ -117,7 +66,7 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             rows=rows,
             plots=run.model.metrics.plots,
             training=training_curves(folder.logs / "csv"),
-            facts=_facts(run, watch),
+            facts=report_facts(run, watch),
             config=run.config_text,
             threshold=run.recorder.threshold,
             intervals=sure,
@@ -136,11 +85,11 @@ def summarise(run: Run, watch: Stopwatch) -> None:
             "details": details,
             "protocol": protocol(run.model, run.datamodule),
             "threshold": run.recorder.threshold and run.recorder.threshold.as_dict(),
-            "counts": _counts(run),
+            "counts": counts(run),
             "seconds": watch.seconds,
             "peak_memory_gib": watch.peak,
             "peak_memory_gib_by_stage": watch.peaks,
-            "device": _device(run.trainer),
+            "device": device_name(run.trainer),
             "processes": run.trainer.world_size,
             "versions": versions(),
             "revision": run.revision,
@@ -150,11 +99,11 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     )
     show_test(
         run.trainer, results, _picture(run.datamodule), folder.path,
-        {"test_set": fingerprint(run.datamodule.samples["test"])}, _cost(run, watch), scale, run.dashboard_images,
+        {"test_set": fingerprint(run.datamodule.samples["test"])}, cost(run, watch), scale, run.dashboard_images,
     )  # fmt: skip
-    counts, size = _counts(run), run.datamodule.geometry.output
-    trained = f"{counts['train']} training images, " if counts["train"] else ""
-    tested = f"{counts['test_good']} good and {counts['test_anomalous']} anomalous test images"
+    number, size = counts(run), run.datamodule.geometry.output
+    trained = f"{number['train']} training images, " if number["train"] else ""
+    tested = f"{number['test_good']} good and {number['test_anomalous']} anomalous test images"
     print(f"{results.title}: {trained}{tested}, {size[0]} x {size[1]} px")
     print(table(metrics, sure))
     if run.recorder.threshold is not None:
@@ -230,64 +179,3 @@ def _picture(data: AnomalyDataModule):  # noqa: ANN202
         return image, mask.numpy()
 
     return picture
-
-
-def _facts(run: Run, watch: Stopwatch) -> dict[str, str]:
-    counts = _counts(run)
-    seconds: dict[str, Any] = {f"seconds of {name}": f"{value:.1f}" for name, value in watch.seconds.items()}
-    return {
-        "method": type(run.model).__name__,
-        "data set": f"{run.datamodule.title} in {run.datamodule.root}",
-        "training images": str(counts["train"]),
-        "test images": f"{counts['test_good']} good, {counts['test_anomalous']} anomalous",
-        **({"left out": f"{counts['skipped']} images that cannot be used (skipped.csv)"} if counts["skipped"] else {}),
-        **({"threshold": f"{limit.image:.6g}: {limit.basis}"} if (limit := run.recorder.threshold) else {}),
-        **({"pixel metrics": _bounds(run)} if run.model.metrics.bounds else {}),
-        "image size": "{} x {} px (height x width)".format(*run.datamodule.geometry.output),
-        **seconds,
-        "peak memory": ", ".join(f"{value:.2f} GiB ({name})" for name, value in watch.peak.items()),
-        "device": _device(run.trainer),
-        "versions": ", ".join(f"{name} {value}" for name, value in versions().items()),
-    }
-
-
-def _bounds(run: Run) -> str:
-    bounds = run.model.metrics.bounds.items()
-    return "counted in bins; the exact ones lie in " + ", ".join(
-        f"{k} {low:.4f} to {up:.4f}" for k, (low, up) in bounds
-    )
-
-
-def _counts(run: Run) -> dict[str, int]:
-    """Of the data; the training images are those that the model has learned from."""
-    blank = len(_small_defects(run))
-    return {**run.datamodule.counts(), "train": run.model.trained_images, "test_without_outline": blank}
-
-
-def _small_defects(run: Run) -> list[str]:
-    """Test images with a mask of which nothing is left at the size of the network's images."""
-    masked = {s.path for s in run.datamodule.samples["test"] if s.mask_path is not None}
-    return [path for path in run.recorder.without_outline if path in masked]
-
-
-def facts_of(
-    model: AnomalyModule, data: AnomalyDataModule, revision: str | None, training_set: str | None
-) -> dict[str, str]:
-    """What a dashboard lists of a run before it begins: method, data and their view, versions, revision."""
-    told = {"method": type(model).__name__, "data": data.title, "view": data.view, "revision": revision or "unknown"}
-    told["training_set"] = training_set or "unknown"
-    return {**told, **{f"version_{name}": value for name, value in versions().items()}}
-
-
-def _cost(run: Run, watch: Stopwatch) -> dict[str, float]:
-    """What a run took, for dashboards."""
-    stages = {**watch.seconds, **getattr(run.model, "took", {})}
-    seconds = {f"seconds_{name}": value for name, value in stages.items()}
-    memory = {f"peak_memory_gib_{name}": value for name, value in watch.peak.items()}
-    size = {"checkpoint_mib": run.checkpoint.stat().st_size / 2**20} if run.checkpoint.is_file() else {}
-    return {**seconds, "test_images_per_second": len(run.recorder.rows) / watch.seconds["test"], **memory, **size}
-
-
-def _device(trainer: Trainer) -> str:
-    device = trainer.strategy.root_device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
