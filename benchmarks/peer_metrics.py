@@ -5,9 +5,9 @@
 
 Ours are trained by train.py's own function; the peer's model sees the batches of our data module, and its maps go to
 our metrics. MobileNetV2 or SqueezeNet 1.1 (`--backbone`), 224 px (`--size`); `--images` takes the first of the sorted
-list for training, so that the peer's selection of a coreset ends. PaDiM's channels are drawn once, for both. CFA learns
-for `--epochs`, in batches of 4, as released; the peer's model knows other networks only, and is given this one. Needs
-anomalib 2.7.0 in the same environment.
+list for training, so that the peer's selection of a coreset ends. PaDiM's channels and CFA's first weights are drawn
+once, for both. CFA learns for `--epochs`, in batches of 4, as released, of the same images in the same order for both;
+the peer's model knows other networks only, and is given this one. Needs anomalib 2.7.0 in the same environment.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.evaluation import AnomalyMetrics
 from lightning_ad.features.backbone import MEAN, STD
 from lightning_ad.features.weights import build_network
-from lightning_ad.methods import PaDiM
+from lightning_ad.methods import CFA, PaDiM
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ("image_AUROC", "pixel_AUROC", "pixel_AUPRO_0.30")
@@ -80,6 +80,9 @@ def peer(method: str, backbone: str, weights: str, seed: int, size: int) -> nn.M
     with patch.multiple(torch_model, get_return_nodes=lambda _: layers, get_feature_extractor=lambda *_: extractor):
         model = torch_model.CfaModel("resnet18", 1, 1, 3, 3, 1e-5)
     model.descriptor.layer = torch_model.CoordConv2d(width, width, kernel_size=1)
+    first = CFA(backbone, weights, layers, "post_relu", seed=seed).descriptor.projection
+    model.descriptor.layer.conv2d.weight.data = first.weight.detach()[:, :, None, None].clone()
+    model.descriptor.layer.conv2d.bias.data = first.bias.detach().clone()
     with patch.object(torch_model, "get_return_nodes", lambda _: layers):
         scale = model.get_scale((size, size))
     model.get_scale = lambda _: scale
@@ -113,6 +116,7 @@ def score_peer(
 ) -> dict[str, float]:
     """The metrics of anomalib's model, fitted and scored on the batches of `data`."""
     torch.manual_seed(seed)
+    data.seed = seed
     model = peer(method, backbone, weights, seed, data.input_size[0]).train()
     fit_peer(method, model, data, epochs)
     model.eval()
