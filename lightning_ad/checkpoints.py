@@ -4,12 +4,13 @@ import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_ad.errors import WeightsError
+from lightning_ad.statistics.store import release_all
 
 
 class WholeCheckpoints(TorchCheckpointIO):
@@ -43,6 +44,19 @@ class WholeCheckpoints(TorchCheckpointIO):
         return super().load_checkpoint(path, *args, **options)
 
 
+class _Sparing:
+    """A file that takes what it was given of tensors in files (`statistics.store`) out of memory once it is written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.flush = file, file.flush
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Writes a part."""
+        count = self._file.write(data)
+        release_all()
+        return count
+
+
 def write_whole(content: Mapping[str, Any], target: Path) -> None:
     """Writes a file of tensors at once or not at all.
 
@@ -53,7 +67,7 @@ def write_whole(content: Mapping[str, Any], target: Path) -> None:
     part = target.with_name(f".{target.name}.part")
     try:
         with part.open("wb") as file:
-            torch.save(dict(content), file)
+            torch.save(dict(content), _Sparing(file))
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)

@@ -16,7 +16,8 @@ from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.statistics.distributed import sum_over_processes
 from lightning_ad.statistics.neighbours import nearest_neighbours
-from lightning_ad.statistics.store import RowStore, fits, release, share_rows
+from lightning_ad.statistics.row_store import RowStore, share_rows
+from lightning_ad.statistics.store import fits
 
 BLOCK_BYTES = 64 * 2**20  # of gallery features that are read at a time
 
@@ -119,30 +120,26 @@ class SPADE(FitOnlyModule):
         *maps, last = self.backbone(image)
         self._image_features[rows] = spatial_mean(last).cpu()
         flat = torch.cat([m.permute(0, 2, 3, 1).flatten(1) for m in maps], 1)
-        self.gallery.rows[rows] = flat.to("cpu", self.storage)
-        release(self.gallery.rows)
+        self.gallery[rows] = flat.to("cpu", self.storage)
         self._observed = torch.cat([self._observed, rows])
 
     def kept(self, first: int) -> Iterator[dict[str, Any]]:
         """The maps and features of the images that this process has observed, in blocks."""
-        each = max(1, BLOCK_BYTES // max(1, self.gallery.rows[:1].nbytes))
+        each = max(1, BLOCK_BYTES * len(self.gallery) // max(1, self.gallery.nbytes))
         for rows in self._observed[first:].split(each):
-            yield {"rows": rows.clone(), "maps": self.gallery.rows[rows], "features": self._image_features[rows]}
-            release(self.gallery.rows)
+            yield {"rows": rows.clone(), "maps": self.gallery[rows], "features": self._image_features[rows]}
 
     def go_on(self, piece: dict[str, Any]) -> None:
         """Takes such a block."""
-        self.gallery.rows[piece["rows"]], self._image_features[piece["rows"]] = piece["maps"], piece["features"]
-        release(self.gallery.rows)
+        self.gallery[piece["rows"]], self._image_features[piece["rows"]] = piece["maps"], piece["features"]
         self._observed = torch.cat([self._observed, piece["rows"]])
 
     def complete(self) -> None:
         """Gives every process the rows of the others; the order is that of the images."""
-        rows = self.gallery.rows
-        share_rows([rows, self._image_features], self._observed, self.device)
+        share_rows([self.gallery, self._image_features], self._observed, self.device)
         count = self.images_before + sum_over_processes(len(self._observed), self.device)
-        if count < len(rows):  # suspicious images were left out
-            self.gallery.resize(count, rows.shape[1], rows.dtype, keep=count)
+        if count < len(self.gallery):  # suspicious images were left out
+            self.gallery.resize(count, int(self.grids.prod(1).sum()), self.storage, keep=count)
         self.gallery.to(self.device)
         self.features = self._image_features[:count].to(self.device, copy=True)
         del self._image_features, self._observed
@@ -245,9 +242,8 @@ class SPADE(FitOnlyModule):
         """The maps [k, C, h, w] of training images, on the device of `images`."""
         height, width, channels = self.grids[level].tolist()
         begin = int(self.grids[:level].prod(1).sum())
-        part = self.gallery.rows[:, begin : begin + height * width * channels]
-        part = part.index_select(0, images.to(part.device)).to(images.device).float()
-        release(self.gallery.rows)
+        columns = slice(begin, begin + height * width * channels)
+        part = self.gallery[images.to(self.gallery.blocks[0].device), columns].to(images.device).float()
         return part.view(-1, height, width, channels).permute(0, 3, 1, 2)
 
     def _positions(self, map: Tensor, found: Tensor, grid: torch.Size) -> Tensor:

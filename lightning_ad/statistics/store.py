@@ -5,18 +5,17 @@ import mmap
 import os
 import tempfile
 from collections.abc import Sequence
-from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_ad.errors import UserError
-from lightning_ad.statistics.distributed import gather_rows, world_size
+from lightning_ad.statistics.distributed import world_size
 
 PICKED = 256  # rows that are read from a file at a time, each with up to 64 KiB around it
-BLOCK_BYTES = 64 * 2**20  # of rows that travel between processes at a time
+BLOCK_BYTES = 64 * 2**20  # of rows that are in memory at a time: written to a checkpoint, or between processes
 _MAPPINGS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()  # by the address of their tensors
 
 
@@ -70,6 +69,29 @@ def release(tensor: Tensor) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
+def release_all() -> None:
+    """`release` of every tensor that there is."""
+    for mapping in {id(one): one for one in _MAPPINGS.values()}.values():
+        if hasattr(mapping, "madvise"):
+            mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def blocks_of(tensor: Tensor, rows: int) -> list[Tensor]:
+    """A tensor of `allocate` itself, or, mapped from a file, its parts of so many rows, each with a storage of its own.
+
+    Parts that share a storage would be one in a checkpoint, and in memory all together while it is written.
+    """
+    mapping = _MAPPINGS.get(tensor.data_ptr())
+    if mapping is None:
+        return [tensor]
+    blocks = [
+        torch.frombuffer(mapping, dtype=tensor.dtype, count=part.numel(), offset=part.data_ptr() - tensor.data_ptr())
+        for part in tensor.split(rows)
+    ]
+    _MAPPINGS.update({block.data_ptr(): mapping for block in blocks})
+    return [block.view(-1, *tensor.shape[1:]) for block in blocks]
+
+
 def picked(tensor: Tensor, rows: Tensor) -> Tensor:
     """Rows of a tensor of `allocate`. Of a file, each row brings the pages around it into memory: they are released."""
     if in_memory(tensor):
@@ -121,66 +143,3 @@ class VectorStore:
         self._room[len(self.index) : len(self.index) + len(index)] = vectors.cpu()
         release(self._room)
         self.index = torch.cat([self.index, index.cpu()])
-
-
-class RowStore(nn.Module):
-    """Rows [N, L] that belong to a module and its checkpoints, and may be more than memory holds.
-
-    They are not a buffer: DistributedDataParallel sends those to all processes at every step, and whatever their size
-    they follow the module to its accelerator. Up to the limit these do too; beyond it, they stay where they are:
-    in the file of `allocate`, or in the checkpoint, if that was read by `torch.load(mmap=True)`.
-
-    Args:
-        memory_bytes: that the rows may take on the device of the module; None for no limit.
-    """
-
-    def __init__(self, memory_bytes: int | None = None) -> None:
-        super().__init__()
-        self.memory_bytes = memory_bytes
-        self.rows = torch.empty(0, 0)
-
-    def resize(self, count: int, length: int, dtype: torch.dtype, keep: int = 0) -> None:
-        """Makes room for `count` rows of `length` numbers in main memory or in a file; the first `keep` rows stay."""
-        old, self.rows = self.rows, allocate((count, length), dtype, self.memory_bytes)
-        block = max(1, BLOCK_BYTES // max(1, length * dtype.itemsize))
-        for start in range(0, keep, block):
-            stop = min(start + block, keep)
-            self.rows[start:stop] = old[start:stop]
-            release(self.rows)
-            release(old)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
-        if fits(self.rows.nbytes, self.memory_bytes):
-            self.rows = fn(self.rows)
-        return super()._apply(fn, recurse)
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        destination[prefix + "rows"] = self.rows
-
-    def _load_from_state_dict(
-        self, state: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *_: Any
-    ) -> None:
-        if (rows := state.get(prefix + "rows")) is None:
-            missing.append(prefix + "rows")
-        elif fits(rows.nbytes, self.memory_bytes):
-            self.rows = rows.to(self.rows.device, copy=True)
-        else:
-            self.rows = rows
-
-
-def share_rows(tensors: Sequence[Tensor], rows: Tensor, device: torch.device) -> None:
-    """Fills tensors [N, ...] in main memory on all processes, each of which has written its own `rows` [n] of them.
-
-    In place, and in blocks. `device` is what the process group talks over.
-    """
-    if world_size() == 1:
-        return
-    length = sum(t[:1].nbytes for t in tensors) * world_size()
-    most = int(gather_rows(torch.tensor([len(rows)], device=device)).max())
-    block = max(1, BLOCK_BYTES // length)
-    for start in range(0, most, block):
-        own = rows[start : start + block]
-        everyones = gather_rows(own.to(device)).cpu()
-        for tensor in tensors:
-            tensor[everyones] = gather_rows(tensor[own].to(device)).cpu()
-            release(tensor)

@@ -7,7 +7,7 @@ import torch
 
 from lightning_ad.errors import UserError
 from lightning_ad.statistics import store as module
-from lightning_ad.statistics.store import VectorStore, allocate, release, share_rows
+from lightning_ad.statistics.store import VectorStore, allocate, release
 
 
 @pytest.mark.parametrize("memory_bytes", [None, 11 * 8 * 4, 11 * 8 * 4 - 1])
@@ -66,19 +66,3 @@ def test_main_memory_is_not_released():
 def test_a_full_disk_is_said_before_anything_is_written():
     with pytest.raises(UserError, match="TMPDIR"):
         allocate((2**50,), torch.float32, 1)
-
-
-def shared_by(rank):
-    module.BLOCK_BYTES = 3 * 2 * 12  # two rows of each process at a time
-    rows = [torch.tensor([6, 0, 3, 5, 1]), torch.empty(0, dtype=torch.int64), torch.tensor([2, 4])][rank]
-    ours, theirs = torch.full((7, 2), -1.0, dtype=torch.float16), torch.full((7,), -1)
-    ours[rows], theirs[rows] = rows[:, None].half(), rows * 10
-    share_rows([ours, theirs], rows, torch.device("cpu"))
-    return ours, theirs
-
-
-@pytest.mark.distributed
-def test_every_process_gets_the_rows_of_the_others(over_processes):
-    for ours, theirs in over_processes(3, shared_by):
-        assert ours.tolist() == [[float(i)] * 2 for i in range(7)]
-        assert theirs.tolist() == [10 * i for i in range(7)]
