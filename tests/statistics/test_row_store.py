@@ -58,7 +58,7 @@ def test_a_checkpoint_of_an_earlier_version_is_read():
 
 
 def held(name):
-    """Bytes of this process's memory, or the most that it has had since `restart`."""
+    """Bytes of this process's memory, or the most that it has had since that was counted anew."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
@@ -81,7 +81,7 @@ def test_a_checkpoint_is_written_with_a_block_in_memory(monkeypatch, tmp_path):
 
 
 def shared_by(rank):
-    module.BLOCK_BYTES = 3 * 2 * 12  # two rows of each process at a time
+    module.BLOCK_BYTES = 3 * 2 * (2 * 2 + 8 + 2 * 4)  # two rows of each process at a time
     rows = [torch.tensor([6, 0, 3, 5, 1]), torch.empty(0, dtype=torch.int64), torch.tensor([2, 4])][rank]
     ours, theirs = torch.full((7, 2), -1.0, dtype=torch.float16), torch.full((7,), -1)
     store = RowStore(1)
