@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from runs import (
     CONFIGS,
     DATA_SETS,
@@ -25,6 +26,7 @@ from runs import (
 from trees import draw_image
 
 from lightning_ad.cli import fit_only
+from lightning_ad.cli.parser import Parser
 from lightning_ad.commands import evaluate, preview, train
 from lightning_ad.data import demo
 from lightning_ad.errors import UsageError, UserError
@@ -219,3 +221,11 @@ def test_a_run_that_does_not_fit_is_told_what_would(trees, tmp_path, monkeypatch
     (said,) = (str(w.message) for w in told if "can be had" in str(w.message))
     assert ("set model.memory_gb to 0.000" in said) == (method == "PatchCore")
     assert ("lower data.image_size" in said) == (method == "CFA")
+
+
+@pytest.mark.parametrize(("given", "meant"), [("1", 1), ("1.0", 1.0), ("0.5", 0.5), ("2", 2)])
+def test_one_batch_is_not_all_of_them(given, meant):
+    parser = Parser()
+    parser.add_lightning_class_args(Trainer, "trainer")
+    limit = parser.parse_args([f"--trainer.limit_test_batches={given}"]).trainer.limit_test_batches
+    assert (limit, type(limit)) == (meant, type(meant))

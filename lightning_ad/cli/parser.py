@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from functools import reduce
 from importlib import import_module
 from inspect import signature
 from itertools import pairwise
+from operator import or_
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Union, get_args, get_origin
 
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
@@ -31,6 +33,9 @@ class Parser(LightningArgumentParser):
         """
         flags = split_flags(args or [])
         allow_imports(flags)
+        for action in self._actions:
+            if hint := vars(action).get("_typehint"):
+                action._typehint = whole_numbers_first(hint)
         for flag, value in pairwise(flags):
             if flag in ("-c", "--config"):
                 _check_yaml(Path(value))
@@ -42,6 +47,17 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)
         flags = [f for action in self._actions for f in action.option_strings if f.startswith("--")]
         raise UsageError(explain(message, flags)) from ex
+
+
+def whole_numbers_first(hint: Any) -> Any:
+    """A union that tries int before float, so that one batch (`trainer.limit_test_batches 1`) is not all (1.0).
+
+    `typing` gives Lightning's `Optional[Union[int, float]]` in the order in which anybody wrote it first.
+    """
+    kinds = get_args(hint)
+    if get_origin(hint) is not Union or int not in kinds or float not in kinds[: kinds.index(int)]:
+        return hint
+    return reduce(or_, sorted(kinds, key=lambda kind: kind is not int))
 
 
 def explain(message: str, flags: Iterable[str] = ()) -> str:
