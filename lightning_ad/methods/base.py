@@ -19,6 +19,7 @@ from lightning_ad.features.tiling import Tiles, score_by_tiles
 from lightning_ad.forecast import Plan, Stage
 from lightning_ad.statistics.distributed import gather_rows
 
+TILES = 4  # that are scored together on a CPU, at most: each of them takes memory
 EARLIER = "this checkpoint was written by an earlier version of lightning_ad; train again"
 
 
@@ -64,6 +65,7 @@ class AnomalyModule(LightningModule):
         suspects: all training images, the most suspicious first; None where they were not scored.
         tiles: by which images are scored, as the data say (`data.tile`); None where they go through whole.
         trained_images: how many images what was learned is of.
+        side_by_side: on a CPU, images of a batch are scored on a thread each, for the most part.
         locates: maps say where; else they have one value, the score.
         held_out_chose: held-out images have a part in the training: they choose epoch, end or learning rate.
         calibration: scores of held-out images; empty where there is no validation set.
@@ -77,6 +79,7 @@ class AnomalyModule(LightningModule):
     suspects: Sequence[Suspect] | None = None
     tiles: Tiles | None = None
     trained_images: int = 0
+    side_by_side: bool = False
     locates: bool = True
     held_out_chose: bool = False
     calibration: Calibration
@@ -109,6 +112,8 @@ class AnomalyModule(LightningModule):
             prediction = self(image, ignore)
         else:
             block = BLOCK.get(image.device.type, 1)
+            if block == 1 and self.side_by_side:
+                block = min(TILES, torch.get_num_threads())
             prediction = Prediction(*score_by_tiles(self, image, self.tiles, block, ignore))
         return prediction._replace(map=hide(prediction.map, ignore))
 

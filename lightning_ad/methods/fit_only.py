@@ -44,6 +44,7 @@ class FitOnlyModule(AnomalyModule):
     """
 
     precisions = ("32-true", "bf16-mixed")
+    side_by_side = True
     cumulative = False
     fitted: Tensor
     images: Tensor

@@ -9,7 +9,8 @@ from runs import script
 
 from lightning_ad import methods
 from lightning_ad.data.datamodule import AnomalyDataModule
-from lightning_ad.methods import NotFittedError
+from lightning_ad.features.tiling import Tiles
+from lightning_ad.methods import NotFittedError, base
 
 SMALL = {"backbone": "resnet18", "weights": None}
 
@@ -115,6 +116,19 @@ class FitOnlyContract:
         assert prediction.score.isfinite().all()
         one_by_one = torch.cat([reference(image[None]).score for image in images])
         torch.testing.assert_close(one_by_one, prediction.score, rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.parametrize("together", [1, 4])
+    def test_tiles_scored_together_are_as_each_alone(self, together, reference, monkeypatch):
+        monkeypatch.setattr(base, "TILES", together)  # at most as many as there are threads
+        monkeypatch.setattr(reference, "tiles", Tiles.of((64, 160), 64, 32))
+        image = torch.rand(1, 3, 64, 160, generator=torch.Generator().manual_seed(3))
+        with torch.no_grad():
+            whole = reference.eval().score(image)
+            alone = [reference(reference.tiles.cut(image, number)) for number in range(len(reference.tiles))]
+        assert len(alone) == 4
+        torch.testing.assert_close(whole.score, torch.cat([one.score for one in alone]).amax(0, keepdim=True))
+        torch.testing.assert_close(whole.map[..., :32], alone[0].map[..., :32])  # where no other tile is
+        torch.testing.assert_close(whole.map[..., -32:], alone[-1].map[..., -32:])
 
     def test_half_precision(self, reference, trees, tmp_path):
         """A fit in it and scores in it are near those in single precision."""

@@ -58,6 +58,7 @@ class CFA(LearnedModule):
             resumed one, keep it.
     """
 
+    side_by_side = True
     bank: Tensor
 
     def __init__(
