@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
+from lightning_ad.cli.resume import check_same
 from lightning_ad.commands import evaluate, train
-from lightning_ad.errors import WeightsError
+from lightning_ad.errors import UsageError, WeightsError
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.main import run
 from lightning_ad.methods import DRAEM, PatchCore
@@ -202,6 +204,14 @@ def test_resuming_a_run_of_other_settings(attempt, tmp_path):
     code, text = attempt("--name", "mine", "--resume")
     assert "was begun with model.class_path lightning_ad.methods.DRAEM" in message_of(text)
     assert code == 2
+
+
+@pytest.mark.parametrize(("begun", "now", "same"), [("1.0", "1", False), ("1.0", "1.0", True), ("2.0", "2", True)])
+def test_resuming_does_not_take_one_batch_for_all(tmp_path, begun, now, same):
+    folder = RunFolder(tmp_path)
+    folder.config.write_text(f"trainer:\n  limit_train_batches: {begun}\n")
+    with nullcontext() if same else pytest.raises(UsageError, match=r"begun with trainer\.limit_train_batches 1\.0"):
+        check_same(folder, f"trainer:\n  limit_train_batches: {now}\n")
 
 
 def test_resuming_goes_on_with_the_version_that_has_a_checkpoint(tmp_path):

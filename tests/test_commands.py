@@ -5,6 +5,7 @@ import json
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import Union, get_args
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from runs import (
 from trees import draw_image
 
 from lightning_ad.cli import fit_only
-from lightning_ad.cli.parser import Parser
+from lightning_ad.cli.parser import Parser, whole_numbers_first
 from lightning_ad.commands import evaluate, preview, train
 from lightning_ad.data import demo
 from lightning_ad.errors import UsageError, UserError
@@ -229,3 +230,9 @@ def test_one_batch_is_not_all_of_them(given, meant):
     parser.add_lightning_class_args(Trainer, "trainer")
     limit = parser.parse_args([f"--trainer.limit_test_batches={given}"]).trainer.limit_test_batches
     assert (limit, type(limit)) == (meant, type(meant))
+
+
+def test_unions_try_whole_numbers_first():
+    assert get_args(whole_numbers_first(Union[float, str, int, None])) == (int, float, str, type(None))  # noqa: UP007
+    for same in (int | float, float | None, list[float | int]):
+        assert whole_numbers_first(same) is same

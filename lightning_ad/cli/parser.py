@@ -3,11 +3,9 @@
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
-from functools import reduce
 from importlib import import_module
 from inspect import signature
 from itertools import pairwise
-from operator import or_
 from pathlib import Path
 from typing import Any, NoReturn, Union, get_args, get_origin
 
@@ -26,7 +24,7 @@ class Parser(LightningArgumentParser):
     """Lightning's parser; an error is a sentence of ours, not the list of all flags."""
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
-        """The configuration that the flags make, as jsonargparse's.
+        """The configuration that the flags make, as jsonargparse's; of the trainer's settings, 1 is not 1.0.
 
         Raises:
             UsageError: saying what was expected, what came, and what to do.
@@ -52,12 +50,13 @@ class Parser(LightningArgumentParser):
 def whole_numbers_first(hint: Any) -> Any:
     """A union that tries int before float, so that one batch (`trainer.limit_test_batches 1`) is not all (1.0).
 
-    `typing` gives Lightning's `Optional[Union[int, float]]` in the order in which anybody wrote it first.
+    `typing` keeps what it makes of `Optional[Union[float, int]]`, and gives it for Lightning's
+    `Optional[Union[int, float]]`, too: to its cache, both unions are the same.
     """
     kinds = get_args(hint)
     if get_origin(hint) is not Union or int not in kinds or float not in kinds[: kinds.index(int)]:
         return hint
-    return reduce(or_, sorted(kinds, key=lambda kind: kind is not int))
+    return Union[tuple(sorted(kinds, key=lambda kind: kind is not int))]  # noqa: UP007 (`|` may find the other one)
 
 
 def explain(message: str, flags: Iterable[str] = ()) -> str:

@@ -14,6 +14,7 @@ FIXED = (
     *("trainer.devices", "trainer.num_nodes", "trainer.check_val_every_n_epoch", "trainer.val_check_interval"),
 )
 FREE = ("data.num_workers", "data.root")
+COUNTED = ("trainer.limit_train_batches", "trainer.val_check_interval")  # 1 is one batch, 1.0 all of them
 
 
 def check_same(folder: RunFolder, config: str) -> None:
@@ -25,7 +26,7 @@ def check_same(folder: RunFolder, config: str) -> None:
         callbacks = listed(settings.get("trainer.callbacks"))
         settings["averaging"] = [c for c in callbacks if "Averaging" in c["class_path"]]
     fixed = [k for k in sorted({*before, *now}) if k.startswith(FIXED)]
-    changed = [k for k in fixed if before.get(k) != now.get(k) and k not in FREE]
+    changed = [k for k in fixed if k not in FREE and _meaning(k, before.get(k)) != _meaning(k, now.get(k))]
     if changed:
         key = min(changed, key=lambda k: (not k.startswith("model"), k))
         raise UsageError(
@@ -37,6 +38,10 @@ def check_same(folder: RunFolder, config: str) -> None:
 def listed(value: Any) -> list[Any]:
     """A list of what may be a list, one of them, or None."""
     return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _meaning(key: str, value: Any) -> Any:
+    return ("all", value) if key in COUNTED and isinstance(value, float) and value == 1 else value
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
