@@ -19,7 +19,7 @@ from lightning_ad.features.tiling import Tiles, score_by_tiles
 from lightning_ad.forecast import Plan, Stage
 from lightning_ad.statistics.distributed import gather_rows
 
-TILES = 4  # that are scored together on a CPU, at most: each of them takes memory
+TOGETHER = 4  # tiles of an image that are scored together on a CPU, at most: each takes memory
 EARLIER = "this checkpoint was written by an earlier version of lightning_ad; train again"
 
 
@@ -65,7 +65,7 @@ class AnomalyModule(LightningModule):
         suspects: all training images, the most suspicious first; None where they were not scored.
         tiles: by which images are scored, as the data say (`data.tile`); None where they go through whole.
         trained_images: how many images what was learned is of.
-        side_by_side: on a CPU, images of a batch are scored on a thread each, for the most part.
+        side_by_side: on a CPU, `forward` gives each image of a batch a thread of its own, for what takes longest.
         locates: maps say where; else they have one value, the score.
         held_out_chose: held-out images have a part in the training: they choose epoch, end or learning rate.
         calibration: scores of held-out images; empty where there is no validation set.
@@ -111,11 +111,15 @@ class AnomalyModule(LightningModule):
         if self.tiles is None:
             prediction = self(image, ignore)
         else:
-            block = BLOCK.get(image.device.type, 1)
-            if block == 1 and self.side_by_side:
-                block = min(TILES, torch.get_num_threads())
+            block = self.tiles_together(image.device)
             prediction = Prediction(*score_by_tiles(self, image, self.tiles, block, ignore))
         return prediction._replace(map=hide(prediction.map, ignore))
+
+    def tiles_together(self, device: torch.device) -> int:
+        """How many tiles of an image are scored together."""
+        if device.type == "cpu" and self.side_by_side:
+            return min(TOGETHER, torch.get_num_threads())
+        return BLOCK.get(device.type, 1)
 
     def describe(self, image: Tensor) -> object:
         """What is made of images [B, 3, H, W] before anything is kept of them; its speed is measured for a forecast."""

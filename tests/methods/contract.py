@@ -6,11 +6,11 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from runs import script
+from tiled import assert_together_as_alone
 
 from lightning_ad import methods
 from lightning_ad.data.datamodule import AnomalyDataModule
-from lightning_ad.features.tiling import Tiles
-from lightning_ad.methods import NotFittedError, base
+from lightning_ad.methods import NotFittedError
 
 SMALL = {"backbone": "resnet18", "weights": None}
 
@@ -117,18 +117,14 @@ class FitOnlyContract:
         one_by_one = torch.cat([reference(image[None]).score for image in images])
         torch.testing.assert_close(one_by_one, prediction.score, rtol=1e-5, atol=1e-6)
 
-    @pytest.mark.parametrize("together", [1, 4])
-    def test_tiles_scored_together_are_as_each_alone(self, together, reference, monkeypatch):
-        monkeypatch.setattr(base, "TILES", together)  # at most as many as there are threads
-        monkeypatch.setattr(reference, "tiles", Tiles.of((64, 160), 64, 32))
-        image = torch.rand(1, 3, 64, 160, generator=torch.Generator().manual_seed(3))
-        with torch.no_grad():
-            whole = reference.eval().score(image)
-            alone = [reference(reference.tiles.cut(image, number)) for number in range(len(reference.tiles))]
-        assert len(alone) == 4
-        torch.testing.assert_close(whole.score, torch.cat([one.score for one in alone]).amax(0, keepdim=True))
-        torch.testing.assert_close(whole.map[..., :32], alone[0].map[..., :32])  # where no other tile is
-        torch.testing.assert_close(whole.map[..., -32:], alone[-1].map[..., -32:])
+    @pytest.mark.parametrize(("threads", "together"), [(1, 1), (3, 3), (6, 4)])
+    def test_tiles_are_scored_side_by_side(self, threads, together, reference):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            assert_together_as_alone(reference, together)
+        finally:
+            torch.set_num_threads(before)
 
     def test_half_precision(self, reference, trees, tmp_path):
         """A fit in it and scores in it are near those in single precision."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from lightning.pytorch import Callback, Trainer
 from scipy.spatial.distance import cdist
+from tiled import assert_together_as_alone
 
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.dataset import AnomalyDataset
@@ -266,3 +267,13 @@ def test_too_few_centres_are_refused_before_an_image_is_read(trees, tmp_path):
     small(gamma_c=37).check_image_size(64, 64)
     with pytest.raises(UsageError, match=r"225 positions, and model.gamma_c 40 leaves 5 centres; 6 are needed"):
         fit(small(gamma_c=40), data(trees), tmp_path)
+
+
+def test_tiles_are_scored_side_by_side(trees, tmp_path):
+    module, before = small(), torch.get_num_threads()
+    fit(module, data(trees), tmp_path)
+    torch.set_num_threads(3)
+    try:
+        assert_together_as_alone(module, 3)
+    finally:
+        torch.set_num_threads(before)
