@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from lightning_ad.errors import UsageError
+from lightning_ad.features.backbone import BLOCK
 
+TOGETHER = 4  # tiles that are scored together on a CPU, at most: each takes memory
 STEP = 32  # strided networks see the grid of the whole image in tiles that begin at multiples of their stride
 
 
@@ -101,6 +103,13 @@ def _smooth(x: Tensor) -> Tensor:
     """From 0 at 0 to 1 at 1, with level ends."""
     x = x.clamp(0, 1)
     return x * x * (3 - 2 * x)
+
+
+def tiles_together(device: torch.device, side_by_side: bool) -> int:
+    """How many tiles of an image to score together; `side_by_side`: on a CPU, each has a thread of its own."""
+    if device.type == "cpu" and side_by_side:
+        return min(TOGETHER, torch.get_num_threads())
+    return BLOCK.get(device.type, 1)
 
 
 def score_by_tiles(

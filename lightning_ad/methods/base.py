@@ -13,13 +13,11 @@ from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.evaluation import AnomalyMetrics, auroc, rank
 from lightning_ad.evaluation.verdicts import Calibration
-from lightning_ad.features.backbone import BLOCK
 from lightning_ad.features.maps import hide
-from lightning_ad.features.tiling import Tiles, score_by_tiles
+from lightning_ad.features.tiling import Tiles, score_by_tiles, tiles_together
 from lightning_ad.forecast import Plan, Stage
 from lightning_ad.statistics.distributed import gather_rows
 
-TOGETHER = 4  # tiles of an image that are scored together on a CPU, at most: each takes memory
 EARLIER = "this checkpoint was written by an earlier version of lightning_ad; train again"
 
 
@@ -111,15 +109,9 @@ class AnomalyModule(LightningModule):
         if self.tiles is None:
             prediction = self(image, ignore)
         else:
-            block = self.tiles_together(image.device)
+            block = tiles_together(image.device, self.side_by_side)
             prediction = Prediction(*score_by_tiles(self, image, self.tiles, block, ignore))
         return prediction._replace(map=hide(prediction.map, ignore))
-
-    def tiles_together(self, device: torch.device) -> int:
-        """How many tiles of an image are scored together."""
-        if device.type == "cpu" and self.side_by_side:
-            return min(TOGETHER, torch.get_num_threads())
-        return BLOCK.get(device.type, 1)
 
     def describe(self, image: Tensor) -> object:
         """What is made of images [B, 3, H, W] before anything is kept of them; its speed is measured for a forecast."""
