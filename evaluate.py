@@ -2,7 +2,7 @@
 
 import sys
 
-from lightning_ad.start import start
+from lightning_ad.__main__ import start
 
 if __name__ == "__main__":
-    sys.exit(start("evaluate_script"))
+    sys.exit(start(["evaluate", *sys.argv[1:]]))

@@ -2,7 +2,7 @@
 
 import sys
 
-from lightning_ad.start import start
+from lightning_ad.__main__ import start
 
 if __name__ == "__main__":
-    sys.exit(start("train_script"))
+    sys.exit(start(["train", *sys.argv[1:]]))

@@ -13,7 +13,7 @@ import tempfile
 import torch
 from lightning.pytorch import Trainer
 
-from lightning_ad.callbacks import ThroughputMonitor
+from lightning_ad.callbacks.throughput import ThroughputMonitor
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.methods import DRAEM
 

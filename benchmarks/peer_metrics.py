@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor
 
-from lightning_ad.commands import train
+from lightning_ad.commands.train import train
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.evaluation import AnomalyMetrics
 from lightning_ad.features.backbone import MEAN, STD
@@ -54,7 +54,7 @@ def smaller(root: Path, listed: list[str], kept: list[str], folder: Path) -> tup
 
 
 def batches(loader: torch.utils.data.DataLoader) -> Iterator:
-    return (batch.real() for batch in loader)
+    return (batch.without_padding() for batch in loader)
 
 
 def normalised(image: Tensor) -> Tensor:

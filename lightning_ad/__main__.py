@@ -1,8 +1,31 @@
-"""`python -m lightning_ad`: the same as `lightning-ad`."""
+"""`lightning-ad` and `python -m lightning_ad`: how every command begins."""
 
+import signal
 import sys
+from collections.abc import Sequence
 
-from lightning_ad.start import main
+
+def start(words: Sequence[str]) -> int:
+    """Runs a command and returns its exit code; Ctrl+C during the imports, which take seconds, is no error of ours.
+
+    Args:
+        words: the name of the command and its flags.
+    """
+    try:
+        from lightning_ad.commands.main import main
+
+        code = main(words)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the exit code must not change any more
+    return code
+
+
+def main() -> int:
+    """`lightning-ad`: runs the command that the command line names."""
+    return start(sys.argv[1:])
+
 
 if __name__ == "__main__":
     sys.exit(main())

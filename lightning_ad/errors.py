@@ -23,3 +23,31 @@ class DataError(UserError):
 
 class WeightsError(UserError):
     """Weights or a checkpoint cannot be had, or do not fit the network."""
+
+
+class MissingFolderError(DataError):
+    """A folder that the layout wants is not there."""
+
+
+class NotFittedError(UserError):
+    """A method was asked for a score before it has learned anything."""
+
+
+class DivergedError(UserError):
+    """Training has left finite numbers; all processes say the same."""
+
+    everywhere = True
+
+
+class Preempted(UserError):
+    """The run was told to stop, and can go on; all processes say the same. The exit code is EX_TEMPFAIL."""
+
+    exit_code = 75
+    everywhere = True
+
+
+class Interrupted(UserError):
+    """The user has ended the run at once."""
+
+    exit_code = 130
+    everywhere = True

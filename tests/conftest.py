@@ -69,7 +69,7 @@ def forked_training(monkeypatch):
         return ForkedTraining(forked(), flags, stdout.name if stdout else os.devnull, more or {})
 
     # By name: Lightning imported before pytest handles the log would keep its messages from `caplog`.
-    for module in ("cli.categories", "benchmarking.running"):
+    for module in ("commands.series", "commands.benchmark.running"):
         monkeypatch.setattr(f"lightning_ad.{module}.start_training", start)
 
 

@@ -1,7 +1,6 @@
 """From flags and YAML to a model, its data and a trainer."""
 
 from lightning_ad.cli.evaluate import EvaluateCLI
-from lightning_ad.cli.preview import PreviewCLI
 from lightning_ad.cli.run import RunCLI
 
-__all__ = ["EvaluateCLI", "PreviewCLI", "RunCLI"]
+__all__ = ["EvaluateCLI", "RunCLI"]

@@ -4,17 +4,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.geometry import Geometry
 from lightning_ad.errors import UsageError
 from lightning_ad.features.weights import read_state
-from lightning_ad.forecast import Plan, Stage, available, measure, scoring_again, table, with_metrics
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.fit_only import FitOnlyModule
-from lightning_ad.reporting.recorder import ConfigInCheckpoint
 from lightning_ad.reporting.run_folder import finished_checkpoint
 
 FLAGS = ("extend", "suspects", "trim")
@@ -70,47 +67,3 @@ def seen_otherwise(config: str, data: Any) -> str:
 def _view(data: Any) -> tuple[object, ...]:
     """The same for the same view, however it is written."""
     return Geometry.of(data["image_size"], data["center_crop"]), data["tile"], data["tile"] and data["tile_overlap"]
-
-
-def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, resumed: bool) -> None:
-    """Prints what a run will take, before the first image is read, where the method knows; on the first process."""
-    if not trainer.is_global_zero or resumed or type(model).stages is AnomalyModule.stages:
-        return
-    model.to(trainer.strategy.root_device)
-    if isinstance(model, FitOnlyModule) and model.growing:
-        before, new = model.images_before // model.rows_per_image, len(data.samples["train"])
-        print(f"{new} images are added to {before}")
-    counts, world, tiles = data.counts(), trainer.world_size, 1 if data.tiles is None else len(data.tiles)
-    images, tested = (-(-counts[split] // world) * tiles for split in ("train", "test"))
-    plan = Plan(images, tested, *data.input_size, world, data.batch_size, max(1, trainer.max_epochs or 1))
-    first = data.samples["train"][0].path
-    device = trainer.strategy.root_device
-    speed = measure(model.describe, data.training_set().read, first, *data.input_size, data.batch_size, device)
-    stages = _stages(model, plan)
-    speed = speed._replace(reading=speed.reading / tiles)  # an image is read once for all of its tiles
-    workers, together = data.workers(device, model.synthesis is not None), data.batch_size if data.tiles is None else 1
-    print(table(stages, speed, workers, together))
-    wanted, there = max(stage.held for stage in stages), available()
-    if there is not None and wanted > there:
-        sizes = f"{wanted / 2**30:.1f} GiB more than now are wanted, and {there / 2**30:.1f} GiB can be had"
-        rank_zero_warn(f"{sizes}; {_remedy(model, plan, there)}")
-
-
-def _stages(model: AnomalyModule, plan: Plan) -> list[Stage]:
-    *fit, test = model.stages(plan)
-    if isinstance(model, FitOnlyModule) and (model.list_suspects or model.trim):
-        fit += scoring_again(test, plan, fit if model.trim else [])
-    return [*fit, with_metrics(test, plan, model.metrics.memory_gb)]
-
-
-def _remedy(model: AnomalyModule, plan: Plan, there: int) -> str:
-    """A setting under which a run fits into `there` bytes, as the forecast sees it."""
-    before = getattr(model, "memory_bytes", None)
-    if hasattr(model, "memory_bytes"):
-        for share in (0.75, 0.5, 0.25, 0.1):
-            model.memory_bytes = int(share * there)
-            held = max(stage.held for stage in _stages(model, plan))
-            model.memory_bytes = before
-            if held <= there:
-                return f"set model.memory_gb to {share * there / 2**30:.2g}"
-    return "lower data.image_size, or --metrics_gb"

@@ -5,7 +5,7 @@ from typing import Literal
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_ad.evaluation.verdicts import Method
+from lightning_ad.evaluation.thresholds import Method
 
 
 def add_flags(parser: LightningArgumentParser) -> None:

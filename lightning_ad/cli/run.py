@@ -23,28 +23,27 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lightning_ad.methods  # noqa: F401  (so that --model takes short names)
-from lightning_ad.callbacks import ThroughputMonitor
-from lightning_ad.checkpoints import WholeCheckpoints
+from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
+from lightning_ad.callbacks.preemption import StopWhenTold
+from lightning_ad.callbacks.throughput import RunProgressBar, ThroughputMonitor
 from lightning_ad.cli.fit_only import check_new, set_fit_only
 from lightning_ad.cli.flags import add_flags, seed_number
 from lightning_ad.cli.parser import Parser, unmade, users_error
 from lightning_ad.cli.resume import check_same, listed
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.evaluation.verdicts import Calibration, choose
+from lightning_ad.evaluation.thresholds import Calibration, choose
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.learned import LearnedModule
-from lightning_ad.progress import RunProgressBar
-from lightning_ad.reporting.dashboards.showing import DashboardRecorder
+from lightning_ad.reporting.dashboards.callback import DashboardRecorder
 from lightning_ad.reporting.facts import facts_of
-from lightning_ad.reporting.protocol import fingerprint
-from lightning_ad.reporting.recorder import ConfigInCheckpoint, TestRecorder
-from lightning_ad.reporting.revision import revision
+from lightning_ad.reporting.provenance import fingerprint, revision
+from lightning_ad.reporting.recorder import TestRecorder
 from lightning_ad.reporting.run_folder import RunFolder
-from lightning_ad.survival import StopWhenTold
+from lightning_ad.system.checkpoints import WholeCheckpoints
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "devices": 1,
@@ -127,7 +126,7 @@ class RunCLI(LightningCLI):
         self.model.metrics.memory_gb = self.config_init.metrics_gb
         if self.config_init.compile:
             torch._dynamo.config.recompile_limit = 64  # levels share code: three in training, validation and test
-            for network in self.model.compiled:
+            for network in self.model.compile_targets:
                 network.compile()
 
     def keep_features(self) -> None:
@@ -148,7 +147,7 @@ class RunCLI(LightningCLI):
         if isinstance(self.model, FitOnlyModule) and wanted.enable_checkpointing is not False:
             self.model.progress_folder, self.model.progress_of = self.folder.progress, self.training_set
         self.recorder = TestRecorder(self.folder, self.config_init.threshold, self.config_init.reject)
-        self.model.held_out_chose = self.config_init.select != "last" or self.waits()
+        self.model.validation_used_for_selection = self.config_init.select != "last" or self.waits()
         try:
             trainer = super().instantiate_trainer(
                 callbacks=[self.recorder, *self.callbacks(listed(wanted.callbacks), wanted)],

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_ad.cli.parser import split_flags
 from lightning_ad.data.layouts import option_names
+from lightning_ad.errors import UsageError
 
 
 def options(args: Sequence[str], layout: str) -> dict[str, Any]:
@@ -49,3 +51,15 @@ def configs() -> Path:
     """The folder of configs: beside the package in a checkout, in it where it is installed."""
     package = Path(__file__).parents[1]
     return next(p for p in (package.parent / "configs", package / "configs") if (p / "demo.yaml").is_file())
+
+
+def with_demo(args: Sequence[str]) -> list[str]:
+    """The flags; without a --config, those of the demo."""
+    args = list(args)
+    names = [a.partition("=")[0] for a in args]
+    if {"--config", "-c", "-h", "--help"} & {*names} or any(n.endswith(".help") for n in names):
+        return args
+    if chosen := [n for n in names if n in ("--model", "--data.layout", "--data.category")]:
+        raise UsageError(f"{chosen[0]} without --config: name a method by --config configs/patchcore.yaml, say")
+    rank_zero_info("No --config given: this is the demo (configs/demo.yaml).")
+    return ["--config", str(configs() / "demo.yaml"), *args]

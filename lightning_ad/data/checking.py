@@ -1,6 +1,5 @@
 """What is wrong with the files of a data set, and which of them can be used."""
 
-import csv
 import hashlib
 import os
 from collections import Counter, defaultdict
@@ -84,14 +83,6 @@ def usable(samples: Sequence[Sample]) -> tuple[list[Sample], list[Fault]]:
     faults = _faults(samples, _read_all(samples))
     bad = {id(f.sample) for f in faults}
     return [s for s in samples if id(s) not in bad], faults
-
-
-def write_faults(path: Path, faults: Sequence[Fault]) -> None:
-    """Writes a table of the faults: path, split, defect, reason."""
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("path", "split", "defect", "reason"))
-        rows.writerows((f.sample.path, f.sample.split, f.sample.defect, f.reason) for f in faults)
 
 
 def examine(samples: Sequence[Sample]) -> Findings:

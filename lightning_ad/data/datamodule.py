@@ -23,8 +23,8 @@ from lightning_ad.data.sampler import KeySampler
 from lightning_ad.data.splitting import Validation, held_out
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.textures import NoiseTextures, TextureFolder, Textures
+from lightning_ad.data.tiling import Tiles
 from lightning_ad.errors import DataError, UsageError
-from lightning_ad.features.tiling import Tiles
 
 
 class AnomalyDataModule(LightningDataModule):
@@ -252,7 +252,7 @@ class AnomalyDataModule(LightningDataModule):
         if split == "train" and len(data) < world:
             raise UsageError(f"{len(data)} training images are too few for {world} processes; lower trainer.devices")
         sampler = KeySampler(
-            data, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world, tiles=data.rows_per_image
+            data, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world, tiles=data.tiles_per_image
         )
         if self.trainer:  # in a resumed run, workers ask for their first rows before Lightning tells the epoch
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)

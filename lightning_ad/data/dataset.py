@@ -12,11 +12,11 @@ from lightning_ad.data.geometry import Geometry
 from lightning_ad.data.ignoring import fill, read_ignored
 from lightning_ad.data.reading import limit_size, read_image, read_mask, read_regions
 from lightning_ad.data.sample import Batch, Regions, Sample
-from lightning_ad.data.sampler import MIXED, Key
+from lightning_ad.data.sampler import MIXED, RowKey
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.textures import Textures
-from lightning_ad.features.tiling import Tiles
-from lightning_ad.parallel import each_alone
+from lightning_ad.data.tiling import Tiles
+from lightning_ad.system.threads import map_single_threaded
 
 
 class AnomalyDataset(Dataset[Batch]):
@@ -48,10 +48,10 @@ class AnomalyDataset(Dataset[Batch]):
         self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
-        return len(self.samples) * self.rows_per_image
+        return len(self.samples) * self.tiles_per_image
 
     @property
-    def rows_per_image(self) -> int:
+    def tiles_per_image(self) -> int:
         """Tiles, or 1."""
         return 1 if self.tiles is None else len(self.tiles)
 
@@ -65,9 +65,9 @@ class AnomalyDataset(Dataset[Batch]):
         """Drops the images that are kept for their other tiles."""
         self._kept.clear()
 
-    def __getitem__(self, key: Key | int) -> Batch:
-        key = Key(key) if isinstance(key, int) else key
-        number, tile = divmod(key.index, self.rows_per_image)
+    def __getitem__(self, key: RowKey | int) -> Batch:
+        key = RowKey(key) if isinstance(key, int) else key
+        number, tile = divmod(key.index, self.tiles_per_image)
         sample = self.samples[number]
         if self.tiles is None:
             image, mask, ignore = self._read(sample)
@@ -90,9 +90,9 @@ class AnomalyDataset(Dataset[Batch]):
             ignore=ignore[None] if self.ignoring else None,
         )
 
-    def __getitems__(self, keys: list[Key]) -> list[Batch]:
+    def __getitems__(self, keys: list[RowKey]) -> list[Batch]:
         """Those of a batch, read side by side where there are threads for it (not in a loader's worker)."""
-        return [self[key] for key in keys] if self.tiles is not None else each_alone(self.__getitem__, keys)
+        return [self[key] for key in keys] if self.tiles is not None else map_single_threaded(self.__getitem__, keys)
 
     def read(self, path: str) -> Tensor:
         """An image file in the geometry of the data, [3, H, W]."""

@@ -108,20 +108,20 @@ class Batch:
         recipe = {k: v.pin_memory() for k, v in self.recipe.items()}
         return type(self)(**{**vars(self), **pinned, "recipe": recipe})
 
-    def real(self) -> Self:
+    def without_padding(self) -> Self:
         """This batch without the rows that only fill it up."""
-        return self.take(self.index >= 0)
+        return self.select(self.index >= 0)
 
-    def take(self, keep: Tensor) -> Self:
+    def select(self, keep: Tensor) -> Self:
         """The rows where `keep`, bool [B], is true; this batch itself where all are."""
         if bool(keep.all()):
             return self
         rows = keep.nonzero().flatten().tolist()
-        kept = {f.name: _take(getattr(self, f.name), keep, rows) for f in fields(self)}
+        kept = {f.name: _select(getattr(self, f.name), keep, rows) for f in fields(self)}
         return type(self)(**kept)
 
 
-def _take(value: Tensor | list | dict | None, keep: Tensor, rows: list[int]) -> Tensor | list | dict | None:
+def _select(value: Tensor | list | dict | None, keep: Tensor, rows: list[int]) -> Tensor | list | dict | None:
     if value is None or isinstance(value, Tensor):
         return None if value is None else value[keep]
     if isinstance(value, dict):

@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DistributedSampler
 
 
-class Key(NamedTuple):
+class RowKey(NamedTuple):
     """What a data set is asked for.
 
     Attributes:
@@ -26,7 +26,7 @@ HELD_OUT = 2**31  # the epoch of sets that are not trained on: their synthetic a
 
 
 class KeySampler(DistributedSampler):
-    """Yields `Key`s; in several processes every row once, rows that fill up marked as `padding`.
+    """Yields `RowKey`s; in several processes every row once, rows that fill up marked as `padding`.
 
     Lightning leaves a `DistributedSampler` as it is, and calls its `set_epoch`. Process r of n takes the places
     r, r + n, ... of the order, so that a batch of n processes holds the rows of one n times as large.
@@ -51,7 +51,7 @@ class KeySampler(DistributedSampler):
     def __len__(self) -> int:
         return self.num_samples - self.start
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[RowKey]:
         done, self.done = self.done + self.start, 0
         count = len(self.dataset)  # type: ignore[arg-type]
         if self.shuffle:
@@ -63,4 +63,4 @@ class KeySampler(DistributedSampler):
         else:
             order = list(range(count))
         for place in range(self.rank + done * self.num_replicas, self.total_size, self.num_replicas):
-            yield Key(order[place % count], self.epoch if self.shuffle else HELD_OUT, place >= count)
+            yield RowKey(order[place % count], self.epoch if self.shuffle else HELD_OUT, place >= count)

@@ -1,7 +1,9 @@
 """How well anomalies are found: curves from one ranking, torchmetrics classes, thresholds."""
 
+from lightning_ad.evaluation.anomaly_metrics import AnomalyMetrics
 from lightning_ad.evaluation.catalogue import METRIC_NAMES
-from lightning_ad.evaluation.curves import (
+from lightning_ad.evaluation.curve import Curve, curve_of
+from lightning_ad.evaluation.functional import (
     aupro,
     auroc,
     average_precision,
@@ -12,11 +14,9 @@ from lightning_ad.evaluation.curves import (
     sensitivity,
     thin,
 )
-from lightning_ad.evaluation.metrics import AnomalyMetrics
-from lightning_ad.evaluation.ranking import AUPRO, AUROC, AveragePrecision, F1Max, RankingMetric
 from lightning_ad.evaluation.regions import region_weights, saturated_weights
-from lightning_ad.evaluation.sorting import Curve, rank
 from lightning_ad.evaluation.thresholds import conformal_p_values, conformal_threshold, images_needed
+from lightning_ad.evaluation.torch_metrics import AUPRO, AUROC, AveragePrecision, F1Max, RankingMetric
 
 __all__ = [
     "AUPRO",
@@ -32,11 +32,11 @@ __all__ = [
     "average_precision",
     "conformal_p_values",
     "conformal_threshold",
+    "curve_of",
     "f1_max",
     "images_needed",
     "precision_recall",
     "pro",
-    "rank",
     "region_weights",
     "roc",
     "saturated_weights",

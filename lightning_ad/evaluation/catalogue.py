@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
-from lightning_ad.evaluation.curves import (
+from lightning_ad.evaluation.curve import Curve
+from lightning_ad.evaluation.functional import (
     Points,
     aupro,
     auroc,
@@ -14,7 +15,6 @@ from lightning_ad.evaluation.curves import (
     roc,
     sensitivity,
 )
-from lightning_ad.evaluation.sorting import Curve
 
 Metric = Callable[[Curve], float]
 

@@ -14,7 +14,7 @@ from lightning_ad.errors import UsageError
 from lightning_ad.features.disk_cache import DiskFeatures
 from lightning_ad.features.fusion import ACTIVATIONS, FusedNetwork, fusable
 from lightning_ad.features.weights import build_network
-from lightning_ad.parallel import each_alone, one_thread
+from lightning_ad.system.threads import map_single_threaded, one_thread
 
 BLOCK = {"cpu": 1, "cuda": 16}  # images that go through the network together
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in [0, 1]
@@ -126,7 +126,9 @@ class Backbone(nn.Module):
             maps = self._maps(part, network) if kept is None else kept.get(part, lambda: self._maps(part, network))
             return [then([level[row : row + 1] for level in maps]) for row in range(len(part))]
 
-        done = each_alone(work, [*(many.split(some) if len(many) else ()), *(single.split(1) if len(single) else ())])
+        done = map_single_threaded(
+            work, [*(many.split(some) if len(many) else ()), *(single.split(1) if len(single) else ())]
+        )
         return [torch.cat(maps) for maps in zip(*(one for some in done for one in some), strict=True)]
 
     def _body(self) -> nn.Module:

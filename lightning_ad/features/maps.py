@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_ad.parallel import each_alone
+from lightning_ad.system.threads import map_single_threaded
 
 
 def score_map(scores: Tensor, height: int, width: int, sigma: float, ignore: Tensor | None = None) -> Tensor:
@@ -28,7 +28,7 @@ def _enlarged(scores: Tensor, height: int, width: int, sigma: float) -> Tensor:
     with torch.autocast(scores.device.type, enabled=False):
         if scores.device.type != "cpu" or not len(scores):
             return rows @ scores @ columns
-        return torch.stack(each_alone(lambda grid: rows @ grid @ columns, scores.unbind()))
+        return torch.stack(map_single_threaded(lambda grid: rows @ grid @ columns, scores.unbind()))
 
 
 def hide(scores: Tensor, ignore: Tensor | None) -> Tensor:
@@ -54,7 +54,7 @@ def spatial_mean(maps: Tensor) -> Tensor:
     """Means over the positions of maps [B, C, h, w]: float32 [B, C], the same bits in any batch."""
     if maps.device.type != "cpu" or not len(maps):
         return maps.float().mean((2, 3))
-    return torch.stack(each_alone(lambda one: one.float().mean((1, 2)), maps.unbind()))
+    return torch.stack(map_single_threaded(lambda one: one.float().mean((1, 2)), maps.unbind()))
 
 
 @lru_cache(maxsize=32)

@@ -13,8 +13,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from lightning_ad.checkpoints import check_whole
 from lightning_ad.errors import UsageError, WeightsError
+from lightning_ad.system.checkpoints import check_whole
 
 TIMM = "timm/"
 _skip: ContextVar[bool] = ContextVar("skip_weights", default=False)

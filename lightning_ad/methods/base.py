@@ -10,19 +10,16 @@ from torch import Tensor, nn
 
 from lightning_ad.data.sample import GOOD, Batch
 from lightning_ad.data.synthesis import Synthesis
-from lightning_ad.errors import UsageError, UserError, WeightsError
-from lightning_ad.evaluation import AnomalyMetrics, auroc, rank
-from lightning_ad.evaluation.verdicts import Calibration
+from lightning_ad.data.tiling import Tiles
+from lightning_ad.errors import UsageError, WeightsError
+from lightning_ad.evaluation import AnomalyMetrics, auroc, curve_of
+from lightning_ad.evaluation.thresholds import Calibration
 from lightning_ad.features.maps import hide
-from lightning_ad.features.tiling import Tiles, score_by_tiles, tiles_together
-from lightning_ad.forecast import Plan, Stage
-from lightning_ad.statistics.distributed import gather_rows
+from lightning_ad.methods.forecast import Plan, Stage
+from lightning_ad.methods.tiled_scoring import score_by_tiles, tiles_together
+from lightning_ad.system.distributed import gather_rows
 
 EARLIER = "this checkpoint was written by an earlier version of lightning_ad; train again"
-
-
-class NotFittedError(UserError):
-    """A method was asked for a score before it has learned anything."""
 
 
 class Prediction(NamedTuple):
@@ -63,9 +60,9 @@ class AnomalyModule(LightningModule):
         suspects: all training images, the most suspicious first; None where they were not scored.
         tiles: by which images are scored, as the data say (`data.tile`); None where they go through whole.
         trained_images: how many images what was learned is of.
-        side_by_side: on a CPU, `forward` gives each image of a batch a thread of its own, for what takes longest.
-        locates: maps say where; else they have one value, the score.
-        held_out_chose: held-out images have a part in the training: they choose epoch, end or learning rate.
+        one_thread_per_image: on a CPU, `forward` gives each image of a batch a thread of its own.
+        has_localization: maps say where; else they have one value, the score.
+        validation_used_for_selection: held-out images choose the epoch, the end or the learning rate.
         calibration: scores of held-out images; empty where there is no validation set.
     """
 
@@ -77,9 +74,9 @@ class AnomalyModule(LightningModule):
     suspects: Sequence[Suspect] | None = None
     tiles: Tiles | None = None
     trained_images: int = 0
-    side_by_side: bool = False
-    locates: bool = True
-    held_out_chose: bool = False
+    one_thread_per_image: bool = False
+    has_localization: bool = True
+    validation_used_for_selection: bool = False
     calibration: Calibration
 
     def __init__(self) -> None:
@@ -109,11 +106,11 @@ class AnomalyModule(LightningModule):
         if self.tiles is None:
             prediction = self(image, ignore)
         else:
-            block = tiles_together(image.device, self.side_by_side)
+            block = tiles_together(image.device, self.one_thread_per_image)
             prediction = Prediction(*score_by_tiles(self, image, self.tiles, block, ignore))
         return prediction._replace(map=hide(prediction.map, ignore))
 
-    def describe(self, image: Tensor) -> object:
+    def extract_features(self, image: Tensor) -> object:
         """What is made of images [B, 3, H, W] before anything is kept of them; its speed is measured for a forecast."""
         raise NotImplementedError
 
@@ -126,12 +123,12 @@ class AnomalyModule(LightningModule):
         return None
 
     @property
-    def rows_per_image(self) -> int:
+    def tiles_per_image(self) -> int:
         """Rows of the training and validation sets that are of one image: its tiles, or 1."""
         return 1 if self.tiles is None else len(self.tiles)
 
     @property
-    def compiled(self) -> list[nn.Module]:
+    def compile_targets(self) -> list[nn.Module]:
         """The networks that torch.compile is worth while for (`--compile true`)."""
         return []
 
@@ -155,7 +152,7 @@ class AnomalyModule(LightningModule):
         self.calibration = Calibration(**checkpoint["calibration"])
         self.trained_images = checkpoint.get("trained_images", 0)
 
-    def take_over(self, checkpoint: dict[str, Any]) -> None:
+    def load_learned(self, checkpoint: dict[str, Any]) -> None:
         """Takes what was learned from a checkpoint of this method.
 
         Raises:
@@ -196,13 +193,13 @@ class AnomalyModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores held-out images, and those with a synthetic anomaly laid on where the loader drew some."""
-        batch = batch.real()
+        batch = batch.without_padding()
         if batch.ignore is not None:  # of an image by tiles, some may be ignored everywhere
-            batch = batch.take(~batch.ignore.flatten(1).all(1))
+            batch = batch.select(~batch.ignore.flatten(1).all(1))
         if not len(batch) or self.trainer.sanity_checking:
             return
         self._keep_scores(batch.image, batch.label, batch.index, batch.ignore)
-        good = batch.take(batch.label == 0)
+        good = batch.select(batch.label == 0)
         if getattr(getattr(self.trainer, "datamodule", None), "validation_anomalies", False) and len(good):
             anomalous, mask = self.with_anomalies(good)
             if bool((rows := mask.flatten(1).any(1)).any()):
@@ -217,7 +214,7 @@ class AnomalyModule(LightningModule):
         return torch.where(good.ignore[:, None], good.image, anomalous), mask & ~good.ignore
 
     def _keep_scores(self, image: Tensor, label: Tensor, index: Tensor, ignore: Tensor | None) -> None:
-        prediction, number = self(image, ignore), index // self.rows_per_image
+        prediction, number = self(image, ignore), index // self.tiles_per_image
         columns = (prediction.score, label, number, hide(prediction.map, ignore).flatten(1).amax(1))
         self._validation_scores.append(torch.stack([column.float() for column in columns], 1))
 
@@ -236,12 +233,12 @@ class AnomalyModule(LightningModule):
         sorted_scores = (s.sort().values for s in (score[good], maximum[good], score[~good]))
         data = getattr(self.trainer, "datamodule", None)
         self.calibration = Calibration(
-            *sorted_scores, view="" if data is None else data.view, chosen=self.held_out_chose
+            *sorted_scores, view="" if data is None else data.view, chosen=self.validation_used_for_selection
         )
         if len(self.calibration):
             self.log("validation_score", self.calibration.good.mean(), rank_zero_only=True)
         if 0 < label.sum() < len(label):
-            area = auroc(rank(score, label))
+            area = auroc(curve_of(score, label))
             self.log("validation_AUROC", torch.as_tensor(area).float(), prog_bar=True, rank_zero_only=True)
 
     def on_test_epoch_start(self) -> None:
@@ -253,7 +250,7 @@ class AnomalyModule(LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
         """Scores a batch and counts it; rows that only fill it up are left out, of the result too."""
-        batch = batch.real()
+        batch = batch.without_padding()
         if not len(batch):
             return None
         prediction = self.score(batch.image, batch.ignore)
@@ -271,7 +268,7 @@ class AnomalyModule(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Scores a batch, but for rows that only fill it up."""
-        batch = batch.real()
+        batch = batch.without_padding()
         return self.score(batch.image, batch.ignore)
 
 

@@ -11,11 +11,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lightning_ad.data.sample import Batch
-from lightning_ad.errors import UsageError, UserError
-from lightning_ad.methods.base import AnomalyModule, NotFittedError
+from lightning_ad.errors import NotFittedError, UsageError, UserError
+from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.fit_progress import FitProgress, SelectionKeeper
 from lightning_ad.methods.suspects import without_suspects
-from lightning_ad.statistics.distributed import sum_over_processes
+from lightning_ad.system.distributed import sum_over_processes
 
 SERIES = "images"  # of saves of what was observed
 ASKED = 8  # batches between two looks at the clock, which take a word between processes
@@ -44,7 +44,7 @@ class FitOnlyModule(AnomalyModule):
     """
 
     precisions = ("32-true", "bf16-mixed")
-    side_by_side = True
+    one_thread_per_image = True
     cumulative = False
     fitted: Tensor
     images: Tensor
@@ -110,7 +110,7 @@ class FitOnlyModule(AnomalyModule):
             WeightsError: for a checkpoint of another method.
             NotFittedError: for one without a summary.
         """
-        self.take_over(checkpoint)
+        self.load_learned(checkpoint)
         self.require_fitted()
         self.growing = True
 
@@ -192,7 +192,7 @@ class FitOnlyModule(AnomalyModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Observes a batch; the loss is a zero that has a gradient."""
-        batch = batch.real()
+        batch = batch.without_padding()
         if len(batch) and not self._again:
             self._seen += len(batch)
             with torch.no_grad():
@@ -252,6 +252,6 @@ class FitOnlyModule(AnomalyModule):
         before = self.images_before
         self.training_paths = [*self.training_paths[:before], *(data.names[row] for row in rows)]
         self.images.fill_(before + len(rows))
-        self.trained_images = int(self.images) // self.rows_per_image
+        self.trained_images = int(self.images) // self.tiles_per_image
         self.growing = False
         self.fitted.fill_(True)

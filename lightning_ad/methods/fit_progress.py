@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_ad.checkpoints import write_whole
 from lightning_ad.errors import UserError, WeightsError
 from lightning_ad.features.weights import read_state
-from lightning_ad.statistics.distributed import gather_rows, rank, sum_over_processes, world_size
+from lightning_ad.system.checkpoints import write_whole
+from lightning_ad.system.distributed import gather_rows, process_rank, sum_over_processes, world_size
 
 FORMAT = 3  # of what is saved: to be raised with any change of what a method keeps
 SHARE = 20  # saving takes at most one part in so many of the time
@@ -31,7 +31,7 @@ class FitProgress:
     """
 
     def __init__(self, folder: Path, minutes: float, device: torch.device, of: Sequence[object] = ()) -> None:
-        self.shared, self.folder = folder, folder / f"{rank()}-of-{world_size()}"
+        self.shared, self.folder = folder, folder / f"{process_rank()}-of-{world_size()}"
         self._minutes, self._device, self._of = minutes, device, list(of)
         self._wait, self._saved = 60 * minutes, time.perf_counter()
 

@@ -19,18 +19,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_ad.data.sample import Batch
-from lightning_ad.errors import UsageError, UserError
-from lightning_ad.evaluation.verdicts import Calibration
+from lightning_ad.errors import DivergedError, UsageError
+from lightning_ad.evaluation.thresholds import Calibration
 from lightning_ad.methods.base import AnomalyModule
-from lightning_ad.statistics.distributed import gather_rows, rank, world_size
+from lightning_ad.system.distributed import gather_rows, process_rank, world_size
 
 SKIPPED = 20  # steps in a row that a gradient scaler may leave out: it then starts from 2**16 and is below 1
-
-
-class DivergedError(UserError):
-    """Training has left finite numbers; all processes say the same."""
-
-    everywhere = True
 
 
 class LearnedModule(AnomalyModule):
@@ -94,11 +88,11 @@ class LearnedModule(AnomalyModule):
 
         The calibration of the epoch before is dropped: the weights will not be those that it was made with.
         """
-        seed = [int(os.environ.get("PL_GLOBAL_SEED", 0)), self.current_epoch, rank()]
+        seed = [int(os.environ.get("PL_GLOBAL_SEED", 0)), self.current_epoch, process_rank()]
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         self.calibration = Calibration.empty()
         self._paths = []
-        self.trained_images = len(self.trainer.train_dataloader.dataset) // self.rows_per_image
+        self.trained_images = len(self.trainer.train_dataloader.dataset) // self.tiles_per_image
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the parts, each logged. Rows that only fill up the batch of a process have no part in it.
@@ -107,7 +101,7 @@ class LearnedModule(AnomalyModule):
             UserError: where it is not finite, on all processes.
             UsageError: for a single image, where the network normalises over a batch.
         """
-        real, share = batch.real(), 1.0
+        real, share = batch.without_padding(), 1.0
         self._paths = [*self._paths, *real.path]
         if world_size() > 1:  # gradients are averaged over processes; what is wanted is the mean over images
             count = torch.tensor(len(real), device=self.device)
@@ -190,7 +184,7 @@ class LearnedModule(AnomalyModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores held-out images as every method does, and takes the loss of the good ones."""
         super().validation_step(batch, batch_idx)
-        good = batch.take((batch.index >= 0) & (batch.label == 0))
+        good = batch.select((batch.index >= 0) & (batch.label == 0))
         if len(good) and not self.trainer.sanity_checking:
             loss = torch.stack([*self.losses(good).values()]).sum()
             self._validation_losses.append(torch.stack((loss * len(good), loss.new_tensor(len(good)))).float())

@@ -10,10 +10,9 @@ from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map, spatial_mean
 from lightning_ad.features.weights import build_network
-from lightning_ad.forecast import Plan, Stage, evaluating
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
-from lightning_ad.statistics.distributed import rank
+from lightning_ad.methods.forecast import Plan, Stage, evaluating
 from lightning_ad.statistics.gaussian import (
     Components,
     ShrunkGaussian,
@@ -22,6 +21,7 @@ from lightning_ad.statistics.gaussian import (
     unpack_triangle,
 )
 from lightning_ad.statistics.moments import NormMoments
+from lightning_ad.system.distributed import process_rank
 
 
 class MahalanobisAD(FitOnlyModule):
@@ -78,7 +78,7 @@ class MahalanobisAD(FitOnlyModule):
         self.widths = [shape.channels for shape in self.backbone.shapes(256, 256)]
         self.components, self.variance, self.shrink = components, variance, shrinkage == "ledoit-wolf"
         self.combine, self.map, self.sigma = combine, map, sigma
-        self.locates = map
+        self.has_localization = map
         # The moments of all levels, one after another; of the scatter matrices the lower triangles.
         for name in ("means", "scatters", "thirds", "fourths"):
             self.register_dynamic_buffer(name, torch.empty(0, dtype=torch.float64))
@@ -88,7 +88,7 @@ class MahalanobisAD(FitOnlyModule):
 
     def begin(self) -> None:
         """Zero moments; where the fit grows, those of before on the first process."""
-        if self.growing and rank() == 0:
+        if self.growing and process_rank() == 0:
             self._moments = self._stored()
         else:
             self._moments = [NormMoments(width, self.device) for width in self.widths]
@@ -123,7 +123,7 @@ class MahalanobisAD(FitOnlyModule):
         self.count.fill_(finished[0].count)
         self._kept = (self.means, self._fit(finished))
 
-    def describe(self, image: Tensor) -> object:
+    def extract_features(self, image: Tensor) -> object:
         """The maps of all levels."""
         return self._maps(image)
 
@@ -137,7 +137,7 @@ class MahalanobisAD(FitOnlyModule):
         ]
 
     @property
-    def compiled(self) -> list[nn.Module]:
+    def compile_targets(self) -> list[nn.Module]:
         """The backbone."""
         return [self.backbone.body]
 

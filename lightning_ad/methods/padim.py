@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map
-from lightning_ad.forecast import Plan, Stage, evaluating
 from lightning_ad.methods.base import EARLIER, Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
-from lightning_ad.statistics.distributed import rank
+from lightning_ad.methods.forecast import Plan, Stage, evaluating
 from lightning_ad.statistics.gaussian import leave_one_out
+from lightning_ad.statistics.grid_hierarchy import LAYOUT, Nesting, nesting
+from lightning_ad.statistics.hierarchical_gaussian import NestedGaussian
 from lightning_ad.statistics.moments import BLOCK, Moments
-from lightning_ad.statistics.nested_gaussian import NestedGaussian
-from lightning_ad.statistics.nesting import LAYOUT, Nesting, nesting
+from lightning_ad.system.distributed import process_rank
 
 
 class PaDiM(FitOnlyModule):
@@ -106,7 +106,7 @@ class PaDiM(FitOnlyModule):
                     "The factors of this PaDiM were stored in float16: what grows from them differs from a fit on all "
                     "images by about as much (0.1 %)."
                 )
-            if rank() == 0:
+            if process_rank() == 0:
                 self._gaussian().resume(self._moments, int(self.count))
         self._forget()
 
@@ -149,7 +149,7 @@ class PaDiM(FitOnlyModule):
         if checkpoint.get("layout") != LAYOUT:
             raise WeightsError(EARLIER)
 
-    def describe(self, image: Tensor) -> object:
+    def extract_features(self, image: Tensor) -> object:
         """The chosen channels."""
         return self._embed(image)
 
@@ -166,7 +166,7 @@ class PaDiM(FitOnlyModule):
         ]
 
     @property
-    def compiled(self) -> list[nn.Module]:
+    def compile_targets(self) -> list[nn.Module]:
         """The backbone."""
         return [self.backbone.body]
 

@@ -11,13 +11,13 @@ from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map, spatial_mean
 from lightning_ad.features.patches import patch_features
-from lightning_ad.forecast import COMPARED, Plan, Stage, evaluating
 from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
-from lightning_ad.statistics.distributed import sum_over_processes
+from lightning_ad.methods.forecast import COMPARED, Plan, Stage, evaluating
 from lightning_ad.statistics.neighbours import nearest_neighbours
-from lightning_ad.statistics.row_store import RowStore, share_rows
-from lightning_ad.statistics.store import fits
+from lightning_ad.system.distributed import sum_over_processes
+from lightning_ad.system.memory import fits
+from lightning_ad.system.row_store import RowStore, share_rows
 
 BLOCK_BYTES = 64 * 2**20  # of gallery features that are read at a time
 
@@ -149,7 +149,7 @@ class SPADE(FitOnlyModule):
                 f"{self.k_pixel} take at most all of them."
             )
 
-    def describe(self, image: Tensor) -> object:
+    def extract_features(self, image: Tensor) -> object:
         """The maps of all levels."""
         return self.backbone(image)
 
@@ -168,7 +168,7 @@ class SPADE(FitOnlyModule):
         ]
 
     @property
-    def compiled(self) -> list[nn.Module]:
+    def compile_targets(self) -> list[nn.Module]:
         """The backbone."""
         return [self.backbone.body]
 
@@ -192,9 +192,9 @@ class SPADE(FitOnlyModule):
         Raises:
             UserError: where there is no other training image.
         """
-        if len(self.features) <= self.rows_per_image:
+        if len(self.features) <= self.tiles_per_image:
             raise UserError("there is one training image, and none to compare it with; add some")
-        tiles = self.rows_per_image  # of one image, all of which are left out
+        tiles = self.tiles_per_image  # of one image, all of which are left out
         count = min(self.k_image, len(self.features) - tiles)
         number = self.images_before + index
         with torch.autocast(image.device.type, enabled=False):

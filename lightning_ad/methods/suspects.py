@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import UserError
 from lightning_ad.methods.base import Suspect
-from lightning_ad.progress import progress
-from lightning_ad.statistics.distributed import gather_rows
+from lightning_ad.system.distributed import gather_rows
+from lightning_ad.system.progress import progress
 
 if TYPE_CHECKING:
     from lightning_ad.methods.fit_only import FitOnlyModule
@@ -31,7 +31,7 @@ def without_suspects(module: "FitOnlyModule", names: Sequence[str]) -> list[int]
     order = scores.argsort(descending=True, stable=True).tolist()
     trimmed = {*order[: int(len(names) * module.trim)]}
     module.suspects = [Suspect(names[i], float(scores[i]), i in trimmed) for i in order]
-    tiles = module.rows_per_image
+    tiles = module.tiles_per_image
     kept = [row for row in range(len(names) * tiles) if row // tiles not in trimmed]
     if trimmed:
         own = sum(row // tiles not in trimmed for row in torch.cat(found)[:, 0].long().tolist())
@@ -61,6 +61,6 @@ def _images_again(module: "FitOnlyModule", description: str) -> Iterator[Batch]:
         collate_fn=loader.collate_fn, worker_init_fn=loader.worker_init_fn,
     )  # fmt: skip
     for batch in progress(again, description, unit="batch"):
-        batch = module.trainer.strategy.batch_to_device(batch.real(), module.device)
+        batch = module.trainer.strategy.batch_to_device(batch.without_padding(), module.device)
         if len(batch):
             yield batch

@@ -9,10 +9,10 @@ from lightning.pytorch import Trainer
 
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.methods.base import AnomalyModule
-from lightning_ad.reporting.cost import Stopwatch
+from lightning_ad.reporting.provenance import versions
 from lightning_ad.reporting.recorder import TestRecorder
-from lightning_ad.reporting.revision import versions
 from lightning_ad.reporting.run_folder import RunFolder
+from lightning_ad.system.cost import Stopwatch
 
 
 class Run(Protocol):

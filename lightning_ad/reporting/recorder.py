@@ -1,6 +1,5 @@
 """Callbacks that put a run's results on disk while it goes on."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,57 +10,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_ad.data.sample import Batch
-from lightning_ad.evaluation import auroc, average_precision, conformal_p_values, images_needed, rank
-from lightning_ad.evaluation.verdicts import REJECT, Calibration, Method, Threshold, choose
+from lightning_ad.evaluation import auroc, average_precision, conformal_p_values, curve_of, images_needed
+from lightning_ad.evaluation.thresholds import REJECT, Calibration, Method, Threshold, choose
 from lightning_ad.methods.base import AnomalyModule, Prediction
-from lightning_ad.parallel import each_alone
-from lightning_ad.reporting.cost import peak_memory_gib
 from lightning_ad.reporting.maps import write_map
-from lightning_ad.reporting.predictions import ImageResult
 from lightning_ad.reporting.run_folder import RunFolder
-from lightning_ad.statistics.distributed import world_size
-
-
-class ConfigInCheckpoint(Callback):
-    """Keeps the run's whole configuration, as YAML text, in each checkpoint: the file alone can be evaluated.
-
-    And the fingerprint of its training set, and what the fit has cost so far.
-
-    Attributes:
-        earlier: seconds and peak memory in GiB of the fit up to the checkpoint that it went on from.
-    """
-
-    KEY = "lightning_ad_config"
-    TRAINING_SET = "lightning_ad_training_set"
-    COST = "lightning_ad_cost"
-
-    def __init__(self, config: str, training_set: str | None) -> None:
-        self.config, self.training_set = config, training_set
-        self.earlier = {"seconds": 0.0, "host": 0.0}
-        self._began = time.perf_counter()
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """The fit begins."""
-        self._began = time.perf_counter()
-
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes what the fit had cost."""
-        self.earlier = checkpoint.get(self.COST, self.earlier)
-
-    def spent_before(self, module: LightningModule) -> dict[str, float]:
-        """`earlier`, or what the progress of a fit-only fit says."""
-        seconds = self.earlier["seconds"] + getattr(module, "seconds_before", 0.0)
-        return {**self.earlier, "seconds": seconds}
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the text."""
-        checkpoint[self.KEY], checkpoint[self.TRAINING_SET] = self.config, self.training_set
-        checkpoint[self.COST] = {
-            "seconds": self.spent_before(pl_module)["seconds"] + time.perf_counter() - self._began,
-            "host": max(self.earlier["host"], peak_memory_gib()["host"]),
-        }
-        for logger in trainer.loggers:
-            logger.save()  # what is logged up to here, a run that goes on from here will not log again
+from lightning_ad.reporting.tables import ImageResult
+from lightning_ad.system.distributed import world_size
+from lightning_ad.system.threads import map_single_threaded
 
 
 class TestRecorder(Callback):
@@ -112,7 +68,7 @@ class TestRecorder(Callback):
         """Writes the maps of a batch."""
         if outputs is None:
             return
-        batch = batch.real()
+        batch = batch.without_padding()
         scores = outputs.score.float().cpu()
         p_values: list[float | None] = [None] * len(scores)
         if len(self._calibration):
@@ -122,7 +78,7 @@ class TestRecorder(Callback):
             Path("maps") / defect / f"{index:05d}-{Path(path).stem}.png"
             for defect, index, path in zip(batch.defect, batch.index.tolist(), batch.path, strict=True)
         ]
-        each_alone(lambda i: write_map(self.folder.path / paths[i], maps[i]), range(len(paths)))
+        map_single_threaded(lambda i: write_map(self.folder.path / paths[i], maps[i]), range(len(paths)))
         for i, index in enumerate(batch.index.tolist()):
             p = p_values[i]
             nearest = None if outputs.nearest is None else _place(outputs.nearest[i], pl_module.training_paths)
@@ -177,7 +133,7 @@ def _of_its_pixels(map: Tensor, mask: Tensor) -> dict[str, float]:
     """The pixel metrics of an image by itself, where it has an outline and is not all of it."""
     if not bool(mask.any()) or bool(mask.all()):
         return {}
-    curve = rank(map.flatten(), mask.flatten().float())
+    curve = curve_of(map.flatten(), mask.flatten().float())
     return {"pixel_auroc": auroc(curve), "pixel_ap": average_precision(curve)}
 
 

@@ -1,14 +1,12 @@
 """Where a run lives on disk: `<output>/<name>/version_<n>/`, finished once `metrics.json` is there."""
 
-import json
-import math
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from lightning_ad.errors import UsageError
-from lightning_ad.reporting.predictions import replacing
+from lightning_ad.system.files import replacing
 
 
 class RunFolder:
@@ -170,20 +168,6 @@ def finished_checkpoint(target: Path) -> Path:
         UsageError: where there is no finished run.
     """
     return target if target.suffix == ".ckpt" else RunFolder.find(target).checkpoint
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes `content` at once or not at all; NaN becomes null, which JSON has a word for."""
-    with replacing(path) as file:
-        file.write(json.dumps(_without_nan(content), indent=2) + "\n")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _number(path: Path) -> int:

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_ad.statistics.distributed import gather_rows, rank, sum_over_processes, world_size
 from lightning_ad.statistics.neighbours import nearest_neighbours
+from lightning_ad.system.distributed import gather_rows, process_rank, sum_over_processes, world_size
 
 BLOCK_BYTES = 64 * 2**20  # of vectors in float64 held at a time
 
@@ -98,7 +98,7 @@ def _draw(vectors: Tensor, weights: Tensor, generator: torch.Generator) -> Tenso
     place = total * float(torch.rand((), dtype=torch.float64, generator=generator))
     before = masses.cumsum(0) - masses
     owner = int(((before <= place) & (masses > 0)).nonzero().max())
-    if rank() != owner:
+    if process_rank() != owner:
         return gather_rows(vectors[:0])[0]
     row = int(torch.searchsorted(ends, place - before[owner], right=True).clamp_(max=len(ends) - 1))
     return gather_rows(vectors[row : row + 1])[0]

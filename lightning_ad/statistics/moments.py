@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lightning_ad.statistics.distributed import world_size
-from lightning_ad.statistics.nesting import Nesting, by_cell, nesting
+from lightning_ad.statistics.grid_hierarchy import Nesting, by_cell, nesting
+from lightning_ad.system.distributed import world_size
 
 BLOCK = 64  # images taken in together: an update costs one pass over the scatter, however many they are
 

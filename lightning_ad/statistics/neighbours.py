@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lightning_ad.parallel import each_alone
+from lightning_ad.system.threads import map_single_threaded
 
 QUERIES = {"cpu": 256, "cuda": 1024}  # rows of a block of distances, however many threads there are
 ROWS = {"cpu": 512, "cuda": 65536}  # columns: half a MiB stays in a core's cache; a GPU wants to be busy
@@ -34,7 +34,7 @@ def nearest_neighbours(
     norms = bank.square().sum(1) if norms is None else norms
     search = partial(_nearest if count == 1 else _several, bank=bank, norms=norms, count=count)
     blocks = queries.split(QUERIES[bank.device.type])
-    parts = each_alone(search, blocks) if bank.device.type == "cpu" else [search(block) for block in blocks]
+    parts = map_single_threaded(search, blocks) if bank.device.type == "cpu" else [search(block) for block in blocks]
     found = torch.cat(parts) if parts else torch.empty(0, count, dtype=torch.int64, device=bank.device)
     exact = torch.stack([(queries - bank[column]).square_().sum(1) for column in found.T], 1)
     exact.masked_fill_(norms[found].isinf(), float("inf"))

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from trees import draw_image, mvtec_tree, save
 
-from lightning_ad.cli.datasets import datasets
-from lightning_ad.commands import evaluate, train
+from lightning_ad.commands.datasets import datasets
+from lightning_ad.commands.evaluate import evaluate
+from lightning_ad.commands.train import train
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import find_samples, layout_module, layout_names
 from lightning_ad.data.reading import read_image, verify

@@ -8,7 +8,7 @@ from sklearn.model_selection import KFold
 
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.sample import Batch, collate
-from lightning_ad.data.sampler import Key
+from lightning_ad.data.sampler import RowKey
 from lightning_ad.errors import DataError, UsageError
 
 
@@ -71,7 +71,7 @@ def test_workers_where_none_are_asked_for(options, device, draws, expected, monk
 
 def test_images_that_threads_read_side_by_side_keep_their_order(trees):
     data = module(trees).test_dataloader().dataset
-    keys = [Key(row) for row in (4, 0, 6, 2, 5)]
+    keys = [RowKey(row) for row in (4, 0, 6, 2, 5)]
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
@@ -117,9 +117,9 @@ def test_an_empty_training_set_stops(tmp_path):
 
 def test_rows_that_fill_up_are_left_out(trees):
     data = module(trees).test_dataloader().dataset
-    batch = collate([data[Key(0)], data[Key(1, 0, True)], data[Key(4)]])
+    batch = collate([data[RowKey(0)], data[RowKey(1, 0, True)], data[RowKey(4)]])
     batch.recipe = {"angle": torch.arange(3)}
-    real = batch.real()
+    real = batch.without_padding()
     assert real.index.tolist() == [0, 4]
     assert real.path == [batch.path[0], batch.path[2]]
     assert real.recipe["angle"].tolist() == [0, 2]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lightning_ad.cli.datasets import datasets
+from lightning_ad.commands.datasets import datasets
 from lightning_ad.data.checking import examine, stop_at_missing_masks
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import find_samples

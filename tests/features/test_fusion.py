@@ -9,7 +9,7 @@ from torch import nn
 from lightning_ad.features import fusion
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.fusion import FusedConv2d, _ordered, fused
-from lightning_ad.parallel import each_alone
+from lightning_ad.system.threads import map_single_threaded
 
 NETWORKS = [
     "mobilenet_v2", "resnet18", "resnet50", "squeezenet1_1", "efficientnet_b0", "mobilenet_v3_small", "convnext_tiny",
@@ -130,15 +130,17 @@ def test_each_worker_has_one_thread_and_they_nest():
     torch.set_num_threads(4)
     try:
         work = torch.rand(10**6)
-        seen = each_alone(lambda _: (work + 1, torch.get_num_threads())[1], range(12))
+        seen = map_single_threaded(lambda _: (work + 1, torch.get_num_threads())[1], range(12))
         assert seen == [1] * 12
-        assert each_alone(lambda _: sum(each_alone(lambda k: k, range(3))), range(8)) == [3] * 8
+        assert map_single_threaded(lambda _: sum(map_single_threaded(lambda k: k, range(3))), range(8)) == [3] * 8
         assert torch.get_num_threads() == 4
         with torch.autocast("cpu"), torch.inference_mode():
-            states = each_alone(lambda _: (torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()), [0, 1])
+            states = map_single_threaded(
+                lambda _: (torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()), [0, 1]
+            )
         assert states == [(True, True)] * 2
         with pytest.raises(ZeroDivisionError):
-            each_alone(lambda k: 1 / k, [1, 0, 2])
+            map_single_threaded(lambda k: 1 / k, [1, 0, 2])
     finally:
         torch.set_num_threads(threads)
 

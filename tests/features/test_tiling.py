@@ -5,11 +5,12 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.data.tiling import Tiles, blending_weights, tile_offsets
 from lightning_ad.errors import UsageError
 from lightning_ad.features.maps import score_map
-from lightning_ad.features.tiling import Tiles, blending_weights, score_by_tiles, tile_offsets
 from lightning_ad.methods import PatchCore
 from lightning_ad.methods.base import Prediction
+from lightning_ad.methods.tiled_scoring import score_by_tiles
 
 
 class SmallScorer(nn.Module):

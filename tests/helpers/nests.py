@@ -4,8 +4,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lightning_ad.statistics.grid_hierarchy import Nesting
 from lightning_ad.statistics.moments import Moments
-from lightning_ad.statistics.nesting import Nesting
 
 DIMENSIONS = [4, 3, 2]  # of the coarsest level first
 GRIDS = {

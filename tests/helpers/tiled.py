@@ -2,7 +2,8 @@
 
 import torch
 
-from lightning_ad.features.tiling import Tiles, score_by_tiles
+from lightning_ad.data.tiling import Tiles
+from lightning_ad.methods.tiled_scoring import score_by_tiles
 
 
 def assert_together_as_alone(module, together):

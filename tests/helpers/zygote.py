@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
 
-import lightning_ad.main  # noqa: F401
+import lightning_ad.commands.main  # noqa: F401
 
 
 class Spare:

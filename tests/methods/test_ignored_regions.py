@@ -13,7 +13,7 @@ from PIL import Image
 
 from lightning_ad import methods
 from lightning_ad.data.datamodule import AnomalyDataModule
-from lightning_ad.features.tiling import Tiles
+from lightning_ad.data.tiling import Tiles
 
 OPTIONS = {
     "PatchCore": {**SMALL, "coreset_ratio": 0.2, "reweight": 3},

@@ -12,7 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision, TorchSyncBatchNorm
 
-from lightning_ad.callbacks import LastEpochsAveraging, StepsAveraging, ThroughputMonitor
+from lightning_ad.callbacks.averaging import LastEpochsAveraging, StepsAveraging
+from lightning_ad.callbacks.throughput import ThroughputMonitor
 from lightning_ad.errors import UsageError
 from lightning_ad.methods import DRAEM
 
@@ -94,7 +95,7 @@ def test_the_average_of_the_last_epochs_is_the_mean_of_their_weights(validation,
 def test_compiled_networks_give_the_same_maps(build, trees):
     module = build().eval()
     compiled = copy.deepcopy(module)
-    for network in compiled.compiled:
+    for network in compiled.compile_targets:
         network.compile(backend="aot_eager")  # all of torch.compile but its C++ compiler, which takes minutes
     image = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(compiled(image).map, module(image).map, rtol=1e-3, atol=1e-4)

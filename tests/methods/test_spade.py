@@ -11,12 +11,11 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
 from lightning_ad.data.datamodule import AnomalyDataModule
-from lightning_ad.errors import UsageError, UserError
+from lightning_ad.errors import NotFittedError, UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.methods import spade
-from lightning_ad.methods.base import NotFittedError
 from lightning_ad.methods.spade import SPADE
-from lightning_ad.statistics import row_store
+from lightning_ad.system import row_store
 
 SIZE = (64, 48)
 
@@ -224,7 +223,7 @@ def test_the_checkpoint_file_holds_the_gallery(memory_gb, trees, tmp_path):
     expected = score(module)
     for mapped in (False, True):
         fresh = model(memory_gb=memory_gb)
-        fresh.take_over(torch.load(path, weights_only=True, mmap=mapped))
+        fresh.load_learned(torch.load(path, weights_only=True, mmap=mapped))
         assert all(torch.equal(a, b) for a, b in zip(score(fresh), expected, strict=True))
     with pytest.raises(RuntimeError, match=r"Missing key.*gallery\.rows\.0"):
         fresh.load_state_dict({k: v for k, v in module.state_dict().items() if k != "gallery.rows.0"})

@@ -13,11 +13,11 @@ from runs import QUIET, flags, logged, metrics_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_file import artifacts, offline_run
 
-from lightning_ad.commands import train
+from lightning_ad.commands.train import train
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.reporting.dashboards.base import Scene
-from lightning_ad.reporting.dashboards.drawing import colours, drawn_curve, drawn_histogram, panel
-from lightning_ad.reporting.dashboards.showing import chosen
+from lightning_ad.reporting.dashboards.callback import chosen
+from lightning_ad.reporting.dashboards.panels import colours, drawn_curve, drawn_histogram, panel
 
 pytestmark = pytest.mark.xdist_group("dashboards")  # one worker: the runs are made once
 ROOT = Path(__file__).parents[2]

@@ -10,11 +10,12 @@ from scipy import ndimage
 
 from lightning_ad.errors import DataError
 from lightning_ad.evaluation import METRIC_NAMES as METRICS
-from lightning_ad.evaluation.verdicts import Threshold
+from lightning_ad.evaluation.thresholds import Threshold
+from lightning_ad.reporting.html.cards import colour_scale
+from lightning_ad.reporting.html.report import PLOTS, write_report
 from lightning_ad.reporting.maps import write_map
-from lightning_ad.reporting.predictions import ImageResult, read_predictions, write_predictions
-from lightning_ad.reporting.report import PLOTS, RunResults, write_report
-from lightning_ad.reporting.report_pictures import colour_scale
+from lightning_ad.reporting.run_results import RunResults
+from lightning_ad.reporting.tables import ImageResult, read_predictions, write_predictions
 
 ODD = ['a, "b".png', "ünï/码 'c'.png", "<script>alert(1)</script>.png", "two\nlines.png", "back\\slash $title.png"]
 

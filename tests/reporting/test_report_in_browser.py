@@ -10,10 +10,11 @@ import torch
 from scipy import ndimage
 
 from lightning_ad.evaluation import METRIC_NAMES
-from lightning_ad.evaluation.verdicts import Threshold
+from lightning_ad.evaluation.thresholds import Threshold
+from lightning_ad.reporting.html.report import write_report
 from lightning_ad.reporting.maps import write_map
-from lightning_ad.reporting.predictions import ImageResult
-from lightning_ad.reporting.report import RunResults, write_report
+from lightning_ad.reporting.run_results import RunResults
+from lightning_ad.reporting.tables import ImageResult
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [

@@ -1,6 +1,6 @@
 import pytest
 
-from lightning_ad.statistics import nesting
+from lightning_ad.statistics import grid_hierarchy as nesting
 
 
 @pytest.fixture(autouse=True)

@@ -17,9 +17,8 @@ from typing import Any
 
 import yaml
 
-from lightning_ad.data.layouts._files import MissingFolderError
 from lightning_ad.data.sample import Sample
-from lightning_ad.errors import DataError, UsageError
+from lightning_ad.errors import DataError, MissingFolderError, UsageError
 
 
 def layout_names() -> list[str]:

@@ -5,14 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from lightning_ad.data.sample import Sample, Split
-from lightning_ad.errors import DataError, UsageError
+from lightning_ad.errors import DataError, MissingFolderError, UsageError
 
 SUFFIXES = ["png", "jpg", "jpeg", "jfif", "jp2", "bmp", "tif", "tiff", "webp", "pgm", "ppm", "pbm"]
 IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in SUFFIXES)
-
-
-class MissingFolderError(DataError):
-    """A folder that the layout wants is not there."""
 
 
 def images(folder: Path, *, recursive: bool = False) -> list[Path]:

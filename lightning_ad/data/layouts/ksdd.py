@@ -4,10 +4,10 @@ ROOT/kos{01..50}/Part{0..7}_label.bmp                (every image has one; all z
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import MissingFolderError, images, partners, seeded_split, subfolders
+from lightning_ad.data.layouts._files import images, partners, seeded_split, subfolders
 from lightning_ad.data.reading import is_blank
 from lightning_ad.data.sample import Sample
-from lightning_ad.errors import UsageError
+from lightning_ad.errors import MissingFolderError, UsageError
 
 SOURCE = "vicos.si/resources/kolektorsdd"
 LICENCE = "CC BY-NC-SA 4.0"

@@ -1,5 +1,5 @@
 """CFA: coupled-hypersphere-based feature adaptation."""
 
-from lightning_ad.methods.cfa.module import CFA
+from lightning_ad.methods.cfa.model import CFA
 
 __all__ = ["CFA"]

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from kornia.metrics import ssim
 from torch import Tensor
 
-from lightning_ad.statistics.distributed import world_size
+from lightning_ad.system.distributed import world_size
 
 WINDOW = 11  # Gaussian, sigma 1.5
 

@@ -1,5 +1,5 @@
 """PatchCore."""
 
-from lightning_ad.methods.patchcore.module import PatchCore
+from lightning_ad.methods.patchcore.model import PatchCore
 
 __all__ = ["PatchCore"]

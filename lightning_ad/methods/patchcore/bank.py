@@ -6,13 +6,12 @@ from torch import Tensor, nn
 
 from lightning_ad.errors import UserError
 from lightning_ad.methods.base import register_dynamic_buffer
-from lightning_ad.parallel import one_thread
-from lightning_ad.progress import counting, progress
-from lightning_ad.statistics.coreset import Keeper, k_center_greedy, random_projection
-from lightning_ad.statistics.distributed import gather_rows, rank, sum_over_processes, take_rows
-from lightning_ad.statistics.merging import coresets_of_parts
+from lightning_ad.statistics.coreset import Keeper, coresets_of_parts, k_center_greedy, random_projection
 from lightning_ad.statistics.neighbours import nearest_neighbours
-from lightning_ad.statistics.store import in_memory, picked, release
+from lightning_ad.system.distributed import gather_rows, process_rank, sum_over_processes, take_rows
+from lightning_ad.system.memory import gather_rows_from_file, in_memory, release
+from lightning_ad.system.progress import counting, progress
+from lightning_ad.system.threads import one_thread
 
 SAMPLED = 2048  # rows of a bank that measure its scale
 
@@ -89,7 +88,7 @@ class PatchBank(nn.Module):
         if (size := _part(vectors, projection, memory_bytes, held, device)) is not None:
             left, bound = self._left(vectors, matrix, size, count, generator, starting_points)
             numbers = own[left]
-        brought = self.bank[:0] if rank() else self.bank
+        brought = self.bank[:0] if process_rank() else self.bank
         numbers = torch.cat([torch.arange(len(brought)), numbers])
         candidates = _candidates(brought, vectors, left, matrix, device)
         places, all_numbers = numbers, None
@@ -102,7 +101,7 @@ class PatchBank(nn.Module):
         rows = (chosen.rows if all_numbers is None else all_numbers[chosen.rows]).cpu()
         old = rows < held
         mine = torch.isin(own, rows[~old]).nonzero().flatten()
-        found = take_rows(picked(vectors.flatten(0, 1), mine), own[mine], rows[~old], device).cpu()
+        found = take_rows(gather_rows_from_file(vectors.flatten(0, 1), mine), own[mine], rows[~old], device).cpu()
         bank = found.new_empty(len(rows), found.shape[1])
         bank[~old] = found
         image, place = (rows - held).div(patches, rounding_mode="floor"), (rows - held) % patches

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_ad.reporting.figures import Mask, Picture
+from lightning_ad.reporting.pictures import Mask, Picture
 
 CLASSES = {0: "good", 1: "defect"}
 

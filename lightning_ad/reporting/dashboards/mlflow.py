@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_ad.reporting.dashboards.base import Dashboard, Scene
-from lightning_ad.reporting.dashboards.drawing import drawn_curve, drawn_histogram
-from lightning_ad.reporting.figures import Picture
+from lightning_ad.reporting.dashboards.panels import drawn_curve, drawn_histogram
+from lightning_ad.reporting.pictures import Picture
 
 
 class MLflowDashboard(Dashboard):

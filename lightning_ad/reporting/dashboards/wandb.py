@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lightning_ad.reporting.dashboards.base import CLASSES, Dashboard, Scene
-from lightning_ad.reporting.figures import Picture
+from lightning_ad.reporting.pictures import Picture
 
 
 class WandbDashboard(Dashboard):

@@ -1,0 +1,120 @@
+"""What a run of a learned method can be given by `--trainer.callbacks`, and the speedometer that it always has."""
+
+from functools import partial
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from lightning_ad.errors import UsageError
+
+
+class _OnDevice(WeightAveraging):
+    """Lightning makes the average before the model moves to its device, and would leave it in main memory."""
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Brings the average to the model."""
+        if self._average_model is not None and self._device is None:
+            self._average_model.to(pl_module.device)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gives the average what the model made before its first step, whose shape was not known (CFA's bank)."""
+        assert self._average_model is not None
+        average = self._average_model.module
+        made = {name: b for name, b in pl_module.named_buffers() if average.get_buffer(name).shape != b.shape}
+        average.load_state_dict(made, strict=False)
+
+
+class StepsAveraging(_OnDevice):
+    """The exponential moving average of the weights of all steps: `decay` of the old, the rest of the new.
+
+    Validation, the test and the checkpoints see the average. The statistics of batch norm are averaged too; weights
+    that do not move keep their bits.
+    """
+
+    def __init__(self, decay: float = 0.999) -> None:
+        super().__init__(avg_fn=partial(_moving_mean, decay))
+        if not 0 <= decay < 1:
+            raise UsageError(f"StepsAveraging.decay must be at least 0 and below 1, {decay} came")
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """After each step."""
+        return step_idx is not None
+
+
+class LastEpochsAveraging(_OnDevice):
+    """The equally weighted mean of the weights at the ends of the last epochs (Izmailov et al., UAI 2018).
+
+    Validation, the test and `last.ckpt` see the mean; before the first of those epochs, the current weights. The
+    statistics of batch norm are averaged too.
+
+    Args:
+        epochs: how many of the last epochs count.
+
+    Raises:
+        UsageError: for fewer than one, or more than the run has.
+    """
+
+    def __init__(self, epochs: int = 5) -> None:
+        super().__init__(avg_fn=_running_mean)
+        if epochs < 1:
+            raise UsageError(f"LastEpochsAveraging.epochs must be at least 1, {epochs} came")
+        self.epochs = epochs
+        self._averaged_epoch = -1
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Never by itself: `_take` does."""
+        return False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Checks that there are that many epochs."""
+        super().on_fit_start(trainer, pl_module)
+        if not trainer.max_epochs or not self.epochs <= trainer.max_epochs:
+            raise UsageError(
+                f"LastEpochsAveraging.epochs is {self.epochs}, trainer.max_epochs {trainer.max_epochs}: lower it"
+            )
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes in the epoch that is being validated, then hands over the mean."""
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and not trainer.sanity_checking:
+            self._take(trainer, pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Takes in the epoch, where no validation did."""
+        self._take(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Hands over the mean, and says where fewer epochs are in it than were asked for."""
+        super().on_train_end(trainer, pl_module)
+        taken = int(self._average_model.n_averaged) if self._average_model is not None else 0
+        if taken < self.epochs:
+            rank_zero_warn(f"training ended early: {taken} instead of {self.epochs} epochs are in the average")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch that was taken in last."""
+        return {**super().state_dict(), "averaged_epoch": self._averaged_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        super().load_state_dict(state_dict)
+        self._averaged_epoch = state_dict["averaged_epoch"]
+
+    def _take(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        average, epoch = self._average_model, trainer.current_epoch
+        if average is None or epoch == self._averaged_epoch:
+            return
+        if epoch <= (trainer.max_epochs or 0) - self.epochs:
+            average.n_averaged.fill_(0)  # the next update copies
+        average.update_parameters(pl_module)
+        self._averaged_epoch = epoch
+
+
+def _moving_mean(decay: float, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+    return average + (current - average) * (1 - decay) if current.is_floating_point() else current
+
+
+def _running_mean(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
+    return average + (current - average) / (count + 1)

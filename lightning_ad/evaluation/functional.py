@@ -1,0 +1,114 @@
+"""Ranking metrics as pure functions of one curve.
+
+Rank once, then read off everything: AUROC, average precision, F1-max and AUPRO are sums over the same
+columns. A metric that is undefined, because there is no positive or no negative, is NaN, and its plot is empty.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lightning_ad.errors import UsageError
+from lightning_ad.evaluation.curve import Curve
+
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def roc(curve: Curve) -> Points:
+    """False-positive rate and true-positive rate, from (0, 0) to (1, 1)."""
+    return _from_origin(curve, curve.true_positives)
+
+
+def pro(curve: Curve) -> Points:
+    """False-positive rate over all good pixels and mean overlap per region, from (0, 0) to (1, 1)."""
+    return _from_origin(curve, curve.overlap)
+
+
+def precision_recall(curve: Curve) -> Points:
+    """Recall and precision, from (0, 1), as scikit-learn has it, to recall 1."""
+    if not curve.defined:
+        return np.empty(0), np.empty(0)
+    hits = curve.true_positives
+    precision = hits / (hits + curve.false_positives)
+    return np.append(0.0, hits / hits[-1]), np.append(1.0, precision)
+
+
+def auroc(curve: Curve) -> float:
+    """Area under the ROC curve: the chance that a positive outranks a negative, a tie counting one half."""
+    return _area(*roc(curve)) if curve.defined else float("nan")
+
+
+def average_precision(curve: Curve) -> float:
+    """Mean of the precision over the steps of recall, without interpolation (scikit-learn's definition)."""
+    recall, precision = precision_recall(curve)
+    return float(np.sum(np.diff(recall) * precision[1:])) if curve.defined else float("nan")
+
+
+def f1_max(curve: Curve) -> tuple[float, float]:
+    """The best F1 score of all thresholds, and the highest threshold (`score >= threshold`) that reaches it.
+
+    It looks at the truth of the test set, as the literature does: an upper bound, not a working point.
+    """
+    if not curve.defined:
+        return float("nan"), float("nan")
+    hits = curve.true_positives
+    f1 = 2 * hits / (hits + curve.false_positives + hits[-1])
+    best = int(f1.argmax())
+    return float(f1[best]), float(curve.thresholds[best])
+
+
+def aupro(curve: Curve, limit: float = 0.3) -> float:
+    """Area under the per-region overlap up to a false-positive rate, divided by that rate.
+
+    The definition of MVTec AD (Bergmann et al., IJCV 2021): 8-connected regions of equal weight, the
+    false-positive rate over all good pixels of all images, linear interpolation at the limit. A constant map
+    scores limit / 2.
+
+    Args:
+        curve: ranked with the weights of `region_weights`.
+        limit: false-positive rate at which the integral ends, in (0, 1].
+
+    Raises:
+        UsageError: the limit is outside (0, 1].
+    """
+    if not 0 < limit <= 1:
+        raise UsageError(f"The limit of AUPRO must lie in (0, 1], but is {limit}. The usual limits are 0.3 and 0.05.")
+    if not curve.defined:
+        return float("nan")
+    rate, overlap = pro(curve)
+    inside = rate <= limit
+    at_limit = np.interp(limit, rate, overlap)
+    return _area(np.append(rate[inside], limit), np.append(overlap[inside], at_limit)) / limit
+
+
+def sensitivity(curve: Curve, rate: float) -> float:
+    """The largest true-positive rate of all thresholds whose false-positive rate is at most `rate`.
+
+    Raises:
+        UsageError: the rate is outside [0, 1].
+    """
+    if not 0 <= rate <= 1:
+        raise UsageError(f"A false-positive rate lies in [0, 1], but {rate} came.")
+    if not curve.defined:
+        return float("nan")
+    allowed = np.append(0, curve.true_positives[curve.false_positives / curve.false_positives[-1] <= rate])
+    return float(allowed.max() / curve.true_positives[-1])
+
+
+def thin(x: NDArray[np.float64], y: NDArray[np.float64], points: int = 300) -> Points:
+    """At most `points` of a curve's points, evenly spaced along its length, both ends kept."""
+    if x.size <= points:
+        return x, y
+    length = np.append(0.0, np.cumsum(np.hypot(np.diff(x), np.diff(y))))
+    keep = np.unique(np.searchsorted(length, np.linspace(0.0, length[-1], points)))
+    return x[keep], y[keep]
+
+
+def _from_origin(curve: Curve, gained: NDArray) -> Points:
+    if not curve.defined:
+        return np.empty(0), np.empty(0)
+    rate = curve.false_positives / curve.false_positives[-1]
+    return np.append(0.0, rate), np.append(0.0, gained / gained[-1])
+
+
+def _area(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2)

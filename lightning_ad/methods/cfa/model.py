@@ -1,0 +1,221 @@
+"""CFA (Lee, Lee and Song, IEEE Access 2022, arXiv 2206.04325): features adapted to a bank of normal ones."""
+
+from functools import partial
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lightning_ad.data.sample import Batch
+from lightning_ad.data.sampler import KeySampler
+from lightning_ad.errors import NotFittedError, UsageError
+from lightning_ad.features.backbone import Backbone
+from lightning_ad.features.maps import score_map
+from lightning_ad.methods.base import Prediction
+from lightning_ad.methods.cfa.losses import hypersphere_losses, nearest_squared_distances, softmin_score
+from lightning_ad.methods.cfa.networks import PatchDescriptor, tap_sums
+from lightning_ad.methods.forecast import COMPARED, Plan, Stage, evaluating
+from lightning_ad.methods.learned import LearnedModule
+from lightning_ad.statistics.kmeans import kmeans, kmeans_plus_plus
+from lightning_ad.system.distributed import gather_rows, process_rank, sum_over_processes, world_size
+from lightning_ad.system.progress import progress
+
+FIRST_RADIUS = 1e-5
+MAX_ITERATIONS = 3000  # of k-means
+
+
+class CFA(LearnedModule):
+    """Defaults are those of the released code: WideResNet50-2 before its ReLUs, one centre for each position.
+
+    A bank of centres is the mean of what a random descriptor says of the training images, position by position. Then
+    the descriptor, and the radius of the centres' hyperspheres, learn to bring each patch into those of its nearest
+    centres, while the bank stays as it is.
+
+    Args:
+        backbone: a torchvision model, or timm/<name>.
+        weights: the name of the backbone's weights, the path of a state dict, or null for random ones.
+        layers: node names, the finest grid first; null for the last blocks at strides 4, 8 and 16.
+        features: pre_relu, as released for ResNets: the sums at the ends of residual blocks, then a leaky ReLU of
+            slope 0.01. post_relu: the layers' outputs as they are; networks without such sums have only these.
+        gamma_c: there are as many centres as positions of the grid, divided by this; above 1, by k-means.
+        gamma_d: descriptors have as many dimensions as the layers have channels, divided by this.
+        neighbours: K, the number of nearest centres that attract a patch, and that its score looks at.
+        hard_negatives: J, the number of the next centres, which repel it.
+        alpha: margin of the repulsion, in squared distance.
+        nu: the losses are divided by it.
+        learning_rate: of AdamW.
+        weight_decay: of AdamW.
+        optimizer: another one instead of AdamW, with its own learning rate.
+        lr_scheduler: a schedule, stepped after each epoch; null for a constant learning rate.
+        sigma: of the Gaussian that smooths the map, in pixels; 0 for none.
+        seed: of the first weights and of k-means; the command line sets it from seed_everything.
+
+    Attributes:
+        bank: the centres, float32 [N, D]; empty before the first fit, whose first act is to make it. Later fits, and a
+            resumed one, keep it.
+    """
+
+    one_thread_per_image = True
+    bank: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "wide_resnet50_2",
+        weights: str | None = "IMAGENET1K_V1",
+        layers: list[str] | None = None,
+        features: Literal["pre_relu", "post_relu"] = "pre_relu",
+        gamma_c: int = 1,
+        gamma_d: int = 1,
+        neighbours: int = 3,
+        hard_negatives: int = 3,
+        alpha: float = 0.1,
+        nu: float = 1e-3,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 5e-4,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        sigma: float = 4.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler)
+        counts = {"gamma_c": gamma_c, "gamma_d": gamma_d, "neighbours": neighbours, "hard_negatives": hard_negatives}
+        for name, (came, least) in {**{k: (v, 1) for k, v in counts.items()}, "sigma": (sigma, 0)}.items():
+            if came < least:
+                raise UsageError(f"model.{name} must be at least {least}, {came} came")
+        if nu <= 0:
+            raise UsageError(f"model.nu must be above 0, {nu} came")
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        # Blocks of one fixed size keep features the same bits in every batch; on a GPU they cost too much for that.
+        self.backbone = Backbone(backbone, weights, layers, strides=(4, 8, 16), blocks={"cpu": 1})
+        if features == "pre_relu":
+            tap_sums(self.backbone)
+        channels = sum(shape.channels for shape in self.backbone.shapes(256, 256))
+        if gamma_d > channels:
+            raise UsageError(f"model.gamma_d {gamma_d} leaves no dimension of {channels} channels; lower it")
+        self.descriptor = PatchDescriptor(channels, channels // gamma_d, torch.Generator().manual_seed(seed))
+        self.radius = nn.Parameter(torch.tensor(FIRST_RADIUS))
+        self.register_dynamic_buffer("bank", torch.empty(0, 0))
+        self.features, self.gamma_c, self.sigma, self.seed = features, gamma_c, sigma, seed
+        self.neighbours, self.hard_negatives, self.alpha, self.nu = neighbours, hard_negatives, alpha, nu
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+
+    @property
+    def compile_targets(self) -> list[nn.Module]:
+        """The backbone and the descriptor."""
+        return [self.backbone.body, self.descriptor]
+
+    def extract_features(self, image: Tensor) -> object:
+        """The maps of the backbone."""
+        return self._maps(image)
+
+    def stages(self, plan: Plan) -> list[Stage]:
+        """An epoch goes through the descriptor and its gradients, and compares each patch with the centres."""
+        grid, projection = self.backbone.shapes(plan.height, plan.width)[0], self.descriptor.projection
+        positions, wide, narrow = grid.height * grid.width, projection.in_features, projection.out_features
+        centres = positions // self.gamma_c
+        describing = 2 * positions * wide * narrow
+
+        def comparing(count: int) -> float:
+            return 2 * positions * centres * (narrow + count * COMPARED)
+
+        step = 2 * describing + comparing(self.neighbours + self.hard_negatives)  # weights alone have gradients
+        held = 4.0 * plan.batch * positions * (2 * wide + 4 * narrow)
+        clustering = 0 if self.gamma_c == 1 else MAX_ITERATIONS * comparing(1)
+        return [
+            Stage("Averaging features", held, plan.images, clustering),
+            Stage("Training", held, plan.epochs * plan.images, plan.epochs * plan.images * step),
+            evaluating(plan, held, describing + comparing(self.neighbours)),
+        ]
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raises UsageError where the grid has too few positions for K + J centres."""
+        super().check_image_size(height, width)
+        grid = self.backbone.shapes(height, width)[0]
+        positions, wanted = grid.height * grid.width, self.neighbours + self.hard_negatives
+        if positions // self.gamma_c < wanted:
+            raise UsageError(
+                f"images of {height}x{width} have {positions} positions, and model.gamma_c {self.gamma_c} leaves "
+                f"{positions // self.gamma_c} centres; {wanted} are needed. Lower model.gamma_c, or raise "
+                "data.image_size"
+            )
+
+    def on_train_start(self) -> None:
+        """Makes the bank before the first step, where there is none yet."""
+        super().on_train_start()
+        if not len(self.bank):
+            with torch.no_grad():
+                self.bank = self._first_bank()
+
+    def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
+        """The map is the softmin score of each patch, at least 0; the image score is its maximum.
+
+        Raises:
+            NotFittedError: before a fit.
+        """
+        if not len(self.bank):
+            raise NotFittedError("this CFA has no bank; run train.py, or load the checkpoint of a fitted one")
+        maps = self._maps(image)
+        batch, _, rows, columns = maps[0].shape
+        squared = self._squared_distances(maps, self.neighbours)
+        scores = softmin_score(squared.sqrt()).view(batch, rows, columns)
+        anomaly = score_map(scores, image.shape[2], image.shape[3], self.sigma, ignore)
+        return Prediction(anomaly, anomaly.flatten(1).amax(1))
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Attraction and repulsion, each a mean over patches and centres."""
+        squared = self._squared_distances(self._maps(batch.image), self.neighbours + self.hard_negatives)
+        attraction, repulsion = hypersphere_losses(squared, self.radius, self.neighbours, self.alpha, self.nu)
+        return {"loss_attraction": attraction, "loss_repulsion": repulsion}
+
+    def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """AdamW with amsgrad."""
+        return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay, amsgrad=True)
+
+    def _maps(self, image: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            maps = [m.float() for m in self.backbone(image)]
+            return [F.leaky_relu(m, 0.01) for m in maps] if self.features == "pre_relu" else maps
+
+    def _squared_distances(self, maps: list[Tensor], count: int) -> Tensor:
+        """Squared distances [B * h * w, count] of patches to their nearest centres.
+
+        In float32 from the descriptor on: patches come so near to their centres that less would round it away.
+        """
+        with torch.autocast(maps[0].device.type, enabled=False):
+            return nearest_squared_distances(self.descriptor(maps).flatten(0, 1), self.bank, count)
+
+    def _first_bank(self) -> Tensor:
+        """The centres [N, D]: the descriptor's mean over all training images, or its k-means; on all processes."""
+        totals: list[Any] = [0.0] * len(self.backbone.layers)
+        count = 0
+        for batch in progress(self._training_images(), "Averaging features", unit="batch"):
+            image = batch.without_padding().image.to(self.device)
+            if len(image):
+                count += len(image)
+                totals = [t + m.double().sum(0) for t, m in zip(totals, self._maps(image), strict=True)]
+        # The descriptor is linear: what it says of the mean features is the mean of what it says.
+        images = sum_over_processes(count, self.device)
+        bank = self.descriptor([(gather_rows(t[None]).sum(0, keepdim=True) / images).float() for t in totals])[0]
+        if self.gamma_c == 1:
+            return bank
+        own = bank.tensor_split(world_size())[process_rank()]
+        shown = partial(progress, description="Clustering the bank")
+        generator = torch.Generator().manual_seed(self.seed)
+        start = kmeans_plus_plus(own, len(bank) // self.gamma_c, generator, shown)
+        return kmeans(own, start, MAX_ITERATIONS, progress=shown).centres
+
+    def _training_images(self) -> DataLoader[Batch]:
+        """This process's share of the trainer's images, in order; its own loader has already begun to read ahead."""
+        loader = self.trainer.train_dataloader
+        sampler = KeySampler(loader.dataset, shuffle=False, seed=0, rank=process_rank(), world_size=world_size())
+        return DataLoader(
+            loader.dataset,
+            batch_size=loader.batch_size,
+            sampler=sampler,
+            num_workers=loader.num_workers,
+            collate_fn=loader.collate_fn,
+            pin_memory=loader.pin_memory,
+        )

@@ -1,0 +1,54 @@
+"""Two machines, each with an agent of torchrun of its own, give the result of one."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from runs import assert_same_weights, flags, metrics_of, script
+
+from lightning_ad.commands.train import train
+
+ROOT = Path(__file__).parents[2]
+
+
+def two_machines(args):
+    """Runs train.py under two agents on loopback, one process each; their exit codes and what they said."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    agent += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    agents = [
+        subprocess.Popen(
+            [*agent, "--node_rank", str(rank), str(ROOT / "train.py"), *args, "--trainer.num_nodes", "2"],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        said = [agent.communicate(timeout=240)[0] for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    return [agent.returncode for agent in agents], said
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("method", ["PatchCore", "DRAEM"])
+def test_two_machines_give_the_result_of_one(method, trees, tmp_path):
+    args = flags(method, "mvtec", {"mvtec": trees["even"]}, tmp_path)
+    codes, said = two_machines([*args, "--name", "two"])
+    assert codes == [0, 0], said
+    if method == "PatchCore":  # whose result does not depend on the number of processes
+        train([*args, "--name", "one"])
+    else:
+        one = script("train.py", [*args, "--name", "one", "--trainer.devices", "2"])
+        assert one.returncode == 0, one.stderr
+    assert_same_weights(tmp_path / "one/version_0", tmp_path / "two/version_0")
+    assert metrics_of(tmp_path / "two/version_0") == pytest.approx(metrics_of(tmp_path / "one/version_0"), abs=1e-9)
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["version_0"]

@@ -1,0 +1,126 @@
+"""Resuming to the same bits, and the epoch that is kept."""
+
+import json
+
+import pytest
+import torch
+from runs import (
+    QUIET,
+    assert_same_weights,
+    flags,
+    logged,
+    metrics_of,
+    script,
+)
+
+from lightning_ad.commands.evaluate import evaluate
+from lightning_ad.commands.train import train
+from lightning_ad.errors import UsageError
+
+RESUMED = {
+    "cfa-average": ("CFA", ["--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging"]),
+    "draem-2-workers": ("DRAEM", ["--model.lr_milestones", "[0.5]", "--data.num_workers", "2"]),
+    "draem-best": (
+        "DRAEM",
+        [
+            *("--data.validation", "holdout", "--data.validation_share", "0.3", "--select", "validation_loss"),
+            *("--trainer.max_epochs", "4"),
+        ],
+    ),
+    "draem-plateau": (
+        "DRAEM",
+        [
+            *("--model.lr_scheduler", "lightning.pytorch.cli.ReduceLROnPlateau"),
+            *("--model.lr_scheduler.monitor", "validation_loss"),
+            *("--model.lr_scheduler.patience", "0", "--model.lr_scheduler.threshold", "1e9"),  # drops each epoch
+            *("--data.validation", "holdout", "--data.validation_share", "0.3", "--trainer.max_epochs", "4"),
+        ],
+    ),
+    "pfm-last-epochs": (
+        "PFM",
+        [
+            *("--trainer.callbacks+", "lightning_ad.callbacks.LastEpochsAveraging", "--trainer.callbacks.epochs", "2"),
+            *("--trainer.max_epochs", "3"),
+        ],
+    ),
+    "pfm-scheduler-average": (
+        "PFM",
+        [
+            *("--model.lr_scheduler", "torch.optim.lr_scheduler.ExponentialLR", "--model.lr_scheduler.gamma", "0.5"),
+            *("--trainer.accumulate_grad_batches", "2", "--trainer.max_epochs", "4"),
+            *("--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging"),
+        ],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_killed_and_resumed_equals_undisturbed(case, trees, tmp_path, one_thread):
+    method, more = RESUMED[case]
+
+    def args(output):
+        return [*flags(method, "mvtec", trees, tmp_path / output), *more]
+
+    killed = script("train.py", [*args("a"), "--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.step", "5"])
+    assert killed.returncode == -9, killed.stderr
+    name = f"{method.lower()}-mvtec-bottle/version_0"
+    folder = tmp_path / "a" / name
+    assert not (folder / "metrics.json").exists()
+    train([*args("a"), "--resume"])
+    train(args("b"))
+    assert [p.name for p in folder.parent.iterdir()] == ["version_0"]
+    kept = {"last.ckpt", "best.ckpt"} if "--select" in more else {"last.ckpt"}
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == kept
+    assert_same_weights(folder, tmp_path / "b" / name)
+    assert metrics_of(folder) == metrics_of(tmp_path / "b" / name)
+
+
+def test_the_best_epoch_is_chosen_without_a_test_image(trees, tmp_path):
+    chosen = [*flags("DRAEM", "mvtec", trees, tmp_path), "--select", "validation_loss", "--data.validation", "holdout"]
+    held_out = ["--data.validation_share", "0.3", "--data.validation_anomalies", "true", "--trainer.max_epochs", "4"]
+    # A learning rate that grows, so that the loss goes up again.
+    growing = ["--model.lr_scheduler", "torch.optim.lr_scheduler.ExponentialLR", "--model.lr_scheduler.gamma", "10"]
+    folder = train([*chosen, *held_out, *growing]).path
+    losses = logged(folder, "validation_loss")
+    best = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
+    assert best["epoch"] == losses.index(min(losses)) < 3
+    assert len(logged(folder, "validation_AUROC")) == len(losses) == 4
+    assert json.loads((folder / "metrics.json").read_text())["checkpoint"].endswith("best.ckpt")
+    again = evaluate([str(folder), *QUIET]).path
+    assert metrics_of(again) == pytest.approx(metrics_of(folder), abs=1e-6)
+
+
+AVERAGED = ["--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging", "--trainer.callbacks.decay", "0.5"]
+
+
+def test_the_best_average_is_what_is_tested_and_kept(trees, tmp_path):
+    held_out = ["--select", "validation_loss", "--data.validation", "holdout", "--data.validation_share", "0.3"]
+    folder = train([*flags("PFM", "mvtec", trees, tmp_path), *held_out, *AVERAGED]).path
+    assert metrics_of(evaluate([str(folder), *QUIET]).path) == pytest.approx(metrics_of(folder), abs=1e-6)
+
+
+def test_killed_in_its_test_and_resumed_tests_the_average(trees, tmp_path):
+    args = [*flags("PFM", "mvtec", trees, tmp_path), *AVERAGED]
+    killed = script(
+        "train.py", [*args, "--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.test_batch", "1"]
+    )
+    assert killed.returncode == -9, killed.stderr
+    resumed = script("train.py", [*args, "--resume"])
+    assert resumed.returncode == 0, resumed.stderr
+    folder = tmp_path / "pfm-mvtec-bottle/version_0"
+    assert metrics_of(evaluate([str(folder), *QUIET]).path) == pytest.approx(metrics_of(folder), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        (["--select", "validation_loss"], "needs held-out images: add --data.validation holdout"),
+        (["--select", "validation_AUROC", "--data.validation", "holdout"], "add --data.validation_anomalies true"),
+        (["--select", "validation_loss", "--trainer.enable_checkpointing", "false"], "needs checkpoints"),
+        (["--data.validation_anomalies", "true"], "set data.validation, to holdout say"),
+    ],
+)
+def test_selections_that_cannot_be_made(wish, message, trees, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        train([*flags("DRAEM", "mvtec", trees, tmp_path), *wish])
+    assert not list(tmp_path.rglob("config.yaml"))

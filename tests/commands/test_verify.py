@@ -1,0 +1,62 @@
+"""`evaluate.py --verify`: a run's numbers come out of its checkpoint again, or are told not to."""
+
+import json
+import shutil
+
+import pytest
+from runs import QUIET, flags
+
+from lightning_ad.commands.main import evaluate_or_compare
+from lightning_ad.commands.train import train
+from lightning_ad.errors import UsageError
+
+
+@pytest.fixture(scope="module")
+def run(trees, tmp_path_factory):
+    return train(flags("PaDiM", "mvtec", trees, tmp_path_factory.mktemp("runs"))).path
+
+
+def verified(run, capsys, *more):
+    code = evaluate_or_compare(["--verify", str(run), *QUIET, *more])
+    return code, capsys.readouterr().out
+
+
+def test_a_run_is_confirmed_and_left_as_it_is(run, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    code, said = verified(run, capsys)
+    assert code == 0
+    assert f"confirmed: all 8 metrics of {run}, to the last digit" in said
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_another_number_another_checkpoint_or_other_images_are_not_confirmed(run, trees, tmp_path, capsys):
+    copy = shutil.copytree(run, tmp_path / "version_0")
+    content = json.loads((copy / "metrics.json").read_text())
+    content["metrics"]["pixel_AUROC"] += 1e-9
+    (copy / "metrics.json").write_text(json.dumps(content))
+    code, said = verified(copy, capsys)
+    assert code == 0
+    assert "within 1e-06" in said
+    content["metrics"]["pixel_AUROC"] += 1e-3
+    (copy / "metrics.json").write_text(json.dumps(content))
+    code, said = verified(copy, capsys)
+    assert code == 1
+    assert "NOT CONFIRMED: 1 of 8 metrics" in said
+    assert f"pixel_AUROC       recorded {content['metrics']['pixel_AUROC']!r}, now" in said
+
+    other = train([*flags("PaDiM", "mvtec", trees, tmp_path / "other"), "--seed_everything", "7"]).path
+    shutil.copy(other / "checkpoints/last.ckpt", copy / "checkpoints/last.ckpt")
+    code, said = verified(copy, capsys)
+    assert code == 1
+    assert "the checkpoint is not the one that was tested" in said
+
+    code, said = verified(run, capsys, "--data.root", str(trees["all"]))
+    assert code == 1
+    assert "differs: test_set" in said
+
+
+def test_what_cannot_be_verified(tmp_path):
+    with pytest.raises(UsageError, match="name the folder of a finished run"):
+        evaluate_or_compare(["--verify"])
+    with pytest.raises(UsageError, match="there is no run"):
+        evaluate_or_compare(["--verify", str(tmp_path)])
