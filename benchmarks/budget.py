@@ -21,21 +21,35 @@ SHOWN = ("image_AUROC", "image_AP", "pixel_AUROC", "pixel_AP", "pixel_AUPRO_0.30
 
 def fit(method: str, name: str, folder: Path, flags: list[str]) -> tuple[float, dict[str, float]]:
     """GiB that a fit took, and the metrics of its test."""
-    command = [sys.executable, f"{ROOT}/train.py", "--config", f"{ROOT}/configs/{method}.yaml", *flags]
-    subprocess.run([*command, "--output", folder, "--name", name], check=True, stdout=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        f"{ROOT}/train.py",
+        "--config",
+        f"{ROOT}/configs/{method}.yaml",
+        *flags,
+    ]
+    subprocess.run(
+        [*command, "--output", folder, "--name", name], check=True, stdout=subprocess.DEVNULL
+    )
     found = json.loads((folder / name / "version_0/metrics.json").read_text())
     peaks = found["peak_memory_gib_by_stage"]
     return peaks["fit"] - peaks["start"], found["metrics"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     args, flags = parser.parse_known_args()
     flags += ["--model.backbone", args.backbone, "--model.weights", args.weights]
-    print("|".join(["", " method ", " budget, GiB ", " held, GiB ", *(f" {name} " for name in SHOWN), ""]))
+    print(
+        "|".join(
+            ["", " method ", " budget, GiB ", " held, GiB ", *(f" {name} " for name in SHOWN), ""]
+        )
+    )
     with tempfile.TemporaryDirectory() as folder:
         for method in args.methods:
             own = [*flags, *METHODS[method]]
@@ -43,7 +57,9 @@ def main() -> None:
             rows = [("none", full, metrics)]
             for share in (2, 4):
                 bound = [*own, "--model.memory_gb", f"{full / share:.3f}"]
-                rows.append((f"{full / share:.2f}", *fit(method, f"{method}-{share}", Path(folder), bound)))
+                rows.append(
+                    (f"{full / share:.2f}", *fit(method, f"{method}-{share}", Path(folder), bound))
+                )
             for budget, held, metrics in rows:
                 cells = [method, budget, f"{held:.2f}", *(f"{metrics[name]:.4f}" for name in SHOWN)]
                 print(f"| {' | '.join(cells)} |", flush=True)

@@ -14,7 +14,12 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-METHODS = {"patchcore": ["--model.coreset_ratio", "0.01"], "padim": [], "spade": [], "mahalanobis": []}
+METHODS = {
+    "patchcore": ["--model.coreset_ratio", "0.01"],
+    "padim": [],
+    "spade": [],
+    "mahalanobis": [],
+}
 KINDS = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
 COUNT, EACH = 400, 4
 
@@ -22,7 +27,9 @@ COUNT, EACH = 400, 4
 def write_table(root: Path, folder: Path) -> set[str]:
     """A table of the images as the layout `table` reads it; the paths of the defective ones."""
     good = sorted((root / "MT_Free/Imgs").glob("*.jpg"))
-    bad = [p for kind in KINDS for p in sorted((root / f"MT_{kind}/Imgs").glob("*.jpg"))[: EACH + 1]]
+    bad = [
+        p for kind in KINDS for p in sorted((root / f"MT_{kind}/Imgs").glob("*.jpg"))[: EACH + 1]
+    ]
     tested, planted = bad[:: EACH + 1], [p for n, p in enumerate(bad) if n % (EACH + 1)]
     train = [*good[: COUNT - len(planted)], *planted]
     rows = [(path, "train", "good") for path in train]
@@ -33,7 +40,9 @@ def write_table(root: Path, folder: Path) -> set[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--weights", required=True)
@@ -43,14 +52,43 @@ def main() -> None:
         folder = Path(name)
         planted = write_table(args.root.resolve(), folder)
         for method in args.methods:
-            command = [sys.executable, f"{ROOT}/train.py", "--config", f"{ROOT}/configs/{method}.yaml"]
-            command += ["--data.layout", "table", "--data.root", name, "--data.layout_options.outside", "true"]
-            command += ["--data.image_size", "224", "--data.center_crop", "null", "--suspects", "true"]
-            command += ["--model.backbone", args.backbone, "--model.weights", args.weights, *METHODS[method]]
-            subprocess.run([*command, "--output", name, "--name", method], check=True, capture_output=True)
+            command = [
+                sys.executable,
+                f"{ROOT}/train.py",
+                "--config",
+                f"{ROOT}/configs/{method}.yaml",
+            ]
+            command += [
+                "--data.layout",
+                "table",
+                "--data.root",
+                name,
+                "--data.layout_options.outside",
+                "true",
+            ]
+            command += [
+                "--data.image_size",
+                "224",
+                "--data.center_crop",
+                "null",
+                "--suspects",
+                "true",
+            ]
+            command += [
+                "--model.backbone",
+                args.backbone,
+                "--model.weights",
+                args.weights,
+                *METHODS[method],
+            ]
+            subprocess.run(
+                [*command, "--output", name, "--name", method], check=True, capture_output=True
+            )
             with (folder / method / "version_0/suspects.csv").open(newline="") as file:
                 order = [row["path"] in planted for row in csv.DictReader(file)]
-            found = ", ".join(f"{sum(order[:first])} in the first {first}" for first in (20, 40, 60))
+            found = ", ".join(
+                f"{sum(order[:first])} in the first {first}" for first in (20, 40, 60)
+            )
             print(f"{method:<12} {found}, of {sum(order)} defective among {len(order)}", flush=True)
 
 

@@ -15,7 +15,11 @@ import torch
 from torch import nn
 
 from lightning_ad.methods.draem.losses import focal_loss, ssim_loss
-from lightning_ad.methods.draem.networks import DiscriminativeNetwork, ReconstructiveNetwork, initialise
+from lightning_ad.methods.draem.networks import (
+    DiscriminativeNetwork,
+    ReconstructiveNetwork,
+    initialise,
+)
 
 
 def ours(images: tuple[torch.Tensor, ...], bf16: bool, compiled: bool) -> Callable[[], None]:
@@ -26,14 +30,18 @@ def ours(images: tuple[torch.Tensor, ...], bf16: bool, compiled: bool) -> Callab
     if compiled:
         reconstructive.compile(), discriminative.compile()
     optimizer = torch.optim.Adam(both.parameters(), lr=1e-4)
-    target, image, mask = (x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in images)
+    target, image, mask = (
+        x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x for x in images
+    )
 
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast(image.device.type, torch.bfloat16, enabled=bf16):
             reconstruction = reconstructive(image)
             logits = discriminative(torch.cat((reconstruction, image), 1))
-        loss = nn.functional.mse_loss(reconstruction.float(), target) + ssim_loss(reconstruction, target)
+        loss = nn.functional.mse_loss(reconstruction.float(), target) + ssim_loss(
+            reconstruction, target
+        )
         (loss + focal_loss(logits, mask)).backward()
         optimizer.step()
 
@@ -67,7 +75,9 @@ def seconds(step: Callable[[], None], device: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=256)
@@ -79,7 +89,10 @@ def main() -> None:
     target = torch.rand(wish.batch, 3, wish.size, wish.size, device=device)
     mask = torch.rand(wish.batch, wish.size, wish.size, device=device) > 0.9
     image = torch.where(mask[:, None], 1 - target, target)
-    mine, theirs = ours((target, image, mask), wish.bf16, wish.compile), anomalibs((target, image, mask))
+    mine, theirs = (
+        ours((target, image, mask), wish.bf16, wish.compile),
+        anomalibs((target, image, mask)),
+    )
     if device == "cuda":  # on a CPU a step takes a minute, and there is nothing to warm up
         seconds(mine, device), seconds(theirs, device)
     turns = []
@@ -88,7 +101,9 @@ def main() -> None:
         print("lightning_ad {:.3f} s   anomalib {:.3f} s".format(*turns[-1]), flush=True)
     a, b = (statistics.median(column) for column in zip(*turns, strict=True))
     ratios = sorted(second / first for first, second in turns)
-    print(f"{device}, batch {wish.batch} of {wish.size} px, medians of {wish.steps} steps, taking turns")
+    print(
+        f"{device}, batch {wish.batch} of {wish.size} px, medians of {wish.steps} steps, taking turns"
+    )
     print(
         f"lightning_ad {a:.3f} s   anomalib {b:.3f} s   {b / a:.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})"
     )

@@ -19,9 +19,13 @@ from lightning_ad.methods import DRAEM
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--textures", default=None)
-    parser.add_argument("--width", type=int, default=None, help="of both networks; left out: 128 and 64")
+    parser.add_argument(
+        "--width", type=int, default=None, help="of both networks; left out: 128 and 64"
+    )
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batches", type=int, default=10, help="of 8, an epoch")
     parser.add_argument("--workers", type=int, default=None)
@@ -32,7 +36,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         for noise in ("loader", "device"):
             torch.manual_seed(0)
-            data = AnomalyDataModule(root=root, image_size=wish.size, textures=wish.textures, num_workers=wish.workers)
+            data = AnomalyDataModule(
+                root=root, image_size=wish.size, textures=wish.textures, num_workers=wish.workers
+            )
             trainer = Trainer(
                 max_epochs=2,
                 limit_train_batches=wish.batches,

@@ -46,7 +46,9 @@ def turns(repeats: int, **work: Callable[[], object]) -> dict[str, float]:
 
 def embeddings(images: Tensor, name: str, weights: str) -> Tensor:
     backbone = Backbone(name, weights, LAYERS[name][1:])
-    return torch.cat([patch_features(backbone(part), 3, None, None).flatten(0, 1) for part in images.split(32)])
+    return torch.cat(
+        [patch_features(backbone(part), 3, None, None).flatten(0, 1) for part in images.split(32)]
+    )
 
 
 def selection(images: Tensor, name: str, weights: str, ratio: float) -> None:
@@ -57,13 +59,17 @@ def selection(images: Tensor, name: str, weights: str, ratio: float) -> None:
     begin = time.perf_counter(), restart_peak()
     k_center_greedy(vectors, count, torch.Generator().manual_seed(0))
     ours, held = time.perf_counter() - begin[0], memory("VmHWM") - begin[1]
-    print(f"selection of {count} of {len(vectors)}: {ours:.0f} s, {held / vectors.nbytes:.2f} times the vectors' size")
+    print(
+        f"selection of {count} of {len(vectors)}: {ours:.0f} s, {held / vectors.nbytes:.2f} times the vectors' size"
+    )
     few = min(300, max(100, count // 20))  # each of anomalib's steps takes the same time
     begin = time.perf_counter()
     KCenterGreedy(vectors, few / len(vectors)).select_coreset_idxs()
     theirs = (time.perf_counter() - begin) / few * count
     print(f"  ours {ours / count * 1e3:.2f} ms a centre, ", end="")
-    print(f"anomalib {theirs / count * 1e3:.1f} (from {few} centres): {theirs / ours:.0f} times as fast")
+    print(
+        f"anomalib {theirs / count * 1e3:.1f} (from {few} centres): {theirs / ours:.0f} times as fast"
+    )
 
 
 def restart_peak() -> int:
@@ -84,8 +90,12 @@ def scoring(images: Tensor, name: str, weights: str, size: int) -> None:
     batch = normalised(tested)
     layers, vectors = LAYERS[name][1:], embeddings(rest, name, weights)
     for rows in (5973, 59740):
-        bank = vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:rows]].clone()
-        model = PatchCore(name, weights, layers, layer_dimension=None, dimension=None, distance="plain")
+        bank = vectors[
+            torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[:rows]
+        ].clone()
+        model = PatchCore(
+            name, weights, layers, layer_dimension=None, dimension=None, distance="plain"
+        )
         model.banks[0].bank, model.banks[0].origin = bank, torch.zeros(rows, 3, dtype=torch.int32)
         model.fitted.fill_(True)
         model.eval()
@@ -98,7 +108,9 @@ def scoring(images: Tensor, name: str, weights: str, size: int) -> None:
             product=lambda q=queries, b=bank: [q @ b.T for _ in tested],
         )  # fmt: skip
         show(f"PatchCore, bank of {rows}", found, size)
-        print(f"  ours takes {found['ours'] / (found['backbone'] + found['product']):.2f} of backbone and product")
+        print(
+            f"  ours takes {found['ours'] / (found['backbone'] + found['product']):.2f} of backbone and product"
+        )
 
 
 def padim(images: Tensor, name: str, weights: str, size: int) -> None:
@@ -148,10 +160,23 @@ def padim(images: Tensor, name: str, weights: str, size: int) -> None:
                 timed(lambda: [model.backbone(part) for part in parts]),
                 timed(lambda p=peer: [p.feature_extractor(normalised(part)) for part in parts]),
             )
-            embedded = [model._embed(part) for part in parts], [peer(normalised(part)) for part in parts]
-            rest = timed(lambda e=embedded[0]: gaussians(e)), timed(lambda e=embedded[1]: gaussians_theirs(e))
-        for part, (ours, theirs) in {"built": both, "network alone": networks, "Gaussians alone": rest}.items():
-            print(f"PaDiM, {len(images)} images, {title}, {part}: {ours:.2f} s, anomalib {theirs:.2f} s: ", end="")
+            embedded = (
+                [model._embed(part) for part in parts],
+                [peer(normalised(part)) for part in parts],
+            )
+            rest = (
+                timed(lambda e=embedded[0]: gaussians(e)),
+                timed(lambda e=embedded[1]: gaussians_theirs(e)),
+            )
+        for part, (ours, theirs) in {
+            "built": both,
+            "network alone": networks,
+            "Gaussians alone": rest,
+        }.items():
+            print(
+                f"PaDiM, {len(images)} images, {title}, {part}: {ours:.2f} s, anomalib {theirs:.2f} s: ",
+                end="",
+            )
             print(f"{theirs / ours:.1f} times")
     peer = PadimModel(build_network(name, weights), layers, False, n_features=100).train()
     build_theirs()
@@ -178,11 +203,15 @@ def normalised(images: Tensor) -> Tensor:
 
 def show(title: str, seconds: dict[str, float], images: int) -> None:
     rates = ", ".join(f"{name} {images / value:.1f}" for name, value in seconds.items())
-    print(f"{title}, images a second: {rates}; {seconds['anomalib'] / seconds['ours']:.1f} times anomalib")
+    print(
+        f"{title}, images a second: {rates}; {seconds['anomalib'] / seconds['ours']:.1f} times anomalib"
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--backbone", default="mobilenet_v2", choices=LAYERS)
     parser.add_argument("--weights", required=True)

@@ -32,7 +32,9 @@ EPOCHS = ["--trainer.max_epochs", "12"]
 KILLS_OF_A_RUN = 4
 
 
-def command(method: str, trees: dict[str, Path], output: Path, name: str, resume: bool) -> list[str]:
+def command(
+    method: str, trees: dict[str, Path], output: Path, name: str, resume: bool
+) -> list[str]:
     args = [*flags(method, "mvtec", trees, output), "--name", name, "--progress_minutes", "0"]
     args += ["--data.batch_size", "1"] if method == "PatchCore" else EPOCHS
     return [f"{ROOT}/train.py", *args, *(["--resume"] if resume else [])]
@@ -45,7 +47,9 @@ def result(folder: Path) -> tuple[dict, dict]:
 
 
 def same(one: tuple[dict, dict], other: tuple[dict, dict]) -> bool:
-    weights = one[0].keys() == other[0].keys() and all(torch.equal(v, other[0][k]) for k, v in one[0].items())
+    weights = one[0].keys() == other[0].keys() and all(
+        torch.equal(v, other[0][k]) for k, v in one[0].items()
+    )
     return weights and one[1] == other[1]
 
 
@@ -55,12 +59,18 @@ def finish(forked: Forked, argv: list[str], what: str) -> None:
         raise RuntimeError(f"{what}: exit code {code}\n{said[-1500:]}")
 
 
-def trial(method: str, kills: int, seed: int, trees: dict[str, Path], output: Path, forked: Forked) -> str:
+def trial(
+    method: str, kills: int, seed: int, trees: dict[str, Path], output: Path, forked: Forked
+) -> str:
     """Kills runs of a method; what happened, as a line of text."""
     rng = random.Random(f"{method} {seed}")
-    finish(forked, command(method, trees, output, f"{method}-warm", False), f"{method}, first")  # imports are done now
+    finish(
+        forked, command(method, trees, output, f"{method}-warm", False), f"{method}, first"
+    )  # imports are done now
     begin = time.perf_counter()
-    finish(forked, command(method, trees, output, f"{method}-quiet", False), f"{method}, undisturbed")
+    finish(
+        forked, command(method, trees, output, f"{method}-quiet", False), f"{method}, undisturbed"
+    )
     life = time.perf_counter() - begin
     quiet = result(output / f"{method}-quiet/version_0")
     done = runs = resumed = kept = 0
@@ -96,13 +106,18 @@ def trial(method: str, kills: int, seed: int, trees: dict[str, Path], output: Pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
-    shares = [args.kills // len(args.methods) + (i < args.kills % len(args.methods)) for i in range(len(args.methods))]
+    shares = [
+        args.kills // len(args.methods) + (i < args.kills % len(args.methods))
+        for i in range(len(args.methods))
+    ]
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         trees = {"mvtec": mvtec_tree(Path(folder) / "mvtec")}
         tasks = [

@@ -37,9 +37,13 @@ def draw(root: Path, width: int, height: int) -> None:
     for name in ("good/0", "good/1", "bad/scratch/0"):
         path = root / f"{name}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        image = Image.fromarray(rng.integers(90, 160, (height // 4, width // 4, 3), np.uint8)).resize((width, height))
+        image = Image.fromarray(
+            rng.integers(90, 160, (height // 4, width // 4, 3), np.uint8)
+        ).resize((width, height))
         if name.startswith("bad"):
-            ImageDraw.Draw(image).line([width // 3, height // 3, width // 2, height // 2], "white", 20)
+            ImageDraw.Draw(image).line(
+                [width // 3, height // 3, width // 2, height // 2], "white", 20
+            )
         image.save(path, quality=90)
 
 
@@ -56,26 +60,45 @@ def peak(command: list[str]) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
     parser.add_argument("--tile", type=int, default=512)
     parser.add_argument("--images", type=int, default=2, choices=(1, 2), help="that are evaluated")
-    parser.add_argument("--size", type=int, nargs=2, default=[4000, 3000], metavar=("WIDTH", "HEIGHT"))
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=[4000, 3000], metavar=("WIDTH", "HEIGHT")
+    )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder, "parts"), *args.size)
         for method in args.methods:
             width, height = args.size
-            flags = ["--config", f"{ROOT}/configs/{method}.yaml", "--config", f"{ROOT}/configs/data/folder.yaml"]
+            flags = [
+                "--config",
+                f"{ROOT}/configs/{method}.yaml",
+                "--config",
+                f"{ROOT}/configs/data/folder.yaml",
+            ]
             flags += ["--data.root", f"{folder}/parts", "--data.layout_options.test_share", "0.5"]
             flags += ["--data.image_size", str(2 * args.tile), "--data.center_crop", "null"]
-            flags += ["--data.tile", str(args.tile), "--data.batch_size", "1", "--data.num_workers", "0"]
+            flags += [
+                "--data.tile",
+                str(args.tile),
+                "--data.batch_size",
+                "1",
+                "--data.num_workers",
+                "0",
+            ]
             flags += ["--output", folder, "--name", method, *METHODS[method]]
             peak([sys.executable, f"{ROOT}/train.py", *flags])
             again = [sys.executable, f"{ROOT}/evaluate.py", f"{folder}/{method}"]
             again += ["--trainer.limit_test_batches", str(args.images)]
             seconds, memory = peak([*again, "--data.image_size", f"[{height}, {width}]"])
-            print(f"{method:<12} {memory:5.2f} GiB  {seconds:6.1f} s with the start, {args.images} images", flush=True)
+            print(
+                f"{method:<12} {memory:5.2f} GiB  {seconds:6.1f} s with the start, {args.images} images",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

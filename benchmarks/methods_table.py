@@ -36,7 +36,13 @@ def run(method: str, args: argparse.Namespace, flags: list[str]) -> Path:
     folder = args.runs / name / "version_0"
     if not (folder / "metrics.json").is_file():
         own = ["--model.backbone", args.backbone, "--model.weights", args.weights, *METHODS[method]]
-        command = [sys.executable, str(ROOT / "train.py"), "--config", str(ROOT / f"configs/{method}.yaml"), *flags]
+        command = [
+            sys.executable,
+            str(ROOT / "train.py"),
+            "--config",
+            str(ROOT / f"configs/{method}.yaml"),
+            *flags,
+        ]
         subprocess.run([*command, *own, "--output", str(args.runs), "--name", name], check=True)
     return folder
 
@@ -50,22 +56,41 @@ def row(folder: Path) -> str:
     seconds, count = found["seconds"], found["counts"]["test"]
     cells = [method, str(data["center_crop"] or data["image_size"])]
     cells += [*(f"{found['metrics'][name]:.3f}" for name in SHOWN), f"{seconds['fit']:.0f}"]
-    cells += [f"{count / seconds['test']:.1f}", f"{found['peak_memory_gib']['host']:.2f}", f"{size:.0f}"]
+    cells += [
+        f"{count / seconds['test']:.1f}",
+        f"{found['peak_memory_gib']['host']:.2f}",
+        f"{size:.0f}",
+    ]
     return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("table", type=Path)
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--weights", required=True)
     parser.add_argument("--runs", type=Path, default=Path("runs/table"))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS)
-    parser.add_argument("--also", nargs="+", type=Path, default=[], help="folders of further finished runs")
+    parser.add_argument(
+        "--also", nargs="+", type=Path, default=[], help="folders of further finished runs"
+    )
     args, flags = parser.parse_known_args()
-    head = ["method", "px", *SHOWN.values(), "fit, s", "test, images/s", "peak, GiB", "checkpoint, MiB"]
+    head = [
+        "method",
+        "px",
+        *SHOWN.values(),
+        "fit, s",
+        "test, images/s",
+        "peak, GiB",
+        "checkpoint, MiB",
+    ]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    lines += [row(folder) for folder in [*(run(method, args, flags) for method in args.methods), *args.also]]
+    lines += [
+        row(folder)
+        for folder in [*(run(method, args, flags) for method in args.methods), *args.also]
+    ]
     args.table.write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -23,7 +23,9 @@ IMAGES, SIDE = 600, 256
 def arrays() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Smooth maps, their maxima, masks of one or two rectangles in two of three images, and labels."""
     draw = torch.Generator().manual_seed(0)
-    maps = F.interpolate(torch.randn(IMAGES, 1, 16, 16, generator=draw), size=(SIDE, SIDE), mode="bicubic")[:, 0]
+    maps = F.interpolate(
+        torch.randn(IMAGES, 1, 16, 16, generator=draw), size=(SIDE, SIDE), mode="bicubic"
+    )[:, 0]
     maps += 0.1 * torch.randn(maps.shape, generator=draw)
     masks = torch.zeros(IMAGES, SIDE, SIDE, dtype=torch.bool)
     for i in range(0, IMAGES, 3):
@@ -54,7 +56,11 @@ def peers() -> dict[str, float]:
     begin = start()
     found = {}
     for level, (values, truth) in {"image": (scores, labels), "pixel": (maps, masks)}.items():
-        for name, metric in {"AUROC": BinaryAUROC(), "AP": BinaryAveragePrecision(), "F1Max": _F1Max()}.items():
+        for name, metric in {
+            "AUROC": BinaryAUROC(),
+            "AP": BinaryAveragePrecision(),
+            "F1Max": _F1Max(),
+        }.items():
             for part, true in zip(values.split(16), truth.split(16), strict=True):
                 metric.update(part.flatten(), true.flatten().int())
             found[f"{level}_{name}"] = float(metric.compute())
@@ -83,15 +89,21 @@ def done(begin: tuple[float, float], metrics: dict[str, float]) -> dict[str, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--one", choices=["exact", "binned", "peers"])
     wanted = parser.parse_args().one
     if wanted:
-        print(json.dumps(peers() if wanted == "peers" else ours(1e-3 if wanted == "binned" else 64.0)))
+        print(
+            json.dumps(peers() if wanted == "peers" else ours(1e-3 if wanted == "binned" else 64.0))
+        )
         return
     seconds = {}
     for kind in ("exact", "binned", "peers"):
-        ran = subprocess.run([sys.executable, __file__, "--one", kind], capture_output=True, text=True)
+        ran = subprocess.run(
+            [sys.executable, __file__, "--one", kind], capture_output=True, text=True
+        )
         if ran.returncode:
             print(f"{kind}: {ran.stderr.strip().splitlines()[-1]}")
             continue
@@ -99,7 +111,12 @@ def main() -> None:
         seconds[kind] = found["seconds"]
         print(kind, ", ".join(f"{name} {value:.6f}" for name, value in found.items()), flush=True)
     if "peers" in seconds:
-        print(", ".join(f"{k}: {seconds['peers'] / seconds[k]:.1f} times as fast" for k in ("exact", "binned")))
+        print(
+            ", ".join(
+                f"{k}: {seconds['peers'] / seconds[k]:.1f} times as fast"
+                for k in ("exact", "binned")
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -65,21 +65,29 @@ def plot(found: dict[int, dict[str, float]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("plot", type=Path)
     parser.add_argument("--root", required=True)
     parser.add_argument("--weights", required=True)
-    parser.add_argument("--one", type=int, help="fit this many images in this process, and print its peaks")
+    parser.add_argument(
+        "--one", type=int, help="fit this many images in this process, and print its peaks"
+    )
     args = parser.parse_args()
     if args.one:
         print(json.dumps(fit(args.one, args.root, args.weights)))
         return
     found = {}
     for count in COUNTS:
-        ran = subprocess.run([sys.executable, *sys.argv, "--one", str(count)], capture_output=True, text=True)
+        ran = subprocess.run(
+            [sys.executable, *sys.argv, "--one", str(count)], capture_output=True, text=True
+        )
         ran.check_returncode()
         found[count] = json.loads(ran.stdout.splitlines()[-1])
-        print(f"{count} images: {found[count]['before']:.2f} GiB before the fit, {found[count]['after']:.2f} at most")
+        print(
+            f"{count} images: {found[count]['before']:.2f} GiB before the fit, {found[count]['after']:.2f} at most"
+        )
     args.plot.write_text(plot(found) + "\n")
 
 

@@ -48,7 +48,11 @@ BATCH = {"patchcore": 16, "padim": 16, "cfa": 4}
 def smaller(root: Path, listed: list[str], kept: list[str], folder: Path) -> tuple[Path, Path]:
     """A tree of links to the images of MTD without those that are listed and not kept; and the list of the kept."""
     out, chosen = set(listed) - set(kept), folder / "list.txt"
-    tree = Path(shutil.copytree(root, folder / "mtd", copy_function=os.symlink, ignore=lambda _, names: out & {*names}))
+    tree = Path(
+        shutil.copytree(
+            root, folder / "mtd", copy_function=os.symlink, ignore=lambda _, names: out & {*names}
+        )
+    )
     chosen.write_text("\n".join(kept) + "\n")
     return tree, chosen
 
@@ -77,7 +81,9 @@ def peer(method: str, backbone: str, weights: str, seed: int, size: int) -> nn.M
 
     extractor = create_feature_extractor(network, layers).eval()
     width = sum(maps.shape[1] for maps in extractor(torch.zeros(1, 3, 64, 64)).values())
-    with patch.multiple(torch_model, get_return_nodes=lambda _: layers, get_feature_extractor=lambda *_: extractor):
+    with patch.multiple(
+        torch_model, get_return_nodes=lambda _: layers, get_feature_extractor=lambda *_: extractor
+    ):
         model = torch_model.CfaModel("resnet18", 1, 1, 3, 3, 1e-5)
     model.descriptor.layer = torch_model.CoordConv2d(width, width, kernel_size=1)
     first = CFA(backbone, weights, layers, "post_relu", seed=seed).descriptor.projection
@@ -100,14 +106,18 @@ def fit_peer(method: str, model: nn.Module, data: AnomalyDataModule, epochs: int
         return
     from anomalib.models.image.cfa.loss import CfaLoss
 
-    model.initialize_centroid([SimpleNamespace(image=normalised(batch.image)) for batch in batches(loader)])
+    model.initialize_centroid(
+        [SimpleNamespace(image=normalised(batch.image)) for batch in batches(loader)]
+    )
     loss = CfaLoss(3, 3, 1e-5)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=5e-4, amsgrad=True)
     for epoch in range(epochs):
         loader.sampler.set_epoch(epoch)
         for batch in batches(loader):
             optimizer.zero_grad()
-            loss(model(normalised(batch.image))).backward(retain_graph=True)  # as anomalib does: of the radius
+            loss(model(normalised(batch.image))).backward(
+                retain_graph=True
+            )  # as anomalib does: of the radius
             optimizer.step()
 
 
@@ -124,14 +134,29 @@ def score_peer(
     with torch.inference_mode():
         for batch in batches(data.test_dataloader()):
             found = model(normalised(batch.image))
-            metrics.update(found.anomaly_map.squeeze(1), found.pred_score.flatten(), batch.mask, batch.label)
+            metrics.update(
+                found.anomaly_map.squeeze(1), found.pred_score.flatten(), batch.mask, batch.label
+            )
     return {name: float(value) for name, value in metrics.compute().items()}
 
 
-def score_ours(config: str, flags: list[str], seed: int, epochs: int, output: Path) -> dict[str, float]:
+def score_ours(
+    config: str, flags: list[str], seed: int, epochs: int, output: Path
+) -> dict[str, float]:
     own = ["--model.coreset_ratio", str(RATIO)] if config.startswith("patchcore") else []
-    own += ["--model.features", "post_relu", "--trainer.max_epochs", str(epochs)] if config == "cfa" else []
-    command = ["--config", f"{ROOT}/configs/{config}.yaml", "--config", f"{ROOT}/configs/data/mtd.yaml", *flags, *own]
+    own += (
+        ["--model.features", "post_relu", "--trainer.max_epochs", str(epochs)]
+        if config == "cfa"
+        else []
+    )
+    command = [
+        "--config",
+        f"{ROOT}/configs/{config}.yaml",
+        "--config",
+        f"{ROOT}/configs/data/mtd.yaml",
+        *flags,
+        *own,
+    ]
     command += ["--seed_everything", str(seed)]
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         folder = train([*command, "--output", str(output), "--name", f"{config}-{seed}"]).path
@@ -139,7 +164,9 @@ def score_ours(config: str, flags: list[str], seed: int, epochs: int, output: Pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("method", choices=LEVELS)
     parser.add_argument("--root", type=Path, required=True)
     parser.add_argument("--train-list", type=Path, required=True)
@@ -157,17 +184,29 @@ def main() -> None:
         flags += ["--data.image_size", str(args.size), "--data.center_crop", "null"]
         flags += ["--model.backbone", args.backbone, "--model.weights", args.weights]
         flags += ["--model.layers", f"[{','.join(LAYERS[args.backbone][-LEVELS[args.method] :])}]"]
-        options = {"image_size": args.size, "batch_size": BATCH[args.method], "layout_options": {"train_list": chosen}}
+        options = {
+            "image_size": args.size,
+            "batch_size": BATCH[args.method],
+            "layout_options": {"train_list": chosen},
+        }
         data = AnomalyDataModule("mtd", str(tree), **options)
         data.setup()
         sums: dict[str, list[dict[str, float]]] = {}
         for seed in args.seeds:
-            found = {"anomalib": score_peer(args.method, args.backbone, args.weights, data, seed, args.epochs)}
+            found = {
+                "anomalib": score_peer(
+                    args.method, args.backbone, args.weights, data, seed, args.epochs
+                )
+            }
             for config in CONFIGS[args.method]:
                 found[config] = score_ours(config, flags, seed, args.epochs, Path(folder))
             for name, metrics in found.items():
                 sums.setdefault(name, []).append(metrics)
-                print(f"seed {seed}  {name:<16}", *(f"{key} {metrics[key]:.4f}" for key in SHOWN), flush=True)
+                print(
+                    f"seed {seed}  {name:<16}",
+                    *(f"{key} {metrics[key]:.4f}" for key in SHOWN),
+                    flush=True,
+                )
         for name, runs in sums.items():
             means = (f"{key} {sum(run[key] for run in runs) / len(runs):.4f}" for key in SHOWN)
             print(f"mean    {name:<16}", *means)

@@ -25,7 +25,9 @@ from lightning_ad.methods import PFM
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--source", default="resnet34")
     parser.add_argument("--target", default="resnet50")
     parser.add_argument("--latents", type=int, nargs=3, default=(200, 400, 900))
@@ -33,7 +35,9 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=6, help="of 8")
     wish = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    module = PFM(wish.source, wish.target, None, None, latents=tuple(wish.latents)).to(device).train()
+    module = (
+        PFM(wish.source, wish.target, None, None, latents=tuple(wish.latents)).to(device).train()
+    )
     optimizer = module.default_optimizer(module.parameter_groups())
     spent: dict[str, float] = defaultdict(float)
 
@@ -57,7 +61,9 @@ def main() -> None:
         for number in range(wish.batches + 1):
             if number == 1:
                 spent.clear()  # the first batch warms up
-            batch = timed("read and resize", lambda n=number: collate([images[8 * n + k] for k in range(8)]))
+            batch = timed(
+                "read and resize", lambda n=number: collate([images[8 * n + k] for k in range(8)])
+            )
             pixels = batch.image.to(device)
             timed("source backbone", lambda x=pixels: module.source(x))
             timed("target backbone", lambda x=pixels: module.target(x))
@@ -67,7 +73,8 @@ def main() -> None:
             kept = timed(
                 "(from the cache)",
                 lambda c=cache: [
-                    f.to(device).contiguous(memory_format=module.memory_format) for f in c.get(range(8), lambda p: [])
+                    f.to(device).contiguous(memory_format=module.memory_format)
+                    for f in c.get(range(8), lambda p: [])
                 ],
             )
             timed("mappings, forward and backward", lambda f=kept: train(f))
@@ -75,11 +82,17 @@ def main() -> None:
             optimizer.zero_grad()
     cached, frozen = spent.pop("(from the cache)"), spent.pop("(both, to unit length)")
     total = sum(spent.values())
-    print(f"{wish.source} to {wish.target}, latents {tuple(wish.latents)}, {wish.size} px, {device}")
+    print(
+        f"{wish.source} to {wish.target}, latents {tuple(wish.latents)}, {wish.size} px, {device}"
+    )
     for name, value in spent.items():
-        print(f"{name:<32} {value / wish.batches / 8 * 1000:8.1f} ms an image  {value / total:6.1%}")
+        print(
+            f"{name:<32} {value / wish.batches / 8 * 1000:8.1f} ms an image  {value / total:6.1%}"
+        )
     rest = total - spent["source backbone"] - spent["target backbone"]
-    print(f"an epoch with the cache (images are still read): {(rest + frozen) / (rest + cached):.2f} times as fast")
+    print(
+        f"an epoch with the cache (images are still read): {(rest + frozen) / (rest + cached):.2f} times as fast"
+    )
 
 
 if __name__ == "__main__":

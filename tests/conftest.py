@@ -26,7 +26,11 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish(session):
     grouped = getattr(session.config.option, "loadgroup", False)  # in a worker of pytest-xdist
-    lost = [i.nodeid for i in session.items if i.get_closest_marker("xdist_group") and "@" not in i.nodeid]
+    lost = [
+        i.nodeid
+        for i in session.items
+        if i.get_closest_marker("xdist_group") and "@" not in i.nodeid
+    ]
     # with pytest 9, pytest-xdist 3.8 deals them out one by one, and says nothing
     assert not (grouped and lost), f"tests of one group are not kept together: {lost[0]}"
 
@@ -85,13 +89,18 @@ def over_processes(tmp_path):
 
     def process(work, rank, world):
         torch.set_num_threads(1)  # a forked child must not wait for the parent's OpenMP threads
-        dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=rank, world_size=world)
+        dist.init_process_group(
+            "gloo", init_method=f"file://{tmp_path}/store", rank=rank, world_size=world
+        )
         torch.save(work(rank), tmp_path / f"{rank}.pt")
         dist.barrier()  # where one leaves while another still talks to it, that one is aborted
         dist.destroy_process_group()
 
     def run(world, work):
-        children = [fork.Process(target=process, args=(work, rank, world), daemon=True) for rank in range(world)]
+        children = [
+            fork.Process(target=process, args=(work, rank, world), daemon=True)
+            for rank in range(world)
+        ]
         for child in children:
             child.start()
         try:

@@ -23,7 +23,11 @@ class _OnDevice(WeightAveraging):
         """Gives the average what the model made before its first step, whose shape was not known (CFA's bank)."""
         assert self._average_model is not None
         average = self._average_model.module
-        made = {name: b for name, b in pl_module.named_buffers() if average.get_buffer(name).shape != b.shape}
+        made = {
+            name: b
+            for name, b in pl_module.named_buffers()
+            if average.get_buffer(name).shape != b.shape
+        }
         average.load_state_dict(made, strict=False)
 
 
@@ -91,7 +95,9 @@ class LastEpochsAveraging(_OnDevice):
         super().on_train_end(trainer, pl_module)
         taken = int(self._average_model.n_averaged) if self._average_model is not None else 0
         if taken < self.epochs:
-            rank_zero_warn(f"training ended early: {taken} instead of {self.epochs} epochs are in the average")
+            rank_zero_warn(
+                f"training ended early: {taken} instead of {self.epochs} epochs are in the average"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch that was taken in last."""

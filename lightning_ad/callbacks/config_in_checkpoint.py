@@ -30,7 +30,9 @@ class ConfigInCheckpoint(Callback):
         """The fit begins."""
         self._began = time.perf_counter()
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Takes what the fit had cost."""
         self.earlier = checkpoint.get(self.COST, self.earlier)
 
@@ -39,7 +41,9 @@ class ConfigInCheckpoint(Callback):
         seconds = self.earlier["seconds"] + getattr(module, "seconds_before", 0.0)
         return {**self.earlier, "seconds": seconds}
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Adds the text."""
         checkpoint[self.KEY], checkpoint[self.TRAINING_SET] = self.config, self.training_set
         checkpoint[self.COST] = {

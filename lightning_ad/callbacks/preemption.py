@@ -51,12 +51,19 @@ class StopWhenTold(Callback):
         _restore(self._before)
         self._before.clear()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
         """Likewise: Lightning tears down what has ended well."""
         self.teardown(trainer, pl_module, "")
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
     ) -> None:
         """Writes the checkpoint of a learned method, or the progress of a fit-only one.
 
@@ -67,7 +74,9 @@ class StopWhenTold(Callback):
             Preempted: after a signal, where there is nothing to keep.
         """
         loop = trainer.fit_loop.epoch_loop
-        due = loop.batch_progress.is_last_batch or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+        due = loop.batch_progress.is_last_batch or loop._should_check_val_fx(
+            trainer.fit_loop._data_fetcher
+        )
         if loop._should_accumulate() or due or not self._anyone_told(trainer):
             return
         if isinstance(pl_module, FitOnlyModule):

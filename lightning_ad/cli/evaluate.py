@@ -15,7 +15,7 @@ from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
 from lightning_ad.cli.run import RunCLI, progress_bar
 from lightning_ad.errors import WeightsError
 from lightning_ad.features.weights import read_state, skip_weights
-from lightning_ad.reporting.run_folder import RunFolder, finished_checkpoint
+from lightning_ad.system.run_folder import RunFolder, finished_checkpoint
 
 
 class EvaluateCLI(RunCLI):
@@ -83,7 +83,9 @@ def own_config(target: Path) -> Iterator[list[str]]:
     checkpoint = finished_checkpoint(target)
     text = read_state(checkpoint).get(ConfigInCheckpoint.KEY)
     if not isinstance(text, str):
-        raise WeightsError(f"{checkpoint} is not a checkpoint of lightning_ad: it has no configuration in it")
+        raise WeightsError(
+            f"{checkpoint} is not a checkpoint of lightning_ad: it has no configuration in it"
+        )
     config = yaml.safe_load(text)
     config["trainer"] = {name: config["trainer"].get(name) for name in ("precision", "max_epochs")}
     for name in ("output", "select", "extend", "suspects", "trim"):

@@ -12,7 +12,7 @@ from lightning_ad.errors import UsageError
 from lightning_ad.features.weights import read_state
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.fit_only import FitOnlyModule
-from lightning_ad.reporting.run_folder import finished_checkpoint
+from lightning_ad.system.run_folder import finished_checkpoint
 
 FLAGS = ("extend", "suspects", "trim")
 VIEW = ("image_size", "center_crop", "tile", "tile_overlap")  # settings of how images are seen
@@ -27,10 +27,14 @@ def set_fit_only(model: AnomalyModule, config: Any) -> None:
     wanted = {name: config[name] for name in FLAGS if config[name]}
     if not isinstance(model, FitOnlyModule):
         if wanted:
-            raise UsageError(f"--{next(iter(wanted))}: {type(model).__name__} is trained, not fitted at once")
+            raise UsageError(
+                f"--{next(iter(wanted))}: {type(model).__name__} is trained, not fitted at once"
+            )
         return
     if not 0 <= config.trim < 1:
-        raise UsageError(f"--trim is a share of the training images, from 0 to below 1; {config.trim} came")
+        raise UsageError(
+            f"--trim is a share of the training images, from 0 to below 1; {config.trim} came"
+        )
     if config.extend and config.trim:
         raise UsageError("--trim goes with a fit from the start: leave out --extend, or --trim")
     if config.extend:
@@ -66,4 +70,8 @@ def seen_otherwise(config: str, data: Any) -> str:
 
 def _view(data: Any) -> tuple[object, ...]:
     """The same for the same view, however it is written."""
-    return Geometry.of(data["image_size"], data["center_crop"]), data["tile"], data["tile"] and data["tile_overlap"]
+    return (
+        Geometry.of(data["image_size"], data["center_crop"]),
+        data["tile"],
+        data["tile"] and data["tile_overlap"],
+    )

@@ -10,7 +10,9 @@ from lightning_ad.evaluation.thresholds import Method
 
 def add_flags(parser: LightningArgumentParser) -> None:
     """Adds them, and links the seeds of data and model to `seed_everything`."""
-    parser.add_argument("--name", type=str | None, default=None, help="of the run; <method>-<data set>-<category>")
+    parser.add_argument(
+        "--name", type=str | None, default=None, help="of the run; <method>-<data set>-<category>"
+    )
     parser.add_argument("--output", type=str, default="runs", help="the folder of all runs")
     parser.add_argument(
         "--resume",
@@ -58,14 +60,23 @@ def add_flags(parser: LightningArgumentParser) -> None:
         help="a folder in which frozen networks' features of images are kept, for runs to come with the same network",
     )
     parser.add_argument(
-        "--feature_cache_gb", type=PositiveFloat, default=20.0, help="what that folder may hold; the oldest go first"
+        "--feature_cache_gb",
+        type=PositiveFloat,
+        default=20.0,
+        help="what that folder may hold; the oldest go first",
     )
     parser.add_argument("--compile", type=bool, default=False, help="the networks by torch.compile")
     parser.add_argument(
-        "--extend", type=str | None, default=None, help="a finished fit-only run, to which the images are added"
+        "--extend",
+        type=str | None,
+        default=None,
+        help="a finished fit-only run, to which the images are added",
     )
     parser.add_argument(
-        "--suspects", type=bool, default=False, help="list the suspicious training images (fit-only methods)"
+        "--suspects",
+        type=bool,
+        default=False,
+        help="list the suspicious training images (fit-only methods)",
     )
     parser.add_argument(
         "--progress_minutes",

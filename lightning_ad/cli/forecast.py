@@ -21,7 +21,10 @@ from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.forecast import Plan, Stage, scoring_again, with_metrics
 from lightning_ad.system.memory import available, held_now
 
-FEW, QUICK = 8, 0.02  # images that are measured together first; seconds an image below which a whole batch is
+FEW, QUICK = (
+    8,
+    0.02,
+)  # images that are measured together first; seconds an image below which a whole batch is
 STARTING = 2.0  # seconds before the first image: Lightning's checks, checkpoints, what is made once
 MARGIN = 1.2  # products in a method are of worse shapes than the one that is measured
 
@@ -71,8 +74,14 @@ def _reading(read: Callable[[str], object], file: str) -> float:
     rng = np.random.default_rng(0)
     try:
         with Image.open(file) as image:
-            (width, height), mode, kind = image.size, "L" if image.mode == "L" else "RGB", image.format
-        coarse = Image.fromarray(rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8))
+            (width, height), mode, kind = (
+                image.size,
+                "L" if image.mode == "L" else "RGB",
+                image.format,
+            )
+        coarse = Image.fromarray(
+            rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), np.uint8)
+        )
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "image").with_suffix(Path(file).suffix)
             coarse.resize((width, height)).convert(mode).save(path, format=kind)
@@ -104,7 +113,9 @@ def table(stages: Sequence[Stage], speed: Speed, workers: int, together: int) ->
     lines = [f"{'Forecast':<24}{'memory':>12}{'time':>12}"]
     for stage in stages:
         duration = seconds(stage, speed, workers, together)
-        unit, size = next((u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if duration >= 2 * s or s == 1)
+        unit, size = next(
+            (u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if duration >= 2 * s or s == 1
+        )
         shown = f"{duration / size:.{0 if unit == 's' else 1}f} {unit}"
         lines.append(f"{stage.name:<24}{(base + stage.held) / 2**30:>8.2f} GiB{shown:>12}")
     return "\n".join(lines)
@@ -122,7 +133,9 @@ def _seconds(work: Callable[[], object], device: torch.device, repeats: int = 3)
     return sorted(times)[len(times) // 2]
 
 
-def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, resumed: bool) -> None:
+def announce(
+    model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, resumed: bool
+) -> None:
     """Prints what a run will take, before the first image is read, where the method knows; on the first process."""
     if not trainer.is_global_zero or resumed or type(model).stages is AnomalyModule.stages:
         return
@@ -130,15 +143,33 @@ def announce(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer, re
     if isinstance(model, FitOnlyModule) and model.growing:
         before, new = model.images_before // model.tiles_per_image, len(data.samples["train"])
         print(f"{new} images are added to {before}")
-    counts, world, tiles = data.counts(), trainer.world_size, 1 if data.tiles is None else len(data.tiles)
+    counts, world, tiles = (
+        data.counts(),
+        trainer.world_size,
+        1 if data.tiles is None else len(data.tiles),
+    )
     images, tested = (-(-counts[split] // world) * tiles for split in ("train", "test"))
-    plan = Plan(images, tested, *data.input_size, world, data.batch_size, max(1, trainer.max_epochs or 1))
+    plan = Plan(
+        images, tested, *data.input_size, world, data.batch_size, max(1, trainer.max_epochs or 1)
+    )
     first = data.samples["train"][0].path
     device = trainer.strategy.root_device
-    speed = measure(model.extract_features, data.training_set().read, first, *data.input_size, data.batch_size, device)
+    speed = measure(
+        model.extract_features,
+        data.training_set().read,
+        first,
+        *data.input_size,
+        data.batch_size,
+        device,
+    )
     stages = _stages(model, plan)
-    speed = speed._replace(reading=speed.reading / tiles)  # an image is read once for all of its tiles
-    workers, together = data.workers(device, model.synthesis is not None), data.batch_size if data.tiles is None else 1
+    speed = speed._replace(
+        reading=speed.reading / tiles
+    )  # an image is read once for all of its tiles
+    workers, together = (
+        data.workers(device, model.synthesis is not None),
+        data.batch_size if data.tiles is None else 1,
+    )
     print(table(stages, speed, workers, together))
     wanted, there = max(stage.held for stage in stages), available()
     if there is not None and wanted > there:

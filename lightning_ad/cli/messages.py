@@ -42,15 +42,17 @@ def explain(error: BaseException) -> str | None:
             )
         if "/dev/shm" in text or "shared memory" in text:
             return f"the memory that workers share is full ({text[:120]}): {WORKERS}. {KEPT}"
-        if isinstance(cause, OSError | EOFError) and _within(cause, "resource_sharer"):  # its batch was on the way
+        if isinstance(cause, OSError | EOFError) and _within(
+            cause, "resource_sharer"
+        ):  # its batch was on the way
             died = f"a worker that reads images has died ({type(cause).__name__})"
             return f"{died}. Is the main memory full? {WORKERS}. {KEPT}"
         if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
             return f"{cause.filename or 'a file'}: {UNWRITABLE[cause.errno]} ({text[:160]}). {KEPT}"
-        if "DataLoader worker" in text and ("killed by signal" in text or "exited unexpectedly" in text):
-            return (
-                f"a worker that reads images has died: {text.rstrip('. ')}. Is the main memory full? {WORKERS}. {KEPT}"
-            )
+        if "DataLoader worker" in text and (
+            "killed by signal" in text or "exited unexpectedly" in text
+        ):
+            return f"a worker that reads images has died: {text.rstrip('. ')}. Is the main memory full? {WORKERS}. {KEPT}"
         if isinstance(cause, RuntimeError) and any(word in text for word in LOST):
             said = next(word for word in LOST if word in text)
             return f"another process of this run has ended ({said}); its own error says why, where it had one. {KEPT}"
@@ -59,7 +61,9 @@ def explain(error: BaseException) -> str | None:
 
 def _within(error: BaseException, module: str) -> bool:
     """Whether an error comes out of a module of that name."""
-    return any(Path(frame.filename).stem == module for frame in traceback.extract_tb(error.__traceback__))
+    return any(
+        Path(frame.filename).stem == module for frame in traceback.extract_tb(error.__traceback__)
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -139,7 +143,11 @@ def run(command: Callable[[], object]) -> int:
 
 
 def _notice(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    line: str | None = None,
 ) -> str:
     """A warning as it is printed: one of ours tells the user something of the data or the run, not of our code."""
     if Path(filename).is_relative_to(Path(__file__).parents[1]):

@@ -17,7 +17,11 @@ from lightning_ad.cli.trust import allow_imports, denied
 from lightning_ad.errors import UsageError, UserError
 
 BASES = (methods.AnomalyModule, methods.LearnedModule, methods.FitOnlyModule)
-METHODS = [n for n, c in vars(methods).items() if isinstance(c, type) and issubclass(c, BASES) and c not in BASES]
+METHODS = [
+    n
+    for n, c in vars(methods).items()
+    if isinstance(c, type) and issubclass(c, BASES) and c not in BASES
+]
 
 
 class Parser(LightningArgumentParser):
@@ -76,10 +80,14 @@ def explain(message: str, flags: Iterable[str] = ()) -> str:
         return _unknown("flag", found[1].partition("=")[0], flags)
     if found := re.search(r"Group '([\w.]+)' does not accept option '(\w+)'", message):
         return _unknown("key", f"{found[1]}.{found[2]}", keys)
-    if found := re.search(rf"arguments are required: (.+)\n(?:.*\n)*?.*Given value: {_OBJECT}", message):
+    if found := re.search(
+        rf"arguments are required: (.+)\n(?:.*\n)*?.*Given value: {_OBJECT}", message
+    ):
         return f"{_key(message, found)}: {_name(found[2])} needs {found[1]} (--{_key(message, found)}.{found[1]})"
     # Of the alternatives that were tried, the first is the one that was meant.
-    found = re.search(rf"Option '([^']+)' is not accepted(?:\. Got value: {_OBJECT})?|{_TYPED}", message)
+    found = re.search(
+        rf"Option '([^']+)' is not accepted(?:\. Got value: {_OBJECT})?|{_TYPED}", message
+    )
     if found and found[1]:
         owners = re.findall(r"class_path '([\w.]+)'", message[: found.start()])
         owner = found[2] or next(iter(owners[::-1]), None)
@@ -88,7 +96,9 @@ def explain(message: str, flags: Iterable[str] = ()) -> str:
         return f"{_key(message, found)}: expected {_plain(found[3])}; {found[4]!r} came"
     inner = message[message.rindex("Parser key") :] if "Parser key" in message else message
     found = re.search(r"Subtypes: \[([^\n]+)\]\n.*?Given value: ([^\n]*)", inner, re.DOTALL)
-    wanted = re.search(r"Expected a dot import path string: (\S+)|module '[\w.]+' has no attribute '(\w+)'", inner)
+    wanted = re.search(
+        r"Expected a dot import path string: (\S+)|module '[\w.]+' has no attribute '(\w+)'", inner
+    )
     if wanted and not (found and re.search(r"'(float|int|str|bool)'", found[1])):
         key = _key(message, wanted) or message.partition(":")[0]
         known = METHODS if key.startswith(("model", "--model")) else []
@@ -129,7 +139,9 @@ def _unknown_setting(name: str, owner: str) -> str:
     module, kind = owner.rpartition(".")[0], _name(owner)
     known = [*signature(getattr(import_module(module), kind)).parameters, "init_args"]
     where = f"--model.help {kind}" if kind in METHODS else "its documentation"
-    return f"{kind} has no setting '{name}'{nearest(name.partition('.')[0], known)}; {where} lists all"
+    return (
+        f"{kind} has no setting '{name}'{nearest(name.partition('.')[0], known)}; {where} lists all"
+    )
 
 
 def _key(message: str, found: re.Match[str] | None = None) -> str:
@@ -166,7 +178,9 @@ def unmade(error: ValueError) -> UserError | None:
     """What a logger or a callback said when it was made; the parser lists it among all it tried."""
     found = re.search(r"\(implicit class_path\)\n\s*- ([^\n]+)", str(error))
     return (
-        UsageError(f"a part of the trainer (trainer.logger, trainer.callbacks) cannot be made: {found[1]}")
+        UsageError(
+            f"a part of the trainer (trainer.logger, trainer.callbacks) cannot be made: {found[1]}"
+        )
         if found
         else None
     )

@@ -42,8 +42,8 @@ from lightning_ad.reporting.dashboards.callback import DashboardRecorder
 from lightning_ad.reporting.facts import facts_of
 from lightning_ad.reporting.provenance import fingerprint, revision
 from lightning_ad.reporting.recorder import TestRecorder
-from lightning_ad.reporting.run_folder import RunFolder
 from lightning_ad.system.checkpoints import WholeCheckpoints
+from lightning_ad.system.run_folder import RunFolder
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "devices": 1,
@@ -54,7 +54,10 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
-SELECT = {"validation_loss": "min", "validation_AUROC": "max"}  # what may choose an epoch: never a test image
+SELECT = {
+    "validation_loss": "min",
+    "validation_AUROC": "max",
+}  # what may choose an epoch: never a test image
 
 
 class RunCLI(LightningCLI):
@@ -117,7 +120,9 @@ class RunCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds model and data; what they say against their arguments is not to drown in the parser's words."""
-        known = skip_weights() if self.config.extend else nullcontext()  # the checkpoint brings them
+        known = (
+            skip_weights() if self.config.extend else nullcontext()
+        )  # the checkpoint brings them
         try:
             with known:
                 super().instantiate_classes()
@@ -125,28 +130,39 @@ class RunCLI(LightningCLI):
             raise users_error(error) or unmade(error) or error from None
         self.model.metrics.memory_gb = self.config_init.metrics_gb
         if self.config_init.compile:
-            torch._dynamo.config.recompile_limit = 64  # levels share code: three in training, validation and test
+            torch._dynamo.config.recompile_limit = (
+                64  # levels share code: three in training, validation and test
+            )
             for network in self.model.compile_targets:
                 network.compile()
 
     def keep_features(self) -> None:
         """Opens the cache of features (`--feature_cache`); once a forecast has been made from made-up images."""
         if (folder := self.config_init.feature_cache) is not None:
-            for backbone in (module for module in self.model.modules() if isinstance(module, Backbone)):
+            for backbone in (
+                module for module in self.model.modules() if isinstance(module, Backbone)
+            ):
                 backbone.keep(Path(folder), self.config_init.feature_cache_gb)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer of the configuration, with the run folder's loggers and callbacks before its own."""
         if self.config_init.trainer.default_root_dir is not None:
-            raise UsageError("trainer.default_root_dir is the run folder; choose its place with --output and --name")
+            raise UsageError(
+                "trainer.default_root_dir is the run folder; choose its place with --output and --name"
+            )
         set_fit_only(self.model, self.config)
         self.check_data()
         self.revision = None if rank_zero_only.rank else revision()
         self.folder = self.open_folder()
         wanted = self.config_init.trainer
         if isinstance(self.model, FitOnlyModule) and wanted.enable_checkpointing is not False:
-            self.model.progress_folder, self.model.progress_of = self.folder.progress, self.training_set
-        self.recorder = TestRecorder(self.folder, self.config_init.threshold, self.config_init.reject)
+            self.model.progress_folder, self.model.progress_of = (
+                self.folder.progress,
+                self.training_set,
+            )
+        self.recorder = TestRecorder(
+            self.folder, self.config_init.threshold, self.config_init.reject
+        )
         self.model.validation_used_for_selection = self.config_init.select != "last" or self.waits()
         try:
             trainer = super().instantiate_trainer(
@@ -163,12 +179,18 @@ class RunCLI(LightningCLI):
         except (UserError, ValueError, TypeError, MisconfigurationException) as error:
             if not (self.config.resume or rank_zero_only.rank):
                 self.folder.discard()
-            raise users_error(error) or UsageError(f"the trainer cannot be made: {error}") from error
+            raise users_error(error) or UsageError(
+                f"the trainer cannot be made: {error}"
+            ) from error
         return trainer
 
     def plugins(self, theirs: list[Any]) -> list[Any]:
         """Those of the configuration, and one that writes checkpoints, where it has none."""
-        return theirs if any(isinstance(p, CheckpointIO) for p in theirs) else [WholeCheckpoints(), *theirs]
+        return (
+            theirs
+            if any(isinstance(p, CheckpointIO) for p in theirs)
+            else [WholeCheckpoints(), *theirs]
+        )
 
     def tested_checkpoint(self) -> Path:
         """The file of the weights that are tested.
@@ -176,27 +198,50 @@ class RunCLI(LightningCLI):
         Raises:
             UserError: where a best epoch was asked for and none was validated.
         """
-        if self.config_init.select != "last" and not (best := self.folder.best_checkpoint).is_file():
-            raise UserError(f"--select {self.config_init.select}: no epoch was validated, so there is no {best}")
+        if (
+            self.config_init.select != "last"
+            and not (best := self.folder.best_checkpoint).is_file()
+        ):
+            raise UserError(
+                f"--select {self.config_init.select}: no epoch was validated, so there is no {best}"
+            )
         return self.checkpoint
 
     def callbacks(self, theirs: list[Callback], wanted: Any) -> list[Callback]:
         """Those of the configuration, with a checkpoint of the last epoch and a progress bar where it has none."""
         ours: list[Callback] = []
         if self.config_init.select != "last" and wanted.enable_checkpointing is False:
-            raise UsageError(f"--select {self.config_init.select} needs checkpoints: set trainer.enable_checkpointing")
+            raise UsageError(
+                f"--select {self.config_init.select} needs checkpoints: set trainer.enable_checkpointing"
+            )
         if wanted.enable_checkpointing is not False:
             last = ModelCheckpoint(
-                self.folder.checkpoints, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+                self.folder.checkpoints,
+                filename="last",
+                save_on_train_epoch_end=True,
+                enable_version_counter=False,
             )
             # The last one is written last: it holds what the best one remembers.
-            ours += [ConfigInCheckpoint(self.config_text, self.training_set), *self.selection(), last]
+            ours += [
+                ConfigInCheckpoint(self.config_text, self.training_set),
+                *self.selection(),
+                last,
+            ]
         if wanted.logger is not False:
             facts = partial(facts_of, self.model, self.datamodule, self.revision, self.training_set)
             ours += [DashboardRecorder(facts, self.config_text, self.dashboard_images)]
-            ours += [ThroughputMonitor(), LearningRateMonitor()] if isinstance(self.model, LearnedModule) else []
+            ours += (
+                [ThroughputMonitor(), LearningRateMonitor()]
+                if isinstance(self.model, LearnedModule)
+                else []
+            )
         kept = self.folder.last_checkpoint if wanted.enable_checkpointing is not False else None
-        return [*ours, *progress_bar(theirs, wanted), *theirs, StopWhenTold(kept)]  # once averages have the step
+        return [
+            *ours,
+            *progress_bar(theirs, wanted),
+            *theirs,
+            StopWhenTold(kept),
+        ]  # once averages have the step
 
     def selection(self) -> list[Callback]:
         """What keeps the best epoch, where one is asked for."""
@@ -204,15 +249,27 @@ class RunCLI(LightningCLI):
         if metric == "last":
             return []
         if not isinstance(self.model, LearnedModule):
-            raise UsageError(f"--select {metric}: {type(self.model).__name__} reads the images once, and has no epochs")
+            raise UsageError(
+                f"--select {metric}: {type(self.model).__name__} reads the images once, and has no epochs"
+            )
         if data.validation == "none":
-            raise UsageError(f"--select {metric} needs held-out images: add --data.validation holdout")
+            raise UsageError(
+                f"--select {metric} needs held-out images: add --data.validation holdout"
+            )
         # Only the first process has looked for the data yet.
-        anomalous = rank_zero_only.rank > 0 or any(s.label for s in self.datamodule.samples["validation"])
+        anomalous = rank_zero_only.rank > 0 or any(
+            s.label for s in self.datamodule.samples["validation"]
+        )
         if metric == "validation_AUROC" and not data.validation_anomalies and not anomalous:
-            raise UsageError("--select validation_AUROC needs anomalies: add --data.validation_anomalies true")
+            raise UsageError(
+                "--select validation_AUROC needs anomalies: add --data.validation_anomalies true"
+            )
         best = ModelCheckpoint(
-            self.folder.checkpoints, filename="best", monitor=metric, mode=SELECT[metric], enable_version_counter=False
+            self.folder.checkpoints,
+            filename="best",
+            monitor=metric,
+            mode=SELECT[metric],
+            enable_version_counter=False,
         )
         return [best]
 
@@ -220,7 +277,10 @@ class RunCLI(LightningCLI):
         """Whether a held-out image can end the training, or lower its learning rate."""
         schedule = str(getattr(self.config.model, "init_args", {}).get("lr_scheduler"))
         callbacks = listed(self.config_init.trainer.callbacks)
-        stops = any(isinstance(c, EarlyStopping) and str(c.monitor).startswith("validation") for c in callbacks)
+        stops = any(
+            isinstance(c, EarlyStopping) and str(c.monitor).startswith("validation")
+            for c in callbacks
+        )
         return stops or ("ReduceLROnPlateau" in schedule and "validation" in schedule)
 
     def check_data(self) -> None:
@@ -237,17 +297,29 @@ class RunCLI(LightningCLI):
 
     def check_threshold(self) -> None:
         """Raises UsageError where the run cannot end with the threshold that is asked for; before the fit."""
-        method, reject, samples = self.config_init.threshold, self.config_init.reject, self.datamodule.samples
+        method, reject, samples = (
+            self.config_init.threshold,
+            self.config_init.reject,
+            self.datamodule.samples,
+        )
         if self.stage == "test" or (method is None and reject is None):
             return
         if reject is not None and (isinstance(method, int | float) or method == "f1"):
-            raise UsageError(f"--threshold {method} rejects what lies above it: leave out --reject, or --threshold")
+            raise UsageError(
+                f"--threshold {method} rejects what lies above it: leave out --reject, or --threshold"
+            )
         bad = torch.zeros(sum(bool(s.label) for s in samples["validation"]))
         good = torch.zeros(len(samples["validation"]) - len(bad))
         drawn = good if self.config_init.data.validation_anomalies else bad
         known = type(self.model).chi_square_threshold is not AnomalyModule.chi_square_threshold
-        found = choose(method, reject, Calibration(good, good, drawn), lambda share: 0.0 if known else None)
-        if found is None or found.method not in ("conformal", "quantile", "f1") or self.config_init.select != "last":
+        found = choose(
+            method, reject, Calibration(good, good, drawn), lambda share: 0.0 if known else None
+        )
+        if (
+            found is None
+            or found.method not in ("conformal", "quantile", "f1")
+            or self.config_init.select != "last"
+        ):
             return
         wanted = self.config_init.trainer
         every, epochs = wanted.check_val_every_n_epoch or 1, wanted.max_epochs or 0
@@ -281,7 +353,11 @@ class RunCLI(LightningCLI):
             return False
         theirs = [] if wanted is True else listed(wanted)
         logs = self.folder.logs
-        return [TensorBoardLogger(logs, name="", version="tensorboard"), CSVLogger(logs, name="csv"), *theirs]
+        return [
+            TensorBoardLogger(logs, name="", version="tensorboard"),
+            CSVLogger(logs, name="csv"),
+            *theirs,
+        ]
 
 
 def progress_bar(theirs: list[Callback], wanted: Any) -> list[Callback]:

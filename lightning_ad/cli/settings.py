@@ -50,7 +50,9 @@ def without(args: Sequence[str], *flags: str) -> list[str]:
 def configs() -> Path:
     """The folder of configs: beside the package in a checkout, in it where it is installed."""
     package = Path(__file__).parents[1]
-    return next(p for p in (package.parent / "configs", package / "configs") if (p / "demo.yaml").is_file())
+    return next(
+        p for p in (package.parent / "configs", package / "configs") if (p / "demo.yaml").is_file()
+    )
 
 
 def with_demo(args: Sequence[str]) -> list[str]:
@@ -60,6 +62,8 @@ def with_demo(args: Sequence[str]) -> list[str]:
     if {"--config", "-c", "-h", "--help"} & {*names} or any(n.endswith(".help") for n in names):
         return args
     if chosen := [n for n in names if n in ("--model", "--data.layout", "--data.category")]:
-        raise UsageError(f"{chosen[0]} without --config: name a method by --config configs/patchcore.yaml, say")
+        raise UsageError(
+            f"{chosen[0]} without --config: name a method by --config configs/patchcore.yaml, say"
+        )
     rank_zero_info("No --config given: this is the demo (configs/demo.yaml).")
     return ["--config", str(configs() / "demo.yaml"), *args]

@@ -23,13 +23,28 @@ def allow_imports(flags: Sequence[str]) -> None:
     Raises:
         UsageError: where `--trust` lists what is no package.
     """
-    listed = [name.strip() for flag, value in pairwise(flags) if flag == "--trust" for name in value.split(",")]
-    if wrong := [name for name in listed if not all(part.isidentifier() for part in name.split("."))]:
-        raise UsageError(f"--trust takes packages between commas, such as my_package; {wrong[0]!r} came")
-    typed = [value.partition(".")[0] for flag, value in pairwise(flags) if flag.startswith("--") and _is_path(value)]
+    listed = [
+        name.strip()
+        for flag, value in pairwise(flags)
+        if flag == "--trust"
+        for name in value.split(",")
+    ]
+    if wrong := [
+        name for name in listed if not all(part.isidentifier() for part in name.split("."))
+    ]:
+        raise UsageError(
+            f"--trust takes packages between commas, such as my_package; {wrong[0]!r} came"
+        )
+    typed = [
+        value.partition(".")[0]
+        for flag, value in pairwise(flags)
+        if flag.startswith("--") and _is_path(value)
+    ]
     set_parsing_settings(
         import_path_denylist=["*"],
-        import_path_allowlist=[name for name in (*KNOWN, *listed, *typed) if name != "jsonargparse"],
+        import_path_allowlist=[
+            name for name in (*KNOWN, *listed, *typed) if name != "jsonargparse"
+        ],
     )
 
 

@@ -12,8 +12,8 @@ from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.evaluation.bootstrap import paired_difference
 from lightning_ad.evaluation.catalogue import METRICS, oracle
 from lightning_ad.reporting.provenance import differences
-from lightning_ad.reporting.run_folder import RunFolder
 from lightning_ad.reporting.tables import ImageResult, read_predictions
+from lightning_ad.system.run_folder import RunFolder
 
 
 def compare(args: Sequence[str]) -> int:
@@ -27,7 +27,9 @@ def compare(args: Sequence[str]) -> int:
         DataError: where a run's predictions cannot be read.
     """
     if len(args) != 2:
-        raise UsageError(f"--compare takes two runs; {len(args)} came: evaluate.py --compare runs/a runs/b")
+        raise UsageError(
+            f"--compare takes two runs; {len(args)} came: evaluate.py --compare runs/a runs/b"
+        )
     runs = [RunFolder.find(Path(arg)) for arg in args]
     rows = [_by_name(read_predictions(run.predictions)) for run in runs]
     names = _same_images(rows, args)
@@ -37,7 +39,9 @@ def compare(args: Sequence[str]) -> int:
     metrics = [part["metrics"] for part in written]
     print(f"A {runs[0].path}\nB {runs[1].path}\n{len(names)} test images\n")
     if odd := differences(*(part.get("protocol", {}) for part in written)):
-        print("These runs were measured differently, so that the numbers below are not of the same thing:")
+        print(
+            "These runs were measured differently, so that the numbers below are not of the same thing:"
+        )
         print("\n".join(f"  {line}" for line in odd) + "\n")
     print(f"{'':<16}  {'A':>9}  {'B':>9}  {'B - A':>9}  {'95 % interval':>22}  {'p':>6}")
     for name in METRIC_NAMES:
@@ -50,7 +54,9 @@ def compare(args: Sequence[str]) -> int:
             found = paired_difference(METRICS[name], *scores, labels)
             line += f"  [{found.low:+.6f}, {found.high:+.6f}]  {found.p:>6.4f}"
         print(f"{line}  {oracle(name)}".rstrip())
-    print("\np: two-sided, over test sets drawn anew from these images; it knows nothing of other trainings (seeds).")
+    print(
+        "\np: two-sided, over test sets drawn anew from these images; it knows nothing of other trainings (seeds)."
+    )
     return 0
 
 
@@ -68,5 +74,7 @@ def _same_images(rows: Sequence[dict[str, ImageResult]], args: Sequence[str]) ->
             f"these runs were tested on different images: {len(odd)} are in one alone, {odd[0]} in {where}"
         )
     if odd := [name for name in first if first[name].label != second[name].label]:
-        raise UsageError(f"these runs do not agree on what is good: {odd[0]} and {len(odd) - 1} more")
+        raise UsageError(
+            f"these runs do not agree on what is good: {odd[0]} and {len(odd) - 1} more"
+        )
     return list(first)

@@ -27,23 +27,39 @@ def datasets(args: Sequence[str]) -> int:
     Raises:
         UserError: for whatever the user can put right.
     """
-    parser = argparse.ArgumentParser("lightning-ad datasets", description="The data sets that can be read.")
+    parser = argparse.ArgumentParser(
+        "lightning-ad datasets", description="The data sets that can be read."
+    )
     commands = parser.add_subparsers(dest="command")
-    check = commands.add_parser("check", help="read all files of a data set, and say what is wrong with them")
+    check = commands.add_parser(
+        "check", help="read all files of a data set, and say what is wrong with them"
+    )
     check.add_argument("root", type=Path)
     check.add_argument("--layout", help="how its folders lie; found out where it is left out")
     check.add_argument("--category", help="one category instead of all")
-    check.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of the layout (repeatable)")
-    check.add_argument("--ignore", help="an image, or a folder of images, of regions that are not to be looked at")
+    check.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the layout (repeatable)",
+    )
+    check.add_argument(
+        "--ignore", help="an image, or a folder of images, of regions that are not to be looked at"
+    )
     check.add_argument("--ignore_value", type=int, help="of ignored pixels in the masks")
-    check.add_argument("--file", type=Path, help="write every file that cannot be used, and why, as CSV")
+    check.add_argument(
+        "--file", type=Path, help="write every file that cannot be used, and why, as CSV"
+    )
     wanted = parser.parse_args(args)
     if wanted.command is None:
         print("\n\n".join(map(_about, layout_names())))
         return 0
     options = dict(_option(text) for text in wanted.option)
     layout = wanted.layout or _guess(wanted.root, options)
-    names = [wanted.category] if wanted.category else categories(layout, wanted.root, options) or [None]
+    names = (
+        [wanted.category] if wanted.category else categories(layout, wanted.root, options) or [None]
+    )
     print(f"{wanted.root} by the layout '{layout}'")
     faults: list[Fault] = []
     used: set[str] = set()
@@ -51,7 +67,9 @@ def datasets(args: Sequence[str]) -> int:
     for name in names:
         try:
             samples = find_samples(layout, wanted.root, name, options)
-            samples = with_ignored(samples, wanted.root, wanted.ignore, wanted.ignore_value, partly=name is not None)
+            samples = with_ignored(
+                samples, wanted.root, wanted.ignore, wanted.ignore_value, partly=name is not None
+            )
         except DataError as error:
             if len(names) == 1:
                 raise
@@ -60,12 +78,20 @@ def datasets(args: Sequence[str]) -> int:
             continue
         found = examine(samples)
         faults += found.faults
-        used |= {path for s in samples for path in (s.path, s.mask_path, s.ignore_path) if path is not None}
+        used |= {
+            path
+            for s in samples
+            for path in (s.path, s.mask_path, s.ignore_path)
+            if path is not None
+        }
         print(f"\n{name or layout}: {_counts(samples)}\n{_told(found)}")
     _print_unused(wanted.root, used, all_of_it=wanted.category is None)
     if wanted.file:
         write_faults(wanted.file, faults)
-    print(f"\n{len(faults)} images cannot be used" + (" (--data.on_error skip leaves them out)" if faults else ""))
+    print(
+        f"\n{len(faults)} images cannot be used"
+        + (" (--data.on_error skip leaves them out)" if faults else "")
+    )
     if broken:
         print(f"{broken} of {len(names)} categories cannot be used")
     return 1 if faults or broken else 0
@@ -105,24 +131,37 @@ def _guess(root: Path, options: dict[str, Any]) -> str:
     best = [layout for layout in best if layout != "demo"] or best  # a tree like MVTec's
     if len(best) != 1:
         what = f"the layouts {', '.join(best)} fit" if best else "no layout fits"
-        told = "".join(["\nWhat keeps some of them from it:", *doubts]) if doubts and not best else ""
-        raise UsageError(f"{what} {root}; name one with --layout (lightning-ad datasets shows their trees){told}")
+        told = (
+            "".join(["\nWhat keeps some of them from it:", *doubts]) if doubts and not best else ""
+        )
+        raise UsageError(
+            f"{what} {root}; name one with --layout (lightning-ad datasets shows their trees){told}"
+        )
     return best[0]
 
 
 def _counts(samples: Sequence[Sample]) -> str:
     found = Counter((s.split, s.defect) for s in samples)
-    order = sorted(found, key=lambda k: (("train", "validation", "test").index(k[0]), k[1] != "good", k[1]))
+    order = sorted(
+        found, key=lambda k: (("train", "validation", "test").index(k[0]), k[1] != "good", k[1])
+    )
     return ", ".join(f"{split} {defect} {found[split, defect]}" for split, defect in order)
 
 
 def _told(found: Findings) -> str:
     """The findings as lines of text."""
-    common = [f"{width} x {height} px ({count})" for (width, height), count in found.sizes.most_common(5)]
-    lines = [f"  sizes: {', '.join(common)}" + (f", and {len(found.sizes) - 5} more" if len(found.sizes) > 5 else "")]
+    common = [
+        f"{width} x {height} px ({count})" for (width, height), count in found.sizes.most_common(5)
+    ]
+    lines = [
+        f"  sizes: {', '.join(common)}"
+        + (f", and {len(found.sizes) - 5} more" if len(found.sizes) > 5 else "")
+    ]
     lines += _some("cannot be used", [f"{f.sample.path}: {f.reason}" for f in found.faults])
     lines += _some("masks of anomalous images are empty (no pixel truth)", found.empty_masks)
-    lines += _some("files are in one split more than once", [" = ".join(paths) for paths in found.duplicates])
+    lines += _some(
+        "files are in one split more than once", [" = ".join(paths) for paths in found.duplicates]
+    )
     return "\n".join(lines)
 
 
@@ -142,4 +181,6 @@ def _print_unused(root: Path, used: set[str], all_of_it: bool) -> None:
     for suffix, count in Counter(p.suffix for p in unused).most_common():
         some = [str(p) for p in unused if p.suffix == suffix]
         shown = ", ".join(some[:3]) + (", ..." if count > 3 else "")
-        print(f"\n{count} files {suffix or 'without a suffix'} that the layout does not use: {shown}")
+        print(
+            f"\n{count} files {suffix or 'without a suffix'} that the layout does not use: {shown}"
+        )

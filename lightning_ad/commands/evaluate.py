@@ -9,9 +9,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_ad.cli.evaluate import EvaluateCLI, load_learned, own_config
 from lightning_ad.cli.fit_only import seen_otherwise
 from lightning_ad.errors import UsageError
-from lightning_ad.reporting.run_folder import RunFolder, finished_checkpoint
 from lightning_ad.reporting.summary import summarise
 from lightning_ad.system.cost import Stopwatch
+from lightning_ad.system.run_folder import RunFolder, finished_checkpoint
 
 
 def evaluate(args: Sequence[str] | None = None) -> RunFolder:
@@ -25,8 +25,12 @@ def evaluate(args: Sequence[str] | None = None) -> RunFolder:
         print(_EVALUATE_HELP)
         return RunFolder(Path())
     target, flags = Path(args[0]), args[1:]
-    if unwanted := [f for f in flags if f.startswith(("--model", "--config", "-c", "--resume", "--name"))]:
-        raise UsageError(f"{unwanted[0]} has no place here: the checkpoint decides the method and its arguments")
+    if unwanted := [
+        f for f in flags if f.startswith(("--model", "--config", "-c", "--resume", "--name"))
+    ]:
+        raise UsageError(
+            f"{unwanted[0]} has no place here: the checkpoint decides the method and its arguments"
+        )
     run = None if target.suffix == ".ckpt" else RunFolder.find(target)
     elsewhere = any(f.startswith("--output") for f in flags)
     with own_config(target) as own:

@@ -12,7 +12,7 @@ from lightning_ad.commands.preview import preview
 from lightning_ad.commands.series import several, train_each
 from lightning_ad.commands.train import train
 from lightning_ad.commands.verify import verify
-from lightning_ad.reporting.run_folder import RunFolder
+from lightning_ad.system.run_folder import RunFolder
 
 
 def train_one_or_each(args: Sequence[str] | None = None) -> RunFolder | int:
@@ -53,6 +53,8 @@ def main(words: Sequence[str]) -> int:
     """Runs the command that the first word names, with the flags after it, and returns the exit code."""
     name = words[0] if words else ""
     if name not in COMMANDS:
-        print(f"usage: lightning-ad {{{','.join(COMMANDS)}}} ...   (--help after the command explains its flags)")
+        print(
+            f"usage: lightning-ad {{{','.join(COMMANDS)}}} ...   (--help after the command explains its flags)"
+        )
         return 0 if name in ("-h", "--help") else 2
     return run(lambda: COMMANDS[name](words[1:]))

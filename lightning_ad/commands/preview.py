@@ -25,7 +25,9 @@ COLUMNS = 3
 EDGE, CAPTION = 8, 16  # pixels between tiles, and for the words above a column
 
 
-def write_preview(data: AnomalyDataModule, synthesis: Synthesis, count: int, path: Path) -> tuple[int, int]:
+def write_preview(
+    data: AnomalyDataModule, synthesis: Synthesis, count: int, path: Path
+) -> tuple[int, int]:
     """Draws training images of the first epochs, and shows those with an anomaly: good, anomalous, and outline.
 
     Args:
@@ -51,7 +53,9 @@ def write_preview(data: AnomalyDataModule, synthesis: Synthesis, count: int, pat
         if bool(mask.any()):
             shown.append((normal, anomalous, mask))
     if not shown:
-        raise UsageError(f"none of {drawn} training images got an anomaly; raise model.anomaly_probability")
+        raise UsageError(
+            f"none of {drawn} training images got an anomaly; raise model.anomaly_probability"
+        )
     contact_sheet(shown).save(path)
     return len(shown), drawn
 
@@ -62,16 +66,23 @@ def contact_sheet(rows: list[tuple[Tensor, Tensor, Tensor]]) -> Image.Image:
     group = 3 * width + EDGE
     lines = -(-len(rows) // COLUMNS)
     across = min(COLUMNS, len(rows))
-    sheet = Image.new("RGB", (across * (group + EDGE) - EDGE, CAPTION + lines * (height + EDGE)), "white")
+    sheet = Image.new(
+        "RGB", (across * (group + EDGE) - EDGE, CAPTION + lines * (height + EDGE)), "white"
+    )
     write = ImageDraw.Draw(sheet)
     for column in range(across):
         for k, word in enumerate(("good", "with anomaly", "its outline")):
             write.text((column * (group + EDGE) + k * width + 2, 2), word, fill="black")
     for number, (normal, anomalous, mask) in enumerate(rows):
         line, column = divmod(number, COLUMNS)
-        before, after = (x.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy() for x in (normal, anomalous))
+        before, after = (
+            x.clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+            for x in (normal, anomalous)
+        )
         tiles = np.concatenate((before, after, draw_outline(after, mask.numpy())), 1)
-        sheet.paste(Image.fromarray(tiles), (column * (group + EDGE), CAPTION + line * (height + EDGE)))
+        sheet.paste(
+            Image.fromarray(tiles), (column * (group + EDGE), CAPTION + line * (height + EDGE))
+        )
     return sheet
 
 
@@ -81,13 +92,19 @@ class PreviewCLI(RunCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Those of a run, and what the sheet is like."""
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--count", type=PositiveInt, default=24, help="how many synthetic anomalies are shown")
-        parser.add_argument("--file", type=str, default="preview.png", help="where the sheet is written")
+        parser.add_argument(
+            "--count", type=PositiveInt, default=24, help="how many synthetic anomalies are shown"
+        )
+        parser.add_argument(
+            "--file", type=str, default="preview.png", help="where the sheet is written"
+        )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """One that writes nothing."""
         self.check_data()
-        return Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False)
+        return Trainer(
+            logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False
+        )
 
 
 def preview(args: Sequence[str] | None = None) -> Path:
@@ -102,7 +119,9 @@ def preview(args: Sequence[str] | None = None) -> Path:
     cli = PreviewCLI(with_demo(sys.argv[1:] if args is None else args))
     path, synthesis = Path(cli.config.file), cli.model.synthesis
     if synthesis is None:
-        raise UsageError(f"{type(cli.model).__name__} trains on good images alone; preview a DRAEM, say")
+        raise UsageError(
+            f"{type(cli.model).__name__} trains on good images alone; preview a DRAEM, say"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     shown, drawn = write_preview(cli.datamodule, synthesis, cli.config.count, path)
     print(f"{path}: {shown} synthetic anomalies, from {drawn} training images drawn")

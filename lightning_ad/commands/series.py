@@ -15,7 +15,7 @@ from lightning_ad.data.layouts import categories, layout_names
 from lightning_ad.errors import Preempted, UsageError
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.evaluation.catalogue import oracle
-from lightning_ad.reporting.run_folder import RunFolder
+from lightning_ad.system.run_folder import RunFolder
 from lightning_ad.system.signals import handing_on
 from lightning_ad.system.subprocesses import start_training
 
@@ -55,17 +55,26 @@ def _categories(args: Sequence[str]) -> list[str]:
     wanted = setting(args, "data.category")
     if not isinstance(wanted, str) or (wanted != "all" and "," not in wanted):
         return []
-    layout, root = str(setting(args, "data.layout") or ""), Path(str(setting(args, "data.root") or "."))
+    layout, root = (
+        str(setting(args, "data.layout") or ""),
+        Path(str(setting(args, "data.root") or ".")),
+    )
     if not layout:
-        raise UsageError(f"--data.category {wanted} of which data set? Add --config configs/data/mvtec.yaml, say")
+        raise UsageError(
+            f"--data.category {wanted} of which data set? Add --config configs/data/mvtec.yaml, say"
+        )
     there = categories(layout, root, options(args, layout)) if layout in layout_names() else []
     if not there:
-        raise UsageError(f"--data.category {wanted}: the layout '{layout}' finds no categories in {root}")
+        raise UsageError(
+            f"--data.category {wanted}: the layout '{layout}' finds no categories in {root}"
+        )
     if wanted == "all":
         return there
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     if unknown := [name for name in names if name not in there]:
-        raise UsageError(f"there is no category '{unknown[0]}' in {root}; there is {', '.join(there)}")
+        raise UsageError(
+            f"there is no category '{unknown[0]}' in {root}; there is {', '.join(there)}"
+        )
     return names
 
 
@@ -103,7 +112,10 @@ def train_each(args: Sequence[str], parts: Parts) -> int:
         _summarise(output / f"{title}.csv", folders, parts)
     if failed := [name for name in names if name not in folders]:
         plural = {"category": "categories", "fold": "folds"}[kind]
-        print(f"error: {len(failed)} of {len(names)} {plural} failed: {', '.join(failed)}", file=sys.stderr)
+        print(
+            f"error: {len(failed)} of {len(names)} {plural} failed: {', '.join(failed)}",
+            file=sys.stderr,
+        )
     return 1 if failed else 0
 
 
@@ -126,7 +138,9 @@ def _summarise(path: Path, folders: dict[str, RunFolder], parts: Parts) -> None:
     The mean says of how many it is, where it is not of all that are wanted.
     """
     wanted = len(parts.names)
-    found = {name: json.loads(folder.metrics.read_text())["metrics"] for name, folder in folders.items()}
+    found = {
+        name: json.loads(folder.metrics.read_text())["metrics"] for name, folder in folders.items()
+    }
     rows = {name: [metrics[m] for m in METRIC_NAMES] for name, metrics in found.items()}
     columns = [[v for v in column if v is not None] for column in zip(*rows.values(), strict=True)]
     counts = sorted({len(column) for column in columns})
@@ -141,11 +155,15 @@ def _summarise(path: Path, folders: dict[str, RunFolder], parts: Parts) -> None:
     if any(marks := [oracle(name) for name in METRIC_NAMES]):
         print(f"{'':<{width}}  {'  '.join(f'{mark:>11}' for mark in marks)}".rstrip())
     for name, row in rows.items():
-        print(f"{name:<{width}}  {'  '.join('        n/a' if v is None else f'{v:>11.6f}' for v in row)}")
+        print(
+            f"{name:<{width}}  {'  '.join('        n/a' if v is None else f'{v:>11.6f}' for v in row)}"
+        )
     with path.open("w", newline="") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow([parts.kind, *(f"{name} {oracle(name)}".rstrip() for name in METRIC_NAMES)])
-        table.writerows([name, *("" if v is None else repr(v) for v in row)] for name, row in rows.items())
+        table.writerows(
+            [name, *("" if v is None else repr(v) for v in row)] for name, row in rows.items()
+        )
     print(f"\nTable: {path}")
 
 
@@ -158,4 +176,6 @@ def _method(args: Sequence[str]) -> str:
 def _data_set(args: Sequence[str], kind: str) -> str:
     """The name of the data set; with its category, unless it is that in which the runs differ."""
     category = None if kind == "category" else setting(args, "data.category")
-    return AnomalyDataModule(str(setting(args, "data.layout")), str(setting(args, "data.root")), category).title
+    return AnomalyDataModule(
+        str(setting(args, "data.layout")), str(setting(args, "data.root")), category
+    ).title

@@ -16,9 +16,9 @@ from lightning_ad.cli.forecast import announce
 from lightning_ad.cli.parser import split_flags
 from lightning_ad.cli.settings import with_demo
 from lightning_ad.errors import Interrupted, UsageError, UserError
-from lightning_ad.reporting.run_folder import RunFolder
 from lightning_ad.reporting.summary import summarise
 from lightning_ad.system.cost import Stopwatch
+from lightning_ad.system.run_folder import RunFolder
 
 
 def train(args: Sequence[str] | None = None) -> RunFolder:
@@ -34,7 +34,9 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
     extended = next((b for a, b in pairwise(split_flags(args)) if a == "--extend"), None)
     with own_config(Path(extended)) if extended else nullcontext([]) as own:
         if extended and (unwanted := [a for a in args if a.startswith("--model")]):
-            raise UsageError(f"{unwanted[0]} has no place here: the run that is extended decides the method")
+            raise UsageError(
+                f"{unwanted[0]} has no place here: the run that is extended decides the method"
+            )
         cli = RunCLI([*own, *args] if extended else with_demo(args))
     announce(cli.model, cli.datamodule, cli.trainer, resumed=cli.resumed)
     cli.keep_features()
@@ -42,7 +44,9 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
     checkpoint = str(cli.folder.last_checkpoint) if cli.resumed else None
     with _interruptible(cli):
         with watch.stage("fit"):
-            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+            cli.trainer.fit(
+                cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True
+            )
         for kept in (c for c in cli.trainer.callbacks if isinstance(c, ConfigInCheckpoint)):
             watch.go_on(kept.spent_before(cli.model))
         if cli.trainer.is_global_zero:
@@ -80,4 +84,6 @@ def _interruptible(cli: RunCLI) -> Iterator[None]:
             raise
         there = cli.folder.last_checkpoint.is_file() or cli.folder.progress.is_dir()
         then = "goes on with it" if there else "begins it anew, for nothing was kept yet"
-        raise Interrupted(f"interrupted; {cli.folder.path} is unfinished, --resume {then}") from error
+        raise Interrupted(
+            f"interrupted; {cli.folder.path} is unfinished, --resume {then}"
+        ) from error

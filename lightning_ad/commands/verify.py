@@ -12,7 +12,7 @@ from typing import Any
 from lightning_ad.commands.evaluate import evaluate
 from lightning_ad.errors import UsageError
 from lightning_ad.reporting.provenance import differences
-from lightning_ad.reporting.run_folder import RunFolder
+from lightning_ad.system.run_folder import RunFolder
 
 TOLERANCE = 1e-6  # between machines, or kinds of device
 
@@ -40,16 +40,28 @@ def verify(args: Sequence[str]) -> int:
     other = differences(recorded["protocol"], found["protocol"])
     if recorded["protocol"]["weights"] != found["protocol"]["weights"]:
         other.append("weights: the checkpoint is not the one that was tested")
-    changed = [name for name, value in recorded["metrics"].items() if not _same(value, found["metrics"].get(name), 0)]
-    wrong = [name for name in changed if not _same(recorded["metrics"][name], found["metrics"].get(name), TOLERANCE)]
+    changed = [
+        name
+        for name, value in recorded["metrics"].items()
+        if not _same(value, found["metrics"].get(name), 0)
+    ]
+    wrong = [
+        name
+        for name in changed
+        if not _same(recorded["metrics"][name], found["metrics"].get(name), TOLERANCE)
+    ]
     print()
     for line in other:
         print(f"differs: {line}")
     for name in changed:
-        print(f"{name:<16}  recorded {recorded['metrics'][name]!r}, now {found['metrics'].get(name)!r}")
+        print(
+            f"{name:<16}  recorded {recorded['metrics'][name]!r}, now {found['metrics'].get(name)!r}"
+        )
     count = len(recorded["metrics"])
     if other or wrong:
-        print(f"NOT CONFIRMED: {len(wrong)} of {count} metrics of {run.path} differ by more than {TOLERANCE:g}")
+        print(
+            f"NOT CONFIRMED: {len(wrong)} of {count} metrics of {run.path} differ by more than {TOLERANCE:g}"
+        )
         return 1
     digits = f"within {TOLERANCE:g}" if changed else "to the last digit"
     print(f"confirmed: all {count} metrics of {run.path}, {digits}")

@@ -68,7 +68,9 @@ def stop_at_missing_masks(samples: Sequence[Sample]) -> None:
     """Raises DataError, naming them, where masks are missing, or files of ignored regions."""
     for sample in samples:
         if sample.ignore_path is not None and not Path(sample.ignore_path).is_file():
-            raise DataError(f"{sample.path} has no file of ignored regions: expected {sample.ignore_path}")
+            raise DataError(
+                f"{sample.path} has no file of ignored regions: expected {sample.ignore_path}"
+            )
     if not (missing := missing_masks(samples)):
         return
     more = f"; so have {len(missing) - 1} more: {_listed(missing[1:])}" if missing[1:] else ""
@@ -116,7 +118,11 @@ def _read_all(samples: Sequence[Sample]) -> list[_Read]:
 
 def _read(sample: Sample) -> _Read:
     try:
-        kinds = {sample.path: "image", sample.mask_path: "mask", sample.ignore_path: "file of ignored regions"}
+        kinds = {
+            sample.path: "image",
+            sample.mask_path: "mask",
+            sample.ignore_path: "file of ignored regions",
+        }
         for path, kind in kinds.items():
             if path is not None and Path(path).is_file():
                 verify(path, kind)
@@ -127,7 +133,9 @@ def _read(sample: Sample) -> _Read:
         read_ignored(sample, (height, width))
         if sample.mask_path is None:
             return _Read(None, content, (width, height))
-        mask = read_mask(sample.mask_path, (height, width), sample.mask_threshold, sample.ignore_value)
+        mask = read_mask(
+            sample.mask_path, (height, width), sample.mask_threshold, sample.ignore_value
+        )
         if sample.saturations:
             read_regions(sample.mask_path, sample.saturations, sample.ignore_value)
         return _Read(None, content, (width, height), empty=not mask.any())
@@ -139,10 +147,15 @@ def _glance(sample: Sample, sizes: Mapping[int, int]) -> _Read:
     """As `_read`, but for what takes decoding; the content of a file whose size is no other's is not looked at."""
     try:
         size = verify(sample.path)
-        for path, kind in ((sample.mask_path, "mask"), (sample.ignore_path, "file of ignored regions")):
+        for path, kind in (
+            (sample.mask_path, "mask"),
+            (sample.ignore_path, "file of ignored regions"),
+        ):
             if path is None or os.path.isdir(path):
                 continue
-            if (came := verify(path, kind)) != size:  # or the image is turned, and says so behind its pixels
+            if (
+                came := verify(path, kind)
+            ) != size:  # or the image is turned, and says so behind its pixels
                 same_size(path, came, tuple(read_image(sample.path).shape[1:]), kind)
         alone = sizes[os.stat(sample.path).st_size] == 1
         return _Read(None, None if alone else _digest(sample.path))
@@ -173,7 +186,9 @@ def _faults(samples: Sequence[Sample], reads: Sequence[_Read]) -> list[Fault]:
     return faults
 
 
-def _misplaced(sample: Sample, content: bytes, labels: dict[int, str], used: dict[str, dict[bytes, str]]) -> str | None:
+def _misplaced(
+    sample: Sample, content: bytes, labels: dict[int, str], used: dict[str, dict[bytes, str]]
+) -> str | None:
     """Why an image of this content cannot be what it is said to be; files are the same byte for byte."""
     if len(labels) > 1:
         kind = "good" if sample.label else "anomalous"

@@ -112,16 +112,24 @@ class AnomalyDataModule(LightningDataModule):
             told = f"{batch_size}, data.num_workers {num_workers} and data.max_megapixels {max_megapixels}"
             raise UsageError(f"data.batch_size {told} must be positive")
         if validation_anomalies and validation == "none":
-            raise UsageError("data.validation_anomalies needs held-out images: set data.validation, to holdout say")
+            raise UsageError(
+                "data.validation_anomalies needs held-out images: set data.validation, to holdout say"
+            )
         if not 0 < validation_share < 1:
-            raise UsageError(f"data.validation_share is {validation_share}; expected a share between 0 and 1")
+            raise UsageError(
+                f"data.validation_share is {validation_share}; expected a share between 0 and 1"
+            )
         if folds < 2 or not 0 <= fold < folds:
-            raise UsageError(f"data.fold is {fold} of {folds} data.folds; expected 2 folds at least, counted from 0")
+            raise UsageError(
+                f"data.fold is {fold} of {folds} data.folds; expected 2 folds at least, counted from 0"
+            )
 
     @property
     def title(self) -> str:
         """`<data set>-<category>`, or the data set alone where it has no categories; one's own data by its folder."""
-        data_set = Path(self.root).resolve().name if self.layout in ("folder", "table") else self.layout
+        data_set = (
+            Path(self.root).resolve().name if self.layout in ("folder", "table") else self.layout
+        )
         return "-".join(part for part in (data_set, self.category) if part)
 
     @property
@@ -132,8 +140,15 @@ class AnomalyDataModule(LightningDataModule):
     @property
     def view(self) -> str:
         """How images are seen, in words: scores of another view of them are not of one kind."""
-        tiles = "none" if self.tiles is None else f"{self.tiles.shape} overlapping by {self.tiles.overlap}"
-        ignored = [*["files"] * bool(self.ignore), *[str(v) for v in [self.ignore_value] if v is not None]]
+        tiles = (
+            "none"
+            if self.tiles is None
+            else f"{self.tiles.shape} overlapping by {self.tiles.overlap}"
+        )
+        ignored = [
+            *["files"] * bool(self.ignore),
+            *[str(v) for v in [self.ignore_value] if v is not None],
+        ]
         size = f"resize {self.geometry.resize_to}, crop {self.geometry.crop_to}"
         return f"{size}, tiles {tiles}, ignored {' and '.join(ignored) or 'nothing'}"
 
@@ -162,39 +177,56 @@ class AnomalyDataModule(LightningDataModule):
         if not self.samples:
             self._find(hold_out=stage != "test")
             self._truth = self.samples["test"]
-        self.samples["test"] = self._truth if stage in (None, "test") else [_blind(s) for s in self._truth]
+        self.samples["test"] = (
+            self._truth if stage in (None, "test") else [_blind(s) for s in self._truth]
+        )
         if stage != "test" and not self.samples["train"]:
-            raise DataError(f"no training image in {self.root}: a method learns from good images, and there is none")
+            raise DataError(
+                f"no training image in {self.root}: a method learns from good images, and there is none"
+            )
 
     def _find(self, hold_out: bool) -> None:
         found = find_samples(self.layout, self.root, self.category, self.layout_options)
-        if self.ignore_value is not None and getattr(layout_module(self.layout), "LABELS_FROM_MASKS", False):
+        if self.ignore_value is not None and getattr(
+            layout_module(self.layout), "LABELS_FROM_MASKS", False
+        ):
             raise UsageError(
                 f"data.ignore_value is not for the layout '{self.layout}', where images whose mask is not black are "
                 "defective; name ignored regions by data.ignore"
             )
-        found = with_ignored(found, self.root, self.ignore, self.ignore_value, self.category is not None)
+        found = with_ignored(
+            found, self.root, self.ignore, self.ignore_value, self.category is not None
+        )
         new: set[str] = set()
         if hold_out and self.train_folder is not None:
             folder = Path(self.train_folder)
-            added = with_ignored(good_samples(folder, "train", True), folder, self.ignore, self.ignore_value, True)
+            added = with_ignored(
+                good_samples(folder, "train", True), folder, self.ignore, self.ignore_value, True
+            )
             new = {sample.path for sample in added}
             found = [*(sample for sample in found if sample.path not in new), *added]
         if self.on_error == "stop":
-            wanted = {"test", *(["train", *["validation"] * (self.validation == "given")] if hold_out else [])}
+            wanted = {
+                "test",
+                *(["train", *["validation"] * (self.validation == "given")] if hold_out else []),
+            }
             stop_at_faults([s for s in found if s.split in wanted])
         else:
             found, self.skipped = usable(found)
         if self.skipped:
             first = self.skipped[0]
-            rank_zero_warn(f"{len(self.skipped)} images are left out; the first is {first.sample.path}: {first.reason}")
+            rank_zero_warn(
+                f"{len(self.skipped)} images are left out; the first is {first.sample.path}: {first.reason}"
+            )
         by_split: dict[Split, list[Sample]] = {
             split: [s for s in found if s.split == split and s.path not in new]
             for split in ("train", "validation", "test")
         }
         if hold_out:
             parts = self.validation, self.validation_share, self.folds, self.fold, self.seed
-            by_split["train"], by_split["validation"] = held_out(by_split["train"], by_split["validation"], *parts)
+            by_split["train"], by_split["validation"] = held_out(
+                by_split["train"], by_split["validation"], *parts
+            )
         if hold_out and self.train_folder is not None:
             by_split["train"] = [s for s in found if s.path in new]
         self.samples = by_split
@@ -221,7 +253,9 @@ class AnomalyDataModule(LightningDataModule):
         if not self.samples["validation"]:
             return []
         wanted = self.validation_anomalies or self._synthesis("synthesis") is not None
-        return self._loader("validation", synthesis=self._synthesis("validation_synthesis") if wanted else None)
+        return self._loader(
+            "validation", synthesis=self._synthesis("validation_synthesis") if wanted else None
+        )
 
     def _synthesis(self, name: str) -> Synthesis | None:
         """What the method wants drawn, where there is a method."""
@@ -244,21 +278,38 @@ class AnomalyDataModule(LightningDataModule):
     def _data(self, split: Split, synthesis: Synthesis | None) -> AnomalyDataset:
         textures = self._texture_source() if synthesis is not None else None
         tiles = None if split == "test" else self.tiles
-        return AnomalyDataset(self.samples[split], self.geometry, synthesis, textures, self.seed, tiles)
-
-    def _loader(self, split: Split, shuffle: bool = False, synthesis: Synthesis | None = None) -> DataLoader[Batch]:
-        data = self._data(split, synthesis)
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if split == "train" and len(data) < world:
-            raise UsageError(f"{len(data)} training images are too few for {world} processes; lower trainer.devices")
-        sampler = KeySampler(
-            data, shuffle=shuffle, seed=self.seed, rank=rank, world_size=world, tiles=data.tiles_per_image
+        return AnomalyDataset(
+            self.samples[split], self.geometry, synthesis, textures, self.seed, tiles
         )
-        if self.trainer:  # in a resumed run, workers ask for their first rows before Lightning tells the epoch
+
+    def _loader(
+        self, split: Split, shuffle: bool = False, synthesis: Synthesis | None = None
+    ) -> DataLoader[Batch]:
+        data = self._data(split, synthesis)
+        rank, world = (
+            (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        )
+        if split == "train" and len(data) < world:
+            raise UsageError(
+                f"{len(data)} training images are too few for {world} processes; lower trainer.devices"
+            )
+        sampler = KeySampler(
+            data,
+            shuffle=shuffle,
+            seed=self.seed,
+            rank=rank,
+            world_size=world,
+            tiles=data.tiles_per_image,
+        )
+        if (
+            self.trainer
+        ):  # in a resumed run, workers ask for their first rows before Lightning tells the epoch
             sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
             if split == "train":
                 sampler.done = self._batches_done(len(sampler)) * self.batch_size
-                sampler.start = getattr(self.trainer.lightning_module, "batches_kept", 0) * self.batch_size
+                sampler.start = (
+                    getattr(self.trainer.lightning_module, "batches_kept", 0) * self.batch_size
+                )
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         workers = self.workers(device, synthesis is not None)
         return DataLoader(

@@ -44,7 +44,9 @@ class AnomalyDataset(Dataset[Batch]):
         self.textures = textures
         self.seed = seed
         self.tiles = tiles
-        self.ignoring = any(s.ignore_path is not None or s.ignore_value is not None for s in samples)
+        self.ignoring = any(
+            s.ignore_path is not None or s.ignore_value is not None for s in samples
+        )
         self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __len__(self) -> int:
@@ -58,7 +60,9 @@ class AnomalyDataset(Dataset[Batch]):
     @property
     def names(self) -> list[str]:
         """Of the rows: the image file, and behind it @top,left in pixels where rows are tiles."""
-        places = [""] if self.tiles is None else [f"@{top},{left}" for top, left in self.tiles.origins]
+        places = (
+            [""] if self.tiles is None else [f"@{top},{left}" for top, left in self.tiles.origins]
+        )
         return [sample.path + place for sample in self.samples for place in places]
 
     def forget(self) -> None:
@@ -92,7 +96,11 @@ class AnomalyDataset(Dataset[Batch]):
 
     def __getitems__(self, keys: list[RowKey]) -> list[Batch]:
         """Those of a batch, read side by side where there are threads for it (not in a loader's worker)."""
-        return [self[key] for key in keys] if self.tiles is not None else map_single_threaded(self.__getitem__, keys)
+        return (
+            [self[key] for key in keys]
+            if self.tiles is not None
+            else map_single_threaded(self.__getitem__, keys)
+        )
 
     def read(self, path: str) -> Tensor:
         """An image file in the geometry of the data, [3, H, W]."""

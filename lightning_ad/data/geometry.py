@@ -30,7 +30,9 @@ def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
     """Nearest-neighbour resize of a bool mask [h, w]: what was true stays true, nothing grows or erodes."""
     if mask.shape[-2:] == (height, width):
         return mask
-    return F.interpolate(mask[None, None].to(torch.uint8), (height, width), mode="nearest-exact")[0, 0].bool()
+    return F.interpolate(mask[None, None].to(torch.uint8), (height, width), mode="nearest-exact")[
+        0, 0
+    ].bool()
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ class Geometry:
     def _crop(self, image: Tensor) -> Tensor:
         if self.crop_to is None:
             return image
-        top, left = ((have - want) // 2 for have, want in zip(image.shape[-2:], self.crop_to, strict=True))
+        top, left = (
+            (have - want) // 2 for have, want in zip(image.shape[-2:], self.crop_to, strict=True)
+        )
         return image[..., top : top + self.crop_to[0], left : left + self.crop_to[1]]
 
 

@@ -19,7 +19,11 @@ from lightning_ad.errors import DataError, UsageError
 
 
 def with_ignored(
-    samples: Sequence[Sample], root: Path, ignore: str | None, value: int | None, partly: bool = False
+    samples: Sequence[Sample],
+    root: Path,
+    ignore: str | None,
+    value: int | None,
+    partly: bool = False,
 ) -> list[Sample]:
     """The samples, with the files of their ignored regions.
 
@@ -37,19 +41,29 @@ def with_ignored(
     """
     if value is not None:
         if not 1 <= value <= 255:
-            raise UsageError(f"data.ignore_value is a value of the masks, from 1 to 255; {value} came")
+            raise UsageError(
+                f"data.ignore_value is a value of the masks, from 1 to 255; {value} came"
+            )
         samples = [replace(s, ignore_value=value) for s in samples]
     if ignore is None:
         return [*samples]
     if any(s.ignore_path is not None for s in samples):
-        raise UsageError("data.ignore and the table's column ignore are both given; leave out one of them")
+        raise UsageError(
+            "data.ignore and the table's column ignore are both given; leave out one of them"
+        )
     path = Path(ignore)
     if path.is_file():
         return [replace(s, ignore_path=ignore) for s in samples]
     if not path.is_dir():
-        raise DataError(f"data.ignore {ignore} is not there; expected an image, or a folder of one for each image")
+        raise DataError(
+            f"data.ignore {ignore} is not there; expected an image, or a folder of one for each image"
+        )
     top = os.path.abspath(root)
-    files = {f.relative_to(path).with_suffix(""): f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES}
+    files = {
+        f.relative_to(path).with_suffix(""): f
+        for f in path.rglob("*")
+        if f.suffix.lower() in IMAGE_SUFFIXES
+    }
     places = [Path(os.path.relpath(os.path.abspath(s.path), top)) for s in samples]
     found = [files.get(place.with_suffix("")) for place in places]
     count = sum(f is not None for f in found)
@@ -62,7 +76,10 @@ def with_ignored(
             raise DataError(none)
         rank_zero_warn(none)
     rank_zero_info(f"{count} of {len(samples)} images have a file of ignored regions in {ignore}.")
-    return [s if f is None else replace(s, ignore_path=str(f)) for s, f in zip(samples, found, strict=True)]
+    return [
+        s if f is None else replace(s, ignore_path=str(f))
+        for s, f in zip(samples, found, strict=True)
+    ]
 
 
 def read_ignored(sample: Sample, size: tuple[int, int]) -> Tensor | None:
@@ -78,7 +95,9 @@ def read_ignored(sample: Sample, size: tuple[int, int]) -> Tensor | None:
         parts.append(read_value(sample.mask_path, size, sample.ignore_value))
     ignored = torch.stack(parts).any(0) if parts else torch.zeros(size, dtype=torch.bool)
     if ignored.all():
-        raise DataError(f"every pixel of {sample.path} is ignored; leave the image out, or ignore less of it")
+        raise DataError(
+            f"every pixel of {sample.path} is ignored; leave the image out, or ignore less of it"
+        )
     return ignored if bool(ignored.any()) else None
 
 
@@ -100,4 +119,6 @@ def _nearest(packed: bytes, height: int, width: int) -> tuple[Tensor, Tensor]:
     bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=height * width)
     ignored = bits.reshape(height, width).astype(bool)
     row, column = distance_transform_edt(ignored, return_distances=False, return_indices=True)
-    return torch.from_numpy(np.flatnonzero(ignored)), torch.from_numpy((row * width + column)[ignored].astype(np.int64))
+    return torch.from_numpy(np.flatnonzero(ignored)), torch.from_numpy(
+        (row * width + column)[ignored].astype(np.int64)
+    )

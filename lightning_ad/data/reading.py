@@ -25,7 +25,9 @@ def limit_size(megapixels: float) -> None:
     """Images of more pixels are refused from here on, in this process: a small file may hold a very large one."""
     global _limit
     _limit = megapixels * 1e6
-    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, int(_limit))  # its own limit must not come first
+    Image.MAX_IMAGE_PIXELS = max(
+        Image.MAX_IMAGE_PIXELS or 0, int(_limit)
+    )  # its own limit must not come first
 
 
 def read_image(path: str) -> Tensor:
@@ -43,7 +45,9 @@ def read_image(path: str) -> Tensor:
     return torch.from_numpy(_unit(array, path)).permute(2, 0, 1).contiguous()
 
 
-def read_mask(path: str, size: tuple[int, int], threshold: int = 127, ignore: int | None = None) -> Tensor:
+def read_mask(
+    path: str, size: tuple[int, int], threshold: int = 127, ignore: int | None = None
+) -> Tensor:
     """A mask file as bool [h, w], true above `threshold` of 255 (nowhere, for 255); an RGB mask where any channel is.
 
     Of a folder, the union of the masks in it. Pixels of the value `ignore` are not true.
@@ -53,7 +57,9 @@ def read_mask(path: str, size: tuple[int, int], threshold: int = 127, ignore: in
             has values, but none above the threshold; or a folder without masks.
     """
     if Path(path).is_dir():
-        return torch.stack([read_mask(part, size, threshold, ignore) for part in _parts(path)]).any(0)
+        return torch.stack([read_mask(part, size, threshold, ignore) for part in _parts(path)]).any(
+            0
+        )
     value = _mask_values(path, size)
     if ignore is not None:
         value[_of_value(value, ignore)] = 0
@@ -82,10 +88,14 @@ def read_value(path: str, size: tuple[int, int], value: int) -> Tensor:
         DataError: as `read_mask`.
     """
     parts = _parts(path) if Path(path).is_dir() else [path]
-    return torch.stack([torch.from_numpy(_of_value(_mask_values(part, size), value)) for part in parts]).any(0)
+    return torch.stack(
+        [torch.from_numpy(_of_value(_mask_values(part, size), value)) for part in parts]
+    ).any(0)
 
 
-def read_regions(path: str, saturations: Sequence[Saturation], ignore: int | None = None) -> Regions | None:
+def read_regions(
+    path: str, saturations: Sequence[Saturation], ignore: int | None = None
+) -> Regions | None:
     """The regions in a folder of masks, one in each file, and the part of each that is enough.
 
     Pixels of the value `ignore` are of no region; None where nothing else is left.
@@ -104,7 +114,9 @@ def read_regions(path: str, saturations: Sequence[Saturation], ignore: int | Non
                 continue
         value = int(array.max())
         if value not in by_value:
-            raise DataError(f"the mask {part} has the value {value}, which defects_config.json does not name")
+            raise DataError(
+                f"the mask {part} has the value {value}, which defects_config.json does not name"
+            )
         masks.append(torch.from_numpy(array if array.ndim == 2 else array.max(axis=2)) > 0)
         shares.append(by_value[value].share(int(masks[-1].sum())))
     return Regions(torch.stack(masks), torch.tensor(shares)) if masks else None
@@ -145,7 +157,9 @@ def verify(path: str, kind: str = "image") -> tuple[int, int]:
 
 def _size_as_read(file: Image.Image) -> tuple[int, int]:
     exif = Image.Exif()
-    if file.format != "TIFF" and (told := file.info.get("exif")):  # a TIFF is turned as it is opened
+    if file.format != "TIFF" and (
+        told := file.info.get("exif")
+    ):  # a TIFF is turned as it is opened
         exif.load(told)
     turned = exif.get(ORIENTATION, 1) >= 5
     return (file.width, file.height) if turned else (file.height, file.width)
@@ -208,7 +222,9 @@ def _told(path: str, kind: str) -> Iterator[None]:
         raise
     except Exception as error:  # decoders raise whatever they like at a broken file
         reason = str(error).replace(repr(str(path)), "it") or type(error).__name__
-        raise DataError(f"cannot read the {kind} {path}: {reason}. Replace the file or take it out") from error
+        raise DataError(
+            f"cannot read the {kind} {path}: {reason}. Replace the file or take it out"
+        ) from error
 
 
 def _unit(array: np.ndarray, path: str) -> np.ndarray:
@@ -216,9 +232,13 @@ def _unit(array: np.ndarray, path: str) -> np.ndarray:
     if array.dtype == np.uint8:
         return np.divide(array, np.float32(255), dtype=np.float32)
     if array.dtype.kind == "f" and not (array.min() >= 0 and array.max() <= 1):  # NaN neither
-        raise DataError(f"{path} holds floats from {array.min():g} to {array.max():g}; expected values in [0, 1]")
+        raise DataError(
+            f"{path} holds floats from {array.min():g} to {array.max():g}; expected values in [0, 1]"
+        )
     if array.dtype.kind == "f":
         return array.astype(np.float32)
     if array.min() < 0 or array.max() > 65535:
-        raise DataError(f"{path} holds integers from {array.min()} to {array.max()}; expected 8 or 16 bits")
+        raise DataError(
+            f"{path} holds integers from {array.min()} to {array.max()}; expected 8 or 16 bits"
+        )
     return array.astype(np.float32) / np.float32(65535)

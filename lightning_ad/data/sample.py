@@ -121,7 +121,24 @@ class Batch:
         return type(self)(**kept)
 
 
-def _select(value: Tensor | list | dict | None, keep: Tensor, rows: list[int]) -> Tensor | list | dict | None:
+class Prediction(NamedTuple):
+    """Higher is more anomalous; raw values, never normalised with test statistics.
+
+    Attributes:
+        map: float32 [B, H, W] at the size of the input.
+        score: float32 [B].
+        nearest: int64 [B, 3], the good patch nearest to the image's worst one: training image, and row and column of
+            the grid of features; None for methods that keep no patches.
+    """
+
+    map: Tensor
+    score: Tensor
+    nearest: Tensor | None = None
+
+
+def _select(
+    value: Tensor | list | dict | None, keep: Tensor, rows: list[int]
+) -> Tensor | list | dict | None:
     if value is None or isinstance(value, Tensor):
         return None if value is None else value[keep]
     if isinstance(value, dict):
@@ -141,5 +158,7 @@ def collate(items: list[Batch]) -> Batch:
         defect=[d for i in items for d in i.defect],
         recipe={k: torch.cat([i.recipe[k] for i in items]) for k in first.recipe},
         regions=[r for i in items for r in i.regions],
-        ignore=None if first.ignore is None else torch.cat([i.ignore for i in items if i.ignore is not None]),
+        ignore=None
+        if first.ignore is None
+        else torch.cat([i.ignore for i in items if i.ignore is not None]),
     )

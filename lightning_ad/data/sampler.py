@@ -22,7 +22,9 @@ class RowKey(NamedTuple):
 
 
 MIXED = 4  # images whose tiles take turns in training
-HELD_OUT = 2**31  # the epoch of sets that are not trained on: their synthetic anomalies stay the same
+HELD_OUT = (
+    2**31
+)  # the epoch of sets that are not trained on: their synthetic anomalies stay the same
 
 
 class KeySampler(DistributedSampler):
@@ -41,12 +43,23 @@ class KeySampler(DistributedSampler):
     """
 
     def __init__(
-        self, data: Sized, *, shuffle: bool, seed: int, rank: int = 0, world_size: int = 1, tiles: int = 1
+        self,
+        data: Sized,
+        *,
+        shuffle: bool,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        tiles: int = 1,
     ) -> None:
         super().__init__(data, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
         self.tiles = tiles
-        self.done = 0  # rows of this process that the next pass leaves out: a resumed run has read them
-        self.start = 0  # rows of this process that every pass leaves out, and its length does not count
+        self.done = (
+            0  # rows of this process that the next pass leaves out: a resumed run has read them
+        )
+        self.start = (
+            0  # rows of this process that every pass leaves out, and its length does not count
+        )
 
     def __len__(self) -> int:
         return self.num_samples - self.start
@@ -62,5 +75,9 @@ class KeySampler(DistributedSampler):
             order = torch.cat([turns.T.flatten() for turns in rows.split(MIXED)]).tolist()
         else:
             order = list(range(count))
-        for place in range(self.rank + done * self.num_replicas, self.total_size, self.num_replicas):
-            yield RowKey(order[place % count], self.epoch if self.shuffle else HELD_OUT, place >= count)
+        for place in range(
+            self.rank + done * self.num_replicas, self.total_size, self.num_replicas
+        ):
+            yield RowKey(
+                order[place % count], self.epoch if self.shuffle else HELD_OUT, place >= count
+            )

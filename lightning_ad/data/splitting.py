@@ -13,7 +13,13 @@ Validation = Literal["none", "holdout", "given", "fold"]
 
 
 def held_out(
-    train: list[Sample], given: list[Sample], validation: Validation, share: float, folds: int, fold: int, seed: int
+    train: list[Sample],
+    given: list[Sample],
+    validation: Validation,
+    share: float,
+    folds: int,
+    fold: int,
+    seed: int,
 ) -> tuple[list[Sample], list[Sample]]:
     """Training images that stay, and those that are held out; the arguments are those of the data module.
 
@@ -22,7 +28,9 @@ def held_out(
         DataError: where there are too few images.
     """
     if validation == "given" and not given:
-        raise UsageError("the layout has no validation set in data.root; set data.validation to holdout or fold")
+        raise UsageError(
+            "the layout has no validation set in data.root; set data.validation to holdout or fold"
+        )
     if validation == "fold":
         return fold_of(train, folds, fold, seed)
     if validation == "holdout":
@@ -43,7 +51,9 @@ def holdout_of(samples: list[Sample], share: float, seed: int) -> tuple[list[Sam
     return [by_path[path] for path in left], [by_path[path] for path in held]
 
 
-def fold_of(samples: list[Sample], folds: int, fold: int, seed: int) -> tuple[list[Sample], list[Sample]]:
+def fold_of(
+    samples: list[Sample], folds: int, fold: int, seed: int
+) -> tuple[list[Sample], list[Sample]]:
     """Those that stay, and those of a fold: of scikit-learn's `KFold(folds, shuffle=True, random_state=seed)`.
 
     Raises:

@@ -41,7 +41,9 @@ class Synthesis:
         """For validation: an anomaly on every image, and no rotation."""
         return replace(self, anomaly_probability=1.0, rotate_probability=0.0)
 
-    def draw(self, rng: np.random.Generator, height: int, width: int, textures: Textures) -> dict[str, Tensor]:
+    def draw(
+        self, rng: np.random.Generator, height: int, width: int, textures: Textures
+    ) -> dict[str, Tensor]:
         """All that is random for one image: numbers, the noise mask, and the texture before augmentation."""
         rotated = rng.random() < self.rotate_probability
         angle = rng.uniform(-self.rotate_degrees, self.rotate_degrees) if rotated else 0.0
@@ -52,7 +54,11 @@ class Synthesis:
         if laid:
             texture = textures(rng, height, width)
         if self.noise == "loader":
-            mask = noise_mask(noise, height, width) if laid else torch.zeros(height, width, dtype=torch.bool)
+            mask = (
+                noise_mask(noise, height, width)
+                if laid
+                else torch.zeros(height, width, dtype=torch.bool)
+            )
             noise = {"mask": mask}
         return {
             **{name: torch.as_tensor(value) for name, value in noise.items()},
@@ -85,7 +91,9 @@ class Synthesis:
             normal[turned] = rotate(image[turned], recipe["angle"][turned])
         mask, anomalous = self._masks(recipe, *image.shape[2:]), normal.clone()
         if bool((rows := mask.flatten(1).any(1)).any()):
-            texture = augment(recipe["texture"][rows], recipe["kinds"][rows], recipe["parameters"][rows])
+            texture = augment(
+                recipe["texture"][rows], recipe["kinds"][rows], recipe["parameters"][rows]
+            )
             opacity = recipe["opacity"][rows, None, None, None] * mask[rows, None]
             anomalous[rows] = normal[rows] * (1 - opacity) + texture * opacity
         return normal, anomalous, mask
@@ -95,7 +103,9 @@ class Synthesis:
         if self.noise == "loader":
             return recipe["mask"]
         padded = _padded(height, width)
-        noise = perlin_noise(recipe["gradients"], recipe["cells"], *padded)[:, None, :height, :width]
+        noise = perlin_noise(recipe["gradients"], recipe["cells"], *padded)[
+            :, None, :height, :width
+        ]
         mask = rotate(noise, recipe["noise_angle"])[:, 0] > THRESHOLD
         return mask & recipe["laid"][:, None, None]
 
@@ -130,7 +140,9 @@ def noise_mask(drawn: dict[str, np.ndarray], height: int, width: int) -> Tensor:
     Noise is made on the next larger multiple of 32, which perlin-numpy asks for, and cut.
     """
     gradients = _Given(drawn["gradients"].astype(np.float64))
-    noise = generate_perlin_noise_2d(_padded(height, width), tuple(drawn["cells"].tolist()), rng=gradients)
+    noise = generate_perlin_noise_2d(
+        _padded(height, width), tuple(drawn["cells"].tolist()), rng=gradients
+    )
     image = torch.from_numpy(noise[:height, :width].astype(np.float32))[None, None]
     return rotate(image, torch.tensor([drawn["noise_angle"]]))[0, 0] > THRESHOLD
 

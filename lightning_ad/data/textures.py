@@ -31,11 +31,15 @@ class TextureFolder:
     def __init__(self, folder: str) -> None:
         self.paths = images(Path(folder), recursive=True) if Path(folder).is_dir() else []
         if not self.paths:
-            raise DataError(f"no image below {folder} (data.textures); expected photographs of textures")
+            raise DataError(
+                f"no image below {folder} (data.textures); expected photographs of textures"
+            )
 
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> Tensor:
         """One of the photographs."""
-        return resize(read_image(str(self.paths[rng.integers(len(self.paths))])), height, width).contiguous()
+        return resize(
+            read_image(str(self.paths[rng.integers(len(self.paths))])), height, width
+        ).contiguous()
 
 
 class NoiseTextures:
@@ -48,7 +52,9 @@ class NoiseTextures:
         """A texture of two to four colours."""
         octaves, cells = int(rng.integers(1, 4)), 2 ** rng.integers(0, 4, size=2)
         unit = cells * 2 ** (octaves - 1)
-        shape = tuple(-(-side // step) * step for side, step in zip((height, width), unit, strict=True))
+        shape = tuple(
+            -(-side // step) * step for side, step in zip((height, width), unit, strict=True)
+        )
         noise = generate_fractal_noise_2d(shape, tuple(cells), octaves, rng=rng)[:height, :width]
         if rng.random() < 0.5:
             noise = np.sin(noise * rng.uniform(2, 12))

@@ -34,7 +34,9 @@ class Tiles:
             UsageError: where these are not multiples of 32, or neighbours would not overlap or not advance.
         """
         if tile < 2 * STEP or tile % STEP:
-            raise UsageError(f"data.tile must be a multiple of {STEP}, and at least {2 * STEP} px; {tile} came")
+            raise UsageError(
+                f"data.tile must be a multiple of {STEP}, and at least {2 * STEP} px; {tile} came"
+            )
         if overlap % STEP or not STEP <= overlap <= tile - STEP:
             raise UsageError(
                 f"data.tile_overlap must be a multiple of {STEP} within {STEP} and {tile - STEP} px "
@@ -48,7 +50,9 @@ class Tiles:
     @cached_property
     def origins(self) -> list[tuple[int, int]]:
         """Top and left of each tile."""
-        tops, lefts = (tile_offsets(*axis, self.overlap) for axis in zip(self.size, self.shape, strict=True))
+        tops, lefts = (
+            tile_offsets(*axis, self.overlap) for axis in zip(self.size, self.shape, strict=True)
+        )
         return [(top, left) for top in tops for left in lefts]
 
     @cached_property
@@ -93,7 +97,9 @@ def blending_weights(offsets: list[int], tile: int, overlap: int) -> Tensor:
     # Tile i hands over to i + 1 here. A weight is a difference of two such steps, so that the sum telescopes to one.
     handover = (begin[:-1] + tile - margin - fade)[:, None]
     taken, left = (_smooth((pixels - handover) / fade) for pixels in (pixel[1:], pixel[:-1]))
-    return (torch.cat([torch.ones(1, tile), taken]) - torch.cat([left, torch.zeros(1, tile)])).float()
+    return (
+        torch.cat([torch.ones(1, tile), taken]) - torch.cat([left, torch.zeros(1, tile)])
+    ).float()
 
 
 def _smooth(x: Tensor) -> Tensor:

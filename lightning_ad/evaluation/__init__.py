@@ -15,8 +15,18 @@ from lightning_ad.evaluation.functional import (
     thin,
 )
 from lightning_ad.evaluation.regions import region_weights, saturated_weights
-from lightning_ad.evaluation.thresholds import conformal_p_values, conformal_threshold, images_needed
-from lightning_ad.evaluation.torch_metrics import AUPRO, AUROC, AveragePrecision, F1Max, RankingMetric
+from lightning_ad.evaluation.thresholds import (
+    conformal_p_values,
+    conformal_threshold,
+    images_needed,
+)
+from lightning_ad.evaluation.torch_metrics import (
+    AUPRO,
+    AUROC,
+    AveragePrecision,
+    F1Max,
+    RankingMetric,
+)
 
 __all__ = [
     "AUPRO",

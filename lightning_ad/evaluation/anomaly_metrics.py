@@ -46,15 +46,26 @@ class AnomalyMetrics(CurveMetric):
     details: dict[str, Any]
     intervals: Intervals
 
-    def __init__(self, memory_gb: float = 4.0, kinds: Sequence[str] = (GOOD, "anomalous"), **kwargs: Any) -> None:
+    def __init__(
+        self, memory_gb: float = 4.0, kinds: Sequence[str] = (GOOD, "anomalous"), **kwargs: Any
+    ) -> None:
         super().__init__("image_", "pixel_", **kwargs)
         self.memory_gb, self.kinds = memory_gb, kinds
         self.add_state("image_kinds", [], dist_reduce_fx="cat")
-        self.add_state("pixel_places", [], dist_reduce_fx="cat")  # of each image: its kind and pixels (`_places`)
+        self.add_state(
+            "pixel_places", [], dist_reduce_fx="cat"
+        )  # of each image: its kind and pixels (`_places`)
         self.add_state("saturated_weights", [], dist_reduce_fx="cat")
         # Bins are float64, told as float32 because processes can only exchange lists of one type.
         self.add_state("pixel_bins", [], dist_reduce_fx="cat")
-        self.plots, self.bounds, self.details, self.intervals, self._held, self._rows = {}, {}, {}, {}, 0, ROWS
+        self.plots, self.bounds, self.details, self.intervals, self._held, self._rows = (
+            {},
+            {},
+            {},
+            {},
+            0,
+            ROWS,
+        )
 
     def update(
         self,
@@ -88,16 +99,25 @@ class AnomalyMetrics(CurveMetric):
         same_shape(map=map, mask=mask)
         same_shape(score=score, label=label)
         if len(map) != len(score):
-            raise ValueError(f"Each image needs a map and a score, but {len(map)} maps met {len(score)} scores.")
-        kind, seen = label.long() if kind is None else kind, torch.ones_like(label, dtype=torch.bool)
+            raise ValueError(
+                f"Each image needs a map and a score, but {len(map)} maps met {len(score)} scores."
+            )
+        kind, seen = (
+            label.long() if kind is None else kind,
+            torch.ones_like(label, dtype=torch.bool),
+        )
         if ignore is not None:
             mask, seen = mask & ~ignore, ~ignore.flatten(1).all(1)
         outlined = seen & (mask.flatten(1).any(1) | ~label.bool())
         self._append("image_", score, label.bool())
         self.image_kinds.append(kind.float())
         kind, kept = kind[outlined], None if ignore is None else ~ignore[outlined]
-        counts = kind.new_full((len(kind),), map[:1].numel()) if kept is None else kept.flatten(1).sum(1)
-        self.pixel_places.append(torch.stack((kind, counts // HALF, counts % HALF), 1).flatten().float())
+        counts = (
+            kind.new_full((len(kind),), map[:1].numel()) if kept is None else kept.flatten(1).sum(1)
+        )
+        self.pixel_places.append(
+            torch.stack((kind, counts // HALF, counts % HALF), 1).flatten().float()
+        )
 
         def pixels(values: Tensor) -> Tensor:
             return values[outlined] if kept is None else values[outlined][kept]
@@ -105,7 +125,9 @@ class AnomalyMetrics(CurveMetric):
         self._append("pixel_", pixels(map), pixels(region_weights(mask)))
         if regions:
             pairs = zip(map, regions, strict=True)
-            of_each = [m.new_zeros(m.shape) if r is None else saturated_weights(m, r) for m, r in pairs]
+            of_each = [
+                m.new_zeros(m.shape) if r is None else saturated_weights(m, r) for m, r in pairs
+            ]
             self.saturated_weights.append(pixels(torch.stack(of_each)).flatten().float())
         self._held += (BYTES + 4 * bool(regions)) * int(counts.sum())
         if len(self.pixel_bins) or self._held * world_size() > self.memory_gb * 2**30:
@@ -115,7 +137,10 @@ class AnomalyMetrics(CurveMetric):
         """The metrics of `METRIC_NAMES` over all processes, NaN where undefined. Sets the attributes."""
         image = self._images()
         pixel, saturated = self._pixels()
-        curves = {"image": merged_curve([*image.values()]), "pixel": merged_curve([*pixel.values()])}
+        curves = {
+            "image": merged_curve([*image.values()]),
+            "pixel": merged_curve([*pixel.values()]),
+        }
         self.details = details(image, pixel, saturated, curves)
         if len(self.pixel_bins):
             rank_zero_warn(
@@ -123,7 +148,9 @@ class AnomalyMetrics(CurveMetric):
                 "pixel metrics are stated with them. --metrics_gb allows more."
             )
             metrics = of_kind(METRICS, "pixel")
-            self.bounds = {name: interval(curves["pixel"], metric) for name, metric in metrics.items()}
+            self.bounds = {
+                name: interval(curves["pixel"], metric) for name, metric in metrics.items()
+            }
             self.details["bounds"] = bounds_of_details(pixel, saturated, curves["pixel"])
         points = {name: thin(*plot(curves[name.partition(" ")[0]])) for name, plot in PLOTS.items()}
         self.plots = {name: (x.tolist(), y.tolist()) for name, (x, y) in points.items()}
@@ -133,11 +160,20 @@ class AnomalyMetrics(CurveMetric):
     def reset(self) -> None:
         """Forgets everything seen, the plots, the bounds and the details."""
         super().reset()
-        self.plots, self.bounds, self.details, self.intervals, self._held, self._rows = {}, {}, {}, {}, 0, ROWS
+        self.plots, self.bounds, self.details, self.intervals, self._held, self._rows = (
+            {},
+            {},
+            {},
+            {},
+            0,
+            ROWS,
+        )
 
     def _images(self) -> dict[str, Group]:
         """The images of each kind, sorted."""
-        scores, labels, kinds = (self._join(f"image_{name}") for name in ("scores", "weights", "kinds"))
+        scores, labels, kinds = (
+            self._join(f"image_{name}") for name in ("scores", "weights", "kinds")
+        )
         return {
             self.kinds[int(kind)]: ranked(scores[kinds == kind], labels[kinds == kind])
             for kind in kinds.unique().tolist()
@@ -155,9 +191,13 @@ class AnomalyMetrics(CurveMetric):
                     found[place, kind] = ranked(scores, weights)
                     continue
                 hits = weights > 0  # the negatives are those of the regions
-                found[place, kind] = ranked(scores[hits], weights[hits])._replace(negatives=found[0, kind].negatives)
+                found[place, kind] = ranked(scores[hits], weights[hits])._replace(
+                    negatives=found[0, kind].negatives
+                )
         named = [(place, self.kinds[kind], group) for (place, kind), group in found.items()]
-        return [{name: group for place, name, group in named if WHAT[place] == what} for what in WHAT]
+        return [
+            {name: group for place, name, group in named if WHAT[place] == what} for what in WHAT
+        ]
 
     def _by_kind(self) -> Iterator[tuple[tuple[int, int], Tensor, Tensor]]:
         """Scores and weights of the pixels held, for each of `WHAT` and each kind."""
@@ -170,7 +210,11 @@ class AnomalyMetrics(CurveMetric):
             parts = weights.split(sizes)
             for kind in sorted(set(kinds)):
                 rows = [i for i, own in enumerate(kinds) if own == kind]
-                yield (place, kind), torch.cat([scores[i] for i in rows]), torch.cat([parts[i] for i in rows])
+                yield (
+                    (place, kind),
+                    torch.cat([scores[i] for i in rows]),
+                    torch.cat([parts[i] for i in rows]),
+                )
 
     def _intervals(self) -> tuple[Intervals, dict[str, Intervals]]:
         """Of the exact pixel metrics, of all images and of the good ones with each kind of defect; empty in bins."""
@@ -178,7 +222,9 @@ class AnomalyMetrics(CurveMetric):
         if not sizes:
             return {}, {}
         both = (self._join(f"pixel_{name}").cpu().split(sizes) for name in ("scores", "weights"))
-        pixels = image_pixels([(scores.numpy(), weights.numpy()) for scores, weights in zip(*both, strict=True)])
+        pixels = image_pixels(
+            [(scores.numpy(), weights.numpy()) for scores, weights in zip(*both, strict=True)]
+        )
         metrics, kinds = of_kind(METRICS, "pixel"), np.array(of_each)
         good = self.kinds.index(GOOD) if GOOD in self.kinds else -1
         by_kind = {
@@ -196,7 +242,12 @@ class AnomalyMetrics(CurveMetric):
     def _put_in_bins(self) -> None:
         """Moves the pixels held so far into bins; those of several batches are added up once they are many."""
         counted = {key: Histogram.of(scores, weights) for key, scores, weights in self._by_kind()}
-        self.pixel_scores, self.pixel_weights, self.pixel_places, self.saturated_weights = [], [], [], []
+        self.pixel_scores, self.pixel_weights, self.pixel_places, self.saturated_weights = (
+            [],
+            [],
+            [],
+            [],
+        )
         before = self.pixel_bins if isinstance(self.pixel_bins, list) else [self.pixel_bins]
         self.pixel_bins = [*before, _pack(counted).to(self.device)]
         if sum(part.numel() for part in self.pixel_bins) > 12 * self._rows:
@@ -206,7 +257,9 @@ class AnomalyMetrics(CurveMetric):
 
 def _pack(bins: dict[tuple[int, int], Histogram]) -> Tensor:
     """Rows of six float64 (ranking, kind, and those of a histogram), told as float32; the first is of no ranking."""
-    rows = [np.stack([np.full(len(h.bins), part) for part in key] + [*h], 1) for key, h in bins.items()]
+    rows = [
+        np.stack([np.full(len(h.bins), part) for part in key] + [*h], 1) for key, h in bins.items()
+    ]
     table = np.concatenate([np.full((1, 6), -1.0), *rows])
     return torch.from_numpy(table).flatten().view(torch.float32)
 
@@ -214,10 +267,15 @@ def _pack(bins: dict[tuple[int, int], Histogram]) -> Tensor:
 def _unpack(packed: Tensor) -> dict[tuple[int, int], Histogram]:
     """What `_pack` was given, on all processes together."""
     table = packed.cpu().contiguous().view(torch.float64).reshape(-1, 6).numpy()
-    starts = np.flatnonzero((np.diff(table[:, :2], axis=0) != 0).any(1) | (np.diff(table[:, 2]) <= 0)) + 1
+    starts = (
+        np.flatnonzero((np.diff(table[:, :2], axis=0) != 0).any(1) | (np.diff(table[:, 2]) <= 0))
+        + 1
+    )
     parts: dict[tuple[int, int], list[Histogram]] = {}
     for part in np.split(table, starts):
         place, kind = int(part[0, 0]), int(part[0, 1])
         if place >= 0:
-            parts.setdefault((place, kind), []).append(Histogram(*part[:, 2:5].astype(np.int64).T, part[:, 5]))
+            parts.setdefault((place, kind), []).append(
+                Histogram(*part[:, 2:5].astype(np.int64).T, part[:, 5])
+            )
     return {key: add(parts[key]) for key in sorted(parts)}

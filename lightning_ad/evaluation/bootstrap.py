@@ -34,7 +34,11 @@ class Difference(NamedTuple):
 
 
 def intervals(
-    metrics: Mapping[str, Callable[[Curve], float]], scores: NDArray, labels: NDArray, seed: int = 0, draws: int = DRAWS
+    metrics: Mapping[str, Callable[[Curve], float]],
+    scores: NDArray,
+    labels: NDArray,
+    seed: int = 0,
+    draws: int = DRAWS,
 ) -> Intervals:
     """The 95 % intervals of metrics of images: percentiles over test sets drawn anew from the images.
 
@@ -55,7 +59,10 @@ def intervals(
     if not 0 < labels.sum() < len(labels):
         return {}
     curves = [_curve(scores[rows], labels[rows]) for rows in _resampled(labels, seed, draws)]
-    return {name: _percentiles(np.array([metric(c) for c in curves])) for name, metric in metrics.items()}
+    return {
+        name: _percentiles(np.array([metric(c) for c in curves]))
+        for name, metric in metrics.items()
+    }
 
 
 class ImagePixels(NamedTuple):
@@ -81,15 +88,26 @@ def image_pixels(images: Sequence[tuple[NDArray, NDArray]]) -> ImagePixels:
     Returns:
         The images in the order of their highest scores: which process saw which changes nothing.
     """
-    numbers = sorted(range(len(images)), key=lambda i: (images[i][0].max(), images[i][0].sum(dtype=np.float64)))
+    numbers = sorted(
+        range(len(images)), key=lambda i: (images[i][0].max(), images[i][0].sum(dtype=np.float64))
+    )
     images = [images[i] for i in numbers]
     step = max(1, sum(scores.size for scores, _ in images) // 2**20)
     most = max(32, min(PIXEL_BINS, 2**25 // len(images)) // 2)
     shares = np.linspace(0, 1, most + 1)[1:-1]
-    sampled = [np.concatenate([s[::step] for s, _ in images]), np.concatenate([s[w > 0] for s, w in images])]
-    edges = np.unique(np.concatenate([np.quantile(part, shares, method="nearest") for part in sampled if part.size]))
+    sampled = [
+        np.concatenate([s[::step] for s, _ in images]),
+        np.concatenate([s[w > 0] for s, w in images]),
+    ]
+    edges = np.unique(
+        np.concatenate(
+            [np.quantile(part, shares, method="nearest") for part in sampled if part.size]
+        )
+    )
     counts = np.stack([_counted(scores, weights, edges) for scores, weights in images])
-    return ImagePixels(counts, np.append(edges[::-1], -np.inf).astype(np.float32), np.array(numbers))
+    return ImagePixels(
+        counts, np.append(edges[::-1], -np.inf).astype(np.float32), np.array(numbers)
+    )
 
 
 def pixel_intervals(
@@ -124,7 +142,9 @@ def pixel_intervals(
         total, some = total[:, ::-1], total[:2, ::-1].any(0)
         curve = Curve(pixels.lowest[some], *np.cumsum(total[:, some], axis=1, dtype=np.float64))
         found.append([metric(curve) for metric in metrics.values()])
-    return {name: _percentiles(values) for name, values in zip(metrics, np.array(found).T, strict=True)}
+    return {
+        name: _percentiles(values) for name, values in zip(metrics, np.array(found).T, strict=True)
+    }
 
 
 def _counted(scores: NDArray, weights: NDArray, edges: NDArray) -> NDArray[np.float32]:
@@ -161,7 +181,9 @@ def paired_difference(
         UsageError: there are no good or no anomalous images.
     """
     if not 0 < labels.sum() < len(labels):
-        raise UsageError("runs are compared on good and anomalous images; the test set has only one kind")
+        raise UsageError(
+            "runs are compared on good and anomalous images; the test set has only one kind"
+        )
     value = metric(_curve(second, labels)) - metric(_curve(first, labels))
     drawn = np.array(
         [
@@ -180,7 +202,9 @@ def _resampled(labels: NDArray, seed: int, draws: int) -> list[NDArray[np.int64]
 
 
 def _curve(scores: NDArray, labels: NDArray) -> Curve:
-    return curve_of(torch.from_numpy(np.ascontiguousarray(scores)), torch.from_numpy(labels.astype(np.float32)))
+    return curve_of(
+        torch.from_numpy(np.ascontiguousarray(scores)), torch.from_numpy(labels.astype(np.float32))
+    )
 
 
 def _percentiles(values: NDArray) -> tuple[float, float]:

@@ -23,7 +23,9 @@ def merged_curve(groups: Sequence[Group]) -> Curve:
     return merge([group for group in groups if isinstance(group, Ranked)])
 
 
-def details(image: Groups, pixel: Groups, saturated: Groups, whole: Mapping[str, Curve]) -> dict[str, Any]:
+def details(
+    image: Groups, pixel: Groups, saturated: Groups, whole: Mapping[str, Curve]
+) -> dict[str, Any]:
     """What a test set tells beside the eight metrics.
 
     Args:
@@ -45,7 +47,9 @@ def details(image: Groups, pixel: Groups, saturated: Groups, whole: Mapping[str,
         "by_defect": by_defect,
         "mean_over_defects": _mean([*by_defect.values()]),
         "anomalous_images_only": _read(alone, of_kind(METRICS, "pixel")),
-        "sensitivity": {name: metric(whole[name.partition("_")[0]]) for name, metric in SENSITIVITIES.items()},
+        "sensitivity": {
+            name: metric(whole[name.partition("_")[0]]) for name, metric in SENSITIVITIES.items()
+        },
         "oracle_threshold": f1_max(whole["image"])[1],
         "oracle_pixel_threshold": f1_max(whole["pixel"])[1],
     }
@@ -65,7 +69,9 @@ def bounds_of_details(pixel: Groups, saturated: Groups, whole: Curve) -> dict[st
             by_defect[kind] |= bounds(_both(saturated, (GOOD, kind)), SATURATED)
     return {
         "by_defect": by_defect,
-        "anomalous_images_only": bounds(merged_curve([g for kind, g in pixel.items() if kind != GOOD]), of_pixels),
+        "anomalous_images_only": bounds(
+            merged_curve([g for kind, g in pixel.items() if kind != GOOD]), of_pixels
+        ),
         "sensitivity": bounds(whole, of_kind(SENSITIVITIES, "pixel")),
     }
 
@@ -91,4 +97,7 @@ def _read(curve: Curve, metrics: Mapping[str, Metric]) -> dict[str, float]:
 def _mean(of_each: Sequence[Mapping[str, float]]) -> dict[str, float]:
     names = list(dict.fromkeys(name for one in of_each for name in one))
     values = {name: np.array([one.get(name, np.nan) for one in of_each]) for name in names}
-    return {name: float(v[~np.isnan(v)].mean()) if (~np.isnan(v)).any() else float("nan") for name, v in values.items()}
+    return {
+        name: float(v[~np.isnan(v)].mean()) if (~np.isnan(v)).any() else float("nan")
+        for name, v in values.items()
+    }

@@ -32,7 +32,9 @@ class Curve(NamedTuple):
     @property
     def defined(self) -> bool:
         """Whether there are positives and negatives to be told apart."""
-        return self.thresholds.size > 0 and bool(self.true_positives[-1] > 0 and self.false_positives[-1] > 0)
+        return self.thresholds.size > 0 and bool(
+            self.true_positives[-1] > 0 and self.false_positives[-1] > 0
+        )
 
 
 class Ranked(NamedTuple):
@@ -71,7 +73,9 @@ def ranked(scores: Tensor, weights: Tensor) -> Ranked:
         )
     reject_nan(scores, "scores")
     # NumPy sorts bare float32 values twenty times faster than torch.sort, which carries int64 indices along.
-    all_scores, all_weights = (t.detach().cpu().float().flatten().numpy() for t in (scores, weights))
+    all_scores, all_weights = (
+        t.detach().cpu().float().flatten().numpy() for t in (scores, weights)
+    )
     positive = all_weights > 0
     negatives = all_scores[~positive]
     negatives.sort()

@@ -71,7 +71,9 @@ def aupro(curve: Curve, limit: float = 0.3) -> float:
         UsageError: the limit is outside (0, 1].
     """
     if not 0 < limit <= 1:
-        raise UsageError(f"The limit of AUPRO must lie in (0, 1], but is {limit}. The usual limits are 0.3 and 0.05.")
+        raise UsageError(
+            f"The limit of AUPRO must lie in (0, 1], but is {limit}. The usual limits are 0.3 and 0.05."
+        )
     if not curve.defined:
         return float("nan")
     rate, overlap = pro(curve)
@@ -90,7 +92,9 @@ def sensitivity(curve: Curve, rate: float) -> float:
         raise UsageError(f"A false-positive rate lies in [0, 1], but {rate} came.")
     if not curve.defined:
         return float("nan")
-    allowed = np.append(0, curve.true_positives[curve.false_positives / curve.false_positives[-1] <= rate])
+    allowed = np.append(
+        0, curve.true_positives[curve.false_positives / curve.false_positives[-1] <= rate]
+    )
     return float(allowed.max() / curve.true_positives[-1])
 
 

@@ -48,7 +48,9 @@ class Histogram(NamedTuple):
             UserError: a score is NaN.
         """
         if scores.shape != weights.shape:
-            raise ValueError(f"Each score needs a weight, but {list(scores.shape)} met {list(weights.shape)}.")
+            raise ValueError(
+                f"Each score needs a weight, but {list(scores.shape)} met {list(weights.shape)}."
+            )
         reject_nan(scores, "scores")
         pieces = zip(scores.flatten().split(_PIECE), weights.flatten().split(_PIECE), strict=True)
         return add([_count(bin_of(s).cpu().numpy(), w.cpu().numpy()) for s, w in pieces])
@@ -69,7 +71,9 @@ def _count(bins: NDArray[np.int32], weights: NDArray[np.float32]) -> Histogram:
 def add(parts: Sequence[Histogram]) -> Histogram:
     """The histogram of all that was counted in several."""
     bins = np.unique(np.concatenate([np.empty(0, np.int64), *(part.bins for part in parts)]))
-    total = Histogram(bins, *(np.zeros(len(bins), kind) for kind in (np.int64, np.int64, np.float64)))
+    total = Histogram(
+        bins, *(np.zeros(len(bins), kind) for kind in (np.int64, np.int64, np.float64))
+    )
     for part in parts:
         places = np.searchsorted(bins, part.bins)
         for column, more in zip(total[1:], part[1:], strict=True):
@@ -87,8 +91,14 @@ def bin_of(scores: Tensor) -> Tensor:
 def lowest_of(bins: NDArray[np.int64]) -> NDArray[np.float32]:
     """The lowest score of each bin, float32."""
     ordered = ((bins - BINS // 2) << _DROPPED).astype(np.int32)
-    lowest = np.where(ordered < 0, ordered ^ np.int32(_MAGNITUDE), ordered).astype(np.int32).view(np.float32)
-    return np.where(np.isnan(lowest), np.float32(-np.inf), lowest)  # below -inf, the bits are those of NaN
+    lowest = (
+        np.where(ordered < 0, ordered ^ np.int32(_MAGNITUDE), ordered)
+        .astype(np.int32)
+        .view(np.float32)
+    )
+    return np.where(
+        np.isnan(lowest), np.float32(-np.inf), lowest
+    )  # below -inf, the bits are those of NaN
 
 
 def curve(counts: Histogram) -> Curve:
@@ -107,7 +117,11 @@ def interval(binned: Curve, metric: Callable[[Curve], float]) -> tuple[float, fl
     """
     if not binned.defined:
         return float("nan"), float("nan")
-    worst = _ap_at_least(binned) if metric is average_precision else metric(_ordered(binned, best=False))
+    worst = (
+        _ap_at_least(binned)
+        if metric is average_precision
+        else metric(_ordered(binned, best=False))
+    )
     return worst, metric(_ordered(binned, best=True))
 
 

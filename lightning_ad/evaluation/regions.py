@@ -26,7 +26,9 @@ def region_weights(mask: Tensor) -> Tensor:
         ValueError: the mask is not [B, H, W].
     """
     if mask.dtype != torch.bool:
-        raise TypeError(f"A mask must be bool, but is {mask.dtype}. Binarise it first, for example with mask > 0.5.")
+        raise TypeError(
+            f"A mask must be bool, but is {mask.dtype}. Binarise it first, for example with mask > 0.5."
+        )
     if mask.ndim != 3:
         raise ValueError(f"A mask must have the shape [B, H, W], but has {list(mask.shape)}.")
     weights = np.zeros(mask.shape, np.float32)
@@ -57,11 +59,17 @@ def saturated_weights(scores: Tensor, regions: Regions) -> Tensor:
         ValueError: a share is outside (0, 1], or the shapes differ.
     """
     if regions.masks.shape[1:] != scores.shape:
-        raise ValueError(f"regions {list(regions.masks.shape)} do not fit the map {list(scores.shape)}")
+        raise ValueError(
+            f"regions {list(regions.masks.shape)} do not fit the map {list(scores.shape)}"
+        )
     if len(regions.shares) and not bool(((regions.shares > 0) & (regions.shares <= 1)).all()):
-        raise ValueError(f"the share of a region must lie in (0, 1]; {regions.shares.tolist()} came")
+        raise ValueError(
+            f"the share of a region must lie in (0, 1]; {regions.shares.tolist()} came"
+        )
     flat = scores.flatten().float().cpu()
-    weights = regions.masks.any(0).flatten().cpu().float() * torch.finfo(torch.float32).tiny  # still positives
+    weights = (
+        regions.masks.any(0).flatten().cpu().float() * torch.finfo(torch.float32).tiny
+    )  # still positives
     for mask, share in zip(regions.masks.flatten(1).cpu(), regions.shares.tolist(), strict=True):
         pixels = mask.nonzero().flatten()
         enough = share * len(pixels)

@@ -56,7 +56,9 @@ def images_needed(reject: float) -> int:
         UsageError: the share is outside (0, 1).
     """
     if not 0 < reject < 1:
-        raise UsageError(f"the share of good parts that may be rejected lies between 0 and 1; {reject:g} came")
+        raise UsageError(
+            f"the share of good parts that may be rejected lies between 0 and 1; {reject:g} came"
+        )
     return max(1, math.ceil(1 / reject - _ROUNDING) - 1)
 
 
@@ -82,7 +84,9 @@ def conformal_threshold(calibration: Tensor, reject: float) -> float:
             f"are {count}. {remedy}"
         )
     reject_nan(calibration, "calibration scores")
-    allowed = math.floor(reject * (count + 1) + _ROUNDING) - 1  # calibration scores that may lie as high
+    allowed = (
+        math.floor(reject * (count + 1) + _ROUNDING) - 1
+    )  # calibration scores that may lie as high
     return float(calibration.detach().cpu().float().flatten().sort(descending=True).values[allowed])
 
 
@@ -101,7 +105,9 @@ def quantile_threshold(calibration: Tensor, reject: float) -> float:
     """
     images_needed(reject)
     if not calibration.numel():
-        raise UsageError("--threshold quantile needs held-out good images: add --data.validation holdout")
+        raise UsageError(
+            "--threshold quantile needs held-out good images: add --data.validation holdout"
+        )
     reject_nan(calibration, "calibration scores")
     return float(calibration.detach().cpu().double().flatten().quantile(1 - reject))
 
@@ -129,7 +135,9 @@ def f1_threshold(good: Tensor, anomalous: Tensor) -> float:
     labels = torch.cat([torch.zeros(good.numel()), torch.ones(anomalous.numel())])
     lowest = f1_max(curve_of(scores, labels))[1]
     below = scores[scores < lowest]
-    return math.nextafter(lowest, -math.inf) if not len(below) else (lowest + float(below.max())) / 2
+    return (
+        math.nextafter(lowest, -math.inf) if not len(below) else (lowest + float(below.max())) / 2
+    )
 
 
 REJECT = 0.01  # where no share of good parts that may be rejected is named
@@ -165,7 +173,10 @@ class Calibration:
 
     def state(self) -> dict[str, Tensor | str | bool]:
         """All by name, in main memory: what `Calibration(**state)` makes again."""
-        return {name: part.cpu() if isinstance(part, Tensor) else part for name, part in vars(self).items()}
+        return {
+            name: part.cpu() if isinstance(part, Tensor) else part
+            for name, part in vars(self).items()
+        }
 
 
 @dataclass(frozen=True)
@@ -222,15 +233,23 @@ def choose(
     if method == "chi2":
         if (known := chi_square(share)) is None:
             raise UsageError("--threshold chi2 is for Mahalanobis AD alone; choose conformal")
-        return Threshold(known, None, method, f"{per_cent} of good parts, were distances chi-square distributed")
-    if method == "quantile":
-        both = (quantile_threshold(scores, share) for scores in (calibration.good, calibration.maxima))
         return Threshold(
-            *both, method, f"the {1 - share:g} quantile of {held} held-out good images; of new ones, more lie above it"
+            known, None, method, f"{per_cent} of good parts, were distances chi-square distributed"
+        )
+    if method == "quantile":
+        both = (
+            quantile_threshold(scores, share) for scores in (calibration.good, calibration.maxima)
+        )
+        return Threshold(
+            *both,
+            method,
+            f"the {1 - share:g} quantile of {held} held-out good images; of new ones, more lie above it",
         )
     if method is None and reject is None and held < needed:
         return None
-    image, pixel = (conformal_threshold(scores, share) for scores in (calibration.good, calibration.maxima))
+    image, pixel = (
+        conformal_threshold(scores, share) for scores in (calibration.good, calibration.maxima)
+    )
     basis = f"at most {per_cent} of good parts, on average, by {held} held-out good images"
     if calibration.chosen:
         basis = f"about {per_cent} of good parts, by {held} held-out good images; they had a part in the training, so "

@@ -40,7 +40,9 @@ class CurveMetric(Metric):
         if not len(state):
             return torch.zeros(0)
         joined = dim_zero_cat(state)
-        setattr(self, name, [joined])  # lets the pieces go: so many pixels need not lie in memory twice
+        setattr(
+            self, name, [joined]
+        )  # lets the pieces go: so many pixels need not lie in memory twice
         return joined
 
 

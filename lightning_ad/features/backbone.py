@@ -59,9 +59,15 @@ class Backbone(nn.Module):
         super().__init__()
         network = build_network(name, weights, argument).eval()
         self.blocks = blocks
-        self.layers = list(layers) if layers is not None else _blocks_at(network, name, strides, argument)
+        self.layers = (
+            list(layers) if layers is not None else _blocks_at(network, name, strides, argument)
+        )
         nodes = get_graph_node_names(network)[1]
-        if unknown := [k for k in self.layers if k not in nodes and not any(n.startswith(f"{k}.") for n in nodes)]:
+        if unknown := [
+            k
+            for k in self.layers
+            if k not in nodes and not any(n.startswith(f"{k}.") for n in nodes)
+        ]:
             raise UsageError(
                 f"{name} has no layer {', '.join(map(repr, unknown))}; "
                 f"its blocks are {', '.join(_block_names(network))} ({argument}layers)"
@@ -93,7 +99,9 @@ class Backbone(nn.Module):
         """Stays in eval mode: a frozen network must not update its batch statistics."""
         return super().train(False)
 
-    def forward(self, image: Tensor, then: Callable[[list[Tensor]], list[Tensor]] = list) -> list[Tensor]:
+    def forward(
+        self, image: Tensor, then: Callable[[list[Tensor]], list[Tensor]] = list
+    ) -> list[Tensor]:
         """Maps [B, C_l, h_l, w_l] of each layer, for images [B, 3, H, W] in [0, 1], which it normalises itself.
 
         Or what `then` makes of the maps of some of the images, one of which does not depend on the others.
@@ -110,11 +118,15 @@ class Backbone(nn.Module):
         if image.device.type == "cpu" and block == 1 and self.body._compiled_call_impl is None:
             return self._side_by_side(image, then)
         missing = -len(image) % block
-        filled = torch.cat([image, image.new_zeros(missing, *image.shape[1:])]) if missing else image
+        filled = (
+            torch.cat([image, image.new_zeros(missing, *image.shape[1:])]) if missing else image
+        )
         parts = [then(self._maps(part, self._body())) for part in filled.split(block)]
         return [torch.cat(maps)[: len(image)] for maps in zip(*parts, strict=True)]
 
-    def _side_by_side(self, image: Tensor, then: Callable[[list[Tensor]], list[Tensor]]) -> list[Tensor]:
+    def _side_by_side(
+        self, image: Tensor, then: Callable[[list[Tensor]], list[Tensor]]
+    ) -> list[Tensor]:
         """One image on each thread, or some together where they are many."""
         network = self._network(image)
         kept = self._disk(isinstance(network, FusedNetwork))
@@ -123,13 +135,20 @@ class Backbone(nn.Module):
         many, single = image.tensor_split([len(image) // turn * turn])
 
         def work(part: Tensor) -> list[list[Tensor]]:
-            maps = self._maps(part, network) if kept is None else kept.get(part, lambda: self._maps(part, network))
+            maps = (
+                self._maps(part, network)
+                if kept is None
+                else kept.get(part, lambda: self._maps(part, network))
+            )
             return [then([level[row : row + 1] for level in maps]) for row in range(len(part))]
 
         done = map_single_threaded(
-            work, [*(many.split(some) if len(many) else ()), *(single.split(1) if len(single) else ())]
+            work,
+            [*(many.split(some) if len(many) else ()), *(single.split(1) if len(single) else ())],
         )
-        return [torch.cat(maps) for maps in zip(*(one for some in done for one in some), strict=True)]
+        return [
+            torch.cat(maps) for maps in zip(*(one for some in done for one in some), strict=True)
+        ]
 
     def _body(self) -> nn.Module:
         """The body in eval mode: a deep copy of a traced network forgets that it was in it."""
@@ -150,7 +169,11 @@ class Backbone(nn.Module):
         if network is self.body:
             normalised = (image - self.mean) / self.std
         else:
-            normalised = torch.sub(image, self.mean).div_(self.std).contiguous(memory_format=torch.channels_last)
+            normalised = (
+                torch.sub(image, self.mean)
+                .div_(self.std)
+                .contiguous(memory_format=torch.channels_last)
+            )
         maps = network(normalised)
         return [maps[k] for k in self.layers]
 
@@ -166,9 +189,14 @@ class Backbone(nn.Module):
         """
         if (known := self._shapes.get((height, width))) is not None:
             return known
-        weights = {id(tensor): tensor.to("meta") for tensor in (*self.body.parameters(), *self.body.buffers())}
+        weights = {
+            id(tensor): tensor.to("meta")
+            for tensor in (*self.body.parameters(), *self.body.buffers())
+        }
         body = copy.deepcopy(self.body, weights)
-        for parent in [*body.modules()]:  # what leaves shapes as they are takes longest on the meta device
+        for parent in [
+            *body.modules()
+        ]:  # what leaves shapes as they are takes longest on the meta device
             for name, child in parent.named_children():
                 if isinstance(child, (nn.BatchNorm2d, *ACTIVATIONS)):
                     setattr(parent, name, nn.Identity())
@@ -211,7 +239,9 @@ def _block_names(network: nn.Module) -> list[str]:
     return [name for name, _ in network.named_children()]
 
 
-def _blocks_at(network: nn.Module, name: str, strides: Sequence[int | None], argument: str) -> list[str]:
+def _blocks_at(
+    network: nn.Module, name: str, strides: Sequence[int | None], argument: str
+) -> list[str]:
     """The last block at each stride, and of all, from one pass on the meta device."""
     ghost, side = copy.deepcopy(network).to("meta"), 256
     at: dict[int | None, str] = {}

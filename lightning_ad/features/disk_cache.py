@@ -36,7 +36,9 @@ class DiskFeatures:
         layers: names of its maps.
     """
 
-    def __init__(self, folder: Path, gib: float, network: nn.Module, name: str, layers: Sequence[str]) -> None:
+    def __init__(
+        self, folder: Path, gib: float, network: nn.Module, name: str, layers: Sequence[str]
+    ) -> None:
         folder = folder / OURS
         self.folder = folder / _digest_of(network, name, layers)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -115,7 +117,13 @@ def _load(path: Path) -> list[Tensor] | None:
 
 
 def _digest_of(network: nn.Module, name: str, layers: Sequence[str]) -> str:
-    told = (torch.__version__, platform.machine(), torch.backends.cpu.get_cpu_capability(), name, list(layers))
+    told = (
+        torch.__version__,
+        platform.machine(),
+        torch.backends.cpu.get_cpu_capability(),
+        name,
+        list(layers),
+    )
     digest = hashlib.blake2b(repr(told).encode(), digest_size=16)
     for name, value in sorted(network.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())

@@ -9,7 +9,9 @@ from torch import Tensor
 from lightning_ad.system.threads import map_single_threaded
 
 
-def score_map(scores: Tensor, height: int, width: int, sigma: float, ignore: Tensor | None = None) -> Tensor:
+def score_map(
+    scores: Tensor, height: int, width: int, sigma: float, ignore: Tensor | None = None
+) -> Tensor:
     """Scores of a grid [B, h, w] to maps [B, height, width]: bilinear, then a Gaussian of `sigma` pixels.
 
     Both are linear, and separable into rows and columns: together they are a product from each side, which costs
@@ -22,7 +24,9 @@ def score_map(scores: Tensor, height: int, width: int, sigma: float, ignore: Ten
 
 def _enlarged(scores: Tensor, height: int, width: int, sigma: float) -> Tensor:
     if sigma <= 0:
-        return F.interpolate(scores[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
+        return F.interpolate(
+            scores[:, None], (height, width), mode="bilinear", align_corners=False
+        )[:, 0]
     rows = _axis(scores.shape[1], height, sigma).to(scores)
     columns = _axis(scores.shape[2], width, sigma).T.to(scores)
     with torch.autocast(scores.device.type, enabled=False):
@@ -62,7 +66,9 @@ def _axis(length: int, size: int, sigma: float) -> Tensor:
     """What `size` pixels along an axis are of `length` scores: float64 [size, length], the rows sum to 1."""
     with torch.inference_mode(False), torch.no_grad():
         identity = torch.eye(length, dtype=torch.float64)
-        resized = F.interpolate(identity[None, None], (size, length), mode="bilinear", align_corners=False)[0, 0]
+        resized = F.interpolate(
+            identity[None, None], (size, length), mode="bilinear", align_corners=False
+        )[0, 0]
         return _gaussian_blur(resized, sigma)
 
 

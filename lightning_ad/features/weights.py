@@ -65,7 +65,9 @@ def build_network(name: str, weights: str | None, argument: str = "model.") -> n
 
 def _torchvision(name: str, weights: str | None, argument: str) -> nn.Module:
     if name not in torchvision.models.list_models(torchvision.models):
-        raise UsageError(f"unknown backbone '{name}'; expected a torchvision classifier (resnet18, ...) or timm/<name>")
+        raise UsageError(
+            f"unknown backbone '{name}'; expected a torchvision classifier (resnet18, ...) or timm/<name>"
+        )
     if weights is None:
         return torchvision.models.get_model(name, weights=None, **_plain(name))
     available = torchvision.models.get_model_weights(name)
@@ -87,7 +89,11 @@ def _torchvision(name: str, weights: str | None, argument: str) -> nn.Module:
 
 def _plain(name: str) -> dict[str, bool]:
     """Named weights give these two a graph that rescales its input; without names they must have it too."""
-    return {"init_weights": False, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
+    return (
+        {"init_weights": False, "transform_input": True}
+        if name in ("googlenet", "inception_v3")
+        else {}
+    )
 
 
 def _timm(name: str, weights: str | None, argument: str) -> nn.Module:
@@ -123,10 +129,16 @@ def _load(network: nn.Module, name: str, path: Path) -> None:
     if missing or unknown or shapes:
         parts = [
             f"{len(keys)} {what} (first: {min(keys)})"
-            for keys, what in ((missing, "missing"), (unknown, "unknown"), (shapes, "of another shape"))
+            for keys, what in (
+                (missing, "missing"),
+                (unknown, "unknown"),
+                (shapes, "of another shape"),
+            )
             if keys
         ]
-        raise WeightsError(f"the weights in {path} do not fit {name}: {'; '.join(parts)}. Is it another model's file?")
+        raise WeightsError(
+            f"the weights in {path} do not fit {name}: {'; '.join(parts)}. Is it another model's file?"
+        )
     network.load_state_dict(state, strict=False)
 
 
@@ -150,9 +162,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"there is no file {path}")
     check_whole(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        state = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+        )
     except Exception as error:  # torch raises pickle, zip and runtime errors alike
-        if named := re.search(r"GLOBAL (\S+)|Unsupported (?:class|global|function) (\S+)", str(error)):
+        if named := re.search(
+            r"GLOBAL (\S+)|Unsupported (?:class|global|function) (\S+)", str(error)
+        ):
             raise WeightsError(
                 f"{path} holds more than tensors and plain data ({named[1] or named[2]}): to load it could run code, "
                 "and it is refused. Take a file of a state_dict, as torch.save(model.state_dict(), ...) writes it"
@@ -161,5 +177,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
             f"cannot read {path} as tensors ({type(error).__name__}): damaged, or not a PyTorch file"
         ) from error
     if not isinstance(state, dict):
-        raise WeightsError(f"{path} holds a {type(state).__name__}; expected a dictionary of tensors")
+        raise WeightsError(
+            f"{path} holds a {type(state).__name__}; expected a dictionary of tensors"
+        )
     return state

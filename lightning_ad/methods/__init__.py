@@ -1,7 +1,8 @@
 """The methods, by the names that `--model` takes."""
 
+from lightning_ad.data.sample import Prediction
 from lightning_ad.errors import NotFittedError
-from lightning_ad.methods.base import AnomalyModule, Prediction
+from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.cfa import CFA
 from lightning_ad.methods.draem import DRAEM
 from lightning_ad.methods.fit_only import FitOnlyModule

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lightning_ad.data.sample import GOOD, Batch
+from lightning_ad.data.sample import GOOD, Batch, Prediction
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.tiling import Tiles
 from lightning_ad.errors import UsageError, WeightsError
@@ -20,21 +20,6 @@ from lightning_ad.methods.tiled_scoring import score_by_tiles, tiles_together
 from lightning_ad.system.distributed import gather_rows
 
 EARLIER = "this checkpoint was written by an earlier version of lightning_ad; train again"
-
-
-class Prediction(NamedTuple):
-    """Higher is more anomalous; raw values, never normalised with test statistics.
-
-    Attributes:
-        map: float32 [B, H, W] at the size of the input.
-        score: float32 [B].
-        nearest: int64 [B, 3], the good patch nearest to the image's worst one: training image, and row and column of
-            the grid of features; None for methods that keep no patches.
-    """
-
-    map: Tensor
-    score: Tensor
-    nearest: Tensor | None = None
 
 
 class Suspect(NamedTuple):
@@ -146,7 +131,9 @@ class AnomalyModule(LightningModule):
         """Raises WeightsError for a checkpoint of another method."""
         own, other = type(self).__name__, checkpoint.get("method", "something else")
         if own != other:
-            raise WeightsError(f"this is a checkpoint of {other}, not of {own}; load it with {other}")
+            raise WeightsError(
+                f"this is a checkpoint of {other}, not of {own}; load it with {other}"
+            )
         if not isinstance(checkpoint["calibration"], dict):
             raise WeightsError(EARLIER)
         self.calibration = Calibration(**checkpoint["calibration"])
@@ -200,7 +187,9 @@ class AnomalyModule(LightningModule):
             return
         self._keep_scores(batch.image, batch.label, batch.index, batch.ignore)
         good = batch.select(batch.label == 0)
-        if getattr(getattr(self.trainer, "datamodule", None), "validation_anomalies", False) and len(good):
+        if getattr(
+            getattr(self.trainer, "datamodule", None), "validation_anomalies", False
+        ) and len(good):
             anomalous, mask = self.with_anomalies(good)
             if bool((rows := mask.flatten(1).any(1)).any()):
                 ignore = None if good.ignore is None else good.ignore[rows]
@@ -213,7 +202,9 @@ class AnomalyModule(LightningModule):
             return anomalous, mask
         return torch.where(good.ignore[:, None], good.image, anomalous), mask & ~good.ignore
 
-    def _keep_scores(self, image: Tensor, label: Tensor, index: Tensor, ignore: Tensor | None) -> None:
+    def _keep_scores(
+        self, image: Tensor, label: Tensor, index: Tensor, ignore: Tensor | None
+    ) -> None:
         prediction, number = self(image, ignore), index // self.tiles_per_image
         columns = (prediction.score, label, number, hide(prediction.map, ignore).flatten(1).amax(1))
         self._validation_scores.append(torch.stack([column.float() for column in columns], 1))
@@ -226,20 +217,29 @@ class AnomalyModule(LightningModule):
         """
         if self.trainer.sanity_checking:
             return
-        rows = gather_rows(torch.cat([torch.empty(0, 4, device=self.device), *self._validation_scores]))
+        rows = gather_rows(
+            torch.cat([torch.empty(0, 4, device=self.device), *self._validation_scores])
+        )
         self._validation_scores.clear()
         score, maximum, label = (column.cpu() for column in _by_image(rows))
         good = label == 0
         sorted_scores = (s.sort().values for s in (score[good], maximum[good], score[~good]))
         data = getattr(self.trainer, "datamodule", None)
         self.calibration = Calibration(
-            *sorted_scores, view="" if data is None else data.view, chosen=self.validation_used_for_selection
+            *sorted_scores,
+            view="" if data is None else data.view,
+            chosen=self.validation_used_for_selection,
         )
         if len(self.calibration):
             self.log("validation_score", self.calibration.good.mean(), rank_zero_only=True)
         if 0 < label.sum() < len(label):
             area = auroc(curve_of(score, label))
-            self.log("validation_AUROC", torch.as_tensor(area).float(), prog_bar=True, rank_zero_only=True)
+            self.log(
+                "validation_AUROC",
+                torch.as_tensor(area).float(),
+                prog_bar=True,
+                rank_zero_only=True,
+            )
 
     def on_test_epoch_start(self) -> None:
         """Forgets an earlier test, and learns the kinds of defect."""
@@ -256,9 +256,17 @@ class AnomalyModule(LightningModule):
         prediction = self.score(batch.image, batch.ignore)
         kind = None
         if {*batch.defect} <= {*self.metrics.kinds}:
-            kind = torch.tensor([self.metrics.kinds.index(d) for d in batch.defect], device=batch.label.device)
+            kind = torch.tensor(
+                [self.metrics.kinds.index(d) for d in batch.defect], device=batch.label.device
+            )
         self.metrics.update(
-            prediction.map, prediction.score, batch.mask, batch.label, kind, batch.regions, batch.ignore
+            prediction.map,
+            prediction.score,
+            batch.mask,
+            batch.label,
+            kind,
+            batch.regions,
+            batch.ignore,
         )
         return prediction
 
@@ -280,7 +288,11 @@ def _by_image(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     images, place = rows[:, 1:3].unique(dim=0, return_inverse=True)
     columns = rows[:, [0, 3]]
     place = place[:, None].expand(-1, 2)
-    score, maximum = columns.new_zeros(len(images), 2).scatter_reduce(0, place, columns, "amax", include_self=False).T
+    score, maximum = (
+        columns.new_zeros(len(images), 2)
+        .scatter_reduce(0, place, columns, "amax", include_self=False)
+        .T
+    )
     return score, maximum, images[:, 0]
 
 
@@ -290,7 +302,9 @@ def register_dynamic_buffer(module: nn.Module, name: str, value: Tensor) -> None
     module.register_load_state_dict_pre_hook(partial(_allocate, name))
 
 
-def _allocate(name: str, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+def _allocate(
+    name: str, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object
+) -> None:
     """Gives a buffer the shape of what is about to be loaded into it."""
     if (incoming := state.get(prefix + name)) is not None:
         setattr(module, name, torch.empty_like(incoming, device=getattr(module, name).device))

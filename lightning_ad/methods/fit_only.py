@@ -76,12 +76,12 @@ class FitOnlyModule(AnomalyModule):
         """Takes [B, 3, H, W] good images in [0, 1], the rows `index` [B] of the training set; each row comes once."""
         raise NotImplementedError
 
-    def kept(self, first: int) -> Iterator[dict[str, Any]]:
+    def partial_state(self, first: int) -> Iterator[dict[str, Any]]:
         """What this process has observed of its rows from the `first` on, or all that it keeps (`cumulative`), by
         pieces of plain data and tensors that are no views of larger ones."""
         raise NotImplementedError
 
-    def go_on(self, piece: dict[str, Any]) -> None:
+    def restore(self, piece: dict[str, Any]) -> None:
         """Takes a piece that `kept` has given, after `begin` and in order."""
         raise NotImplementedError
 
@@ -155,8 +155,12 @@ class FitOnlyModule(AnomalyModule):
                     f"{came} came"
                 )
         if self.growing and self.trim:
-            raise UsageError(f"a {name} that grows cannot trim: the images of before cannot be read again")
-        if any(isinstance(c, WeightAveraging | StochasticWeightAveraging) for c in trainer.callbacks):
+            raise UsageError(
+                f"a {name} that grows cannot trim: the images of before cannot be read again"
+            )
+        if any(
+            isinstance(c, WeightAveraging | StochasticWeightAveraging) for c in trainer.callbacks
+        ):
             raise UsageError(f"{name} has no weights to average; leave out the averaging callback")
         self._progress, self.batches_kept = None, 0
         folder, of = trainer.strategy.broadcast((self.progress_folder, self.progress_of))
@@ -164,7 +168,9 @@ class FitOnlyModule(AnomalyModule):
             data = trainer.datamodule
             told = [of, len(data.samples["train"]), data.batch_size, data.seed]
             self._progress = FitProgress(folder, self.progress_minutes, self.device, told)
-            self.batches_kept = max(0, self._progress.last(SERIES) - 1)  # one is read again: Lightning wants a batch
+            self.batches_kept = max(
+                0, self._progress.last(SERIES) - 1
+            )  # one is read again: Lightning wants a batch
 
     def on_train_start(self) -> None:
         """Starts an empty summary (not called where a finished run is resumed).
@@ -184,11 +190,13 @@ class FitOnlyModule(AnomalyModule):
         self.begin()
         if self._progress is not None and (number := self._progress.last(SERIES)):
             for piece in self._progress.up_to(SERIES, number, self.cumulative):
-                self.go_on(piece)
+                self.restore(piece)
                 self._seen, self.seconds_before = piece["seen"], piece["seconds"]
             self._batches, self._again, self._written = self.batches_kept, 1, self._seen
             seen = sum_over_processes(self._seen, self.device)
-            rank_zero_info(f"{seen} training images were read before; the fit goes on with the others")
+            rank_zero_info(
+                f"{seen} training images were read before; the fit goes on with the others"
+            )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Observes a batch; the loss is a zero that has a gradient."""
@@ -210,7 +218,9 @@ class FitOnlyModule(AnomalyModule):
         if self._batches > self._progress.last(SERIES):
             spent = self.seconds_before + time.perf_counter() - self._began
             told = {"seen": self._seen, "seconds": spent}
-            if not self._progress.write(SERIES, self._batches, ({**p, **told} for p in self.kept(self._written))):
+            if not self._progress.write(
+                SERIES, self._batches, ({**p, **told} for p in self.partial_state(self._written))
+            ):
                 self._progress = None
                 return False
             self._written = self._seen
@@ -235,7 +245,10 @@ class FitOnlyModule(AnomalyModule):
     def _complete_once(self) -> None:
         if self.fitted or self.trainer.sanity_checking:
             return
-        seen, data = sum_over_processes(self._seen, self.device), self.trainer.train_dataloader.dataset
+        seen, data = (
+            sum_over_processes(self._seen, self.device),
+            self.trainer.train_dataloader.dataset,
+        )
         if seen != len(data):
             raise UserError(
                 f"the epoch ended after {seen} of {len(data)} training images, and a {type(self).__name__} of a part "

@@ -12,7 +12,12 @@ from torch import Tensor
 from lightning_ad.errors import UserError, WeightsError
 from lightning_ad.features.weights import read_state
 from lightning_ad.system.checkpoints import write_whole
-from lightning_ad.system.distributed import gather_rows, process_rank, sum_over_processes, world_size
+from lightning_ad.system.distributed import (
+    gather_rows,
+    process_rank,
+    sum_over_processes,
+    world_size,
+)
 
 FORMAT = 3  # of what is saved: to be raised with any change of what a method keeps
 SHARE = 20  # saving takes at most one part in so many of the time
@@ -30,7 +35,9 @@ class FitProgress:
         of: what the fit is of; what was saved of something else is refused.
     """
 
-    def __init__(self, folder: Path, minutes: float, device: torch.device, of: Sequence[object] = ()) -> None:
+    def __init__(
+        self, folder: Path, minutes: float, device: torch.device, of: Sequence[object] = ()
+    ) -> None:
         self.shared, self.folder = folder, folder / f"{process_rank()}-of-{world_size()}"
         self._minutes, self._device, self._of = minutes, device, list(of)
         self._wait, self._saved = 60 * minutes, time.perf_counter()
@@ -51,10 +58,15 @@ class FitProgress:
             for piece in pieces:
                 write_whole(piece, self._file(series, number, count))
                 count += 1
-            write_whole({"format": FORMAT, "pieces": count, "of": self._of}, self._file(series, number))
+            write_whole(
+                {"format": FORMAT, "pieces": count, "of": self._of}, self._file(series, number)
+            )
         except OSError as error:
             failed = error
-            warnings.warn(f"what the fit has done cannot be kept, and it goes on without: {error}", stacklevel=2)
+            warnings.warn(
+                f"what the fit has done cannot be kept, and it goes on without: {error}",
+                stacklevel=2,
+            )
         self._saved = time.perf_counter()
         self._wait = max(60 * self._minutes, SHARE * (self._saved - began))
         return sum_over_processes(int(failed is not None), self._device) == 0
@@ -105,7 +117,9 @@ class FitProgress:
         return sorted(int(parts[1]) for path in found if len(parts := path.stem.split("-")) == 2)
 
     def _file(self, series: str, number: int, piece: int | None = None) -> Path:
-        return self.folder / f"{series}-{number:012d}{'' if piece is None else f'-{piece:06d}'}.ckpt"
+        return (
+            self.folder / f"{series}-{number:012d}{'' if piece is None else f'-{piece:06d}'}.ckpt"
+        )
 
     def _remove(self, series: str, numbers: Iterable[int]) -> None:
         for number in numbers:

@@ -62,7 +62,9 @@ class Plan(NamedTuple):
 
 def evaluating(plan: Plan, held: float = 0.0, operations: float = 0.0) -> Stage:
     """The test of images whose scores take so many operations each, while `held` bytes are held."""
-    return Stage("Testing", held, plan.tested, plan.tested * operations, WRITING * plan.height * plan.width)
+    return Stage(
+        "Testing", held, plan.tested, plan.tested * operations, WRITING * plan.height * plan.width
+    )
 
 
 def with_metrics(test: Stage, plan: Plan, memory_gb: float) -> Stage:
@@ -72,7 +74,9 @@ def with_metrics(test: Stage, plan: Plan, memory_gb: float) -> Stage:
     """
     pixels, limit = float(plan.tested * plan.height * plan.width * plan.world), memory_gb * 2**30
     exact = metrics.BYTES * pixels <= limit
-    return test._replace(held=test.held + (METRIC_BYTES * pixels if exact else BINS_BYTES + limit / plan.world))
+    return test._replace(
+        held=test.held + (METRIC_BYTES * pixels if exact else BINS_BYTES + limit / plan.world)
+    )
 
 
 def scoring_again(test: Stage, plan: Plan, trimming: Sequence[Stage]) -> list[Stage]:

@@ -69,8 +69,12 @@ class LearnedModule(AnomalyModule):
         if self._make_optimizer is None:
             optimizer = self.default_optimizer(groups)
         else:
-            rank_zero_info("model.optimizer replaces the method's own optimizer and its learning rates")
-            optimizer = self._make_optimizer([{k: v for k, v in g.items() if k != "lr"} for g in groups])
+            rank_zero_info(
+                "model.optimizer replaces the method's own optimizer and its learning rates"
+            )
+            optimizer = self._make_optimizer(
+                [{k: v for k, v in g.items() if k != "lr"} for g in groups]
+            )
         if self._make_scheduler is not None:
             scheduler = self._make_scheduler(optimizer)
         else:
@@ -103,13 +107,18 @@ class LearnedModule(AnomalyModule):
         """
         real, share = batch.without_padding(), 1.0
         self._paths = [*self._paths, *real.path]
-        if world_size() > 1:  # gradients are averaged over processes; what is wanted is the mean over images
+        if (
+            world_size() > 1
+        ):  # gradients are averaged over processes; what is wanted is the mean over images
             count = torch.tensor(len(real), device=self.device)
             dist.all_reduce(count)
             share = len(real) * world_size() / int(count)
         batch = real if len(real) else batch
         try:
-            parts = {name: value * share if share != 1 else value for name, value in self.losses(batch).items()}
+            parts = {
+                name: value * share if share != 1 else value
+                for name, value in self.losses(batch).items()
+            }
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -135,7 +144,9 @@ class LearnedModule(AnomalyModule):
             UserError: where it is not finite; under 16-mixed, whose scaler leaves such steps out, where it has been
                 so for `SKIPPED` steps in a row.
         """
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        norm = torch.nn.utils.get_total_norm(
+            [p.grad for p in self.parameters() if p.grad is not None]
+        )
         self._skipped = 0 if bool(norm.isfinite()) else self._skipped + 1
         if self._skipped >= (SKIPPED if self.trainer.precision.startswith("16") else 1):
             self._stop("gradient norm", norm, self._paths)
@@ -169,13 +180,19 @@ class LearnedModule(AnomalyModule):
                 config.scheduler.step(value)
 
     def _check_weights(self) -> None:
-        norm = torch.nn.utils.get_total_norm([p.detach() for p in self.parameters() if p.requires_grad])
+        norm = torch.nn.utils.get_total_norm(
+            [p.detach() for p in self.parameters() if p.requires_grad]
+        )
         if not bool(norm.isfinite()):
             self._stop("norm of the weights", norm, self._stepped)
 
     def on_train_end(self) -> None:
         """Says where a validation set has calibrated nothing."""
-        if self.trainer.val_dataloaders and not len(self.calibration) and not self.trainer.fast_dev_run:
+        if (
+            self.trainer.val_dataloaders
+            and not len(self.calibration)
+            and not self.trainer.fast_dev_run
+        ):
             rank_zero_warn(
                 "the last epoch was not validated, so there are no p-values; set trainer.check_val_every_n_epoch to a "
                 "divisor of trainer.max_epochs"
@@ -187,7 +204,9 @@ class LearnedModule(AnomalyModule):
         good = batch.select((batch.index >= 0) & (batch.label == 0))
         if len(good) and not self.trainer.sanity_checking:
             loss = torch.stack([*self.losses(good).values()]).sum()
-            self._validation_losses.append(torch.stack((loss * len(good), loss.new_tensor(len(good)))).float())
+            self._validation_losses.append(
+                torch.stack((loss * len(good), loss.new_tensor(len(good)))).float()
+            )
 
     def on_validation_epoch_end(self) -> None:
         """Logs `validation_loss`, the mean over the held-out good images of all processes."""
@@ -207,12 +226,24 @@ class LearnedModule(AnomalyModule):
             gathered: list[Any] = [None] * world_size()
             dist.all_gather_object(gathered, found[0])
             found = gathered
-        bad = "; ".join(f"{value} on {', '.join(paths)}" for value, paths in found if not math.isfinite(value))
-        files = [c.best_model_path for c in self.trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
-        good = max((f for f in files if f and Path(f).is_file()), key=os.path.getmtime, default=None)
+        bad = "; ".join(
+            f"{value} on {', '.join(paths)}" for value, paths in found if not math.isfinite(value)
+        )
+        files = [
+            c.best_model_path
+            for c in self.trainer.checkpoint_callbacks
+            if isinstance(c, ModelCheckpoint)
+        ]
+        good = max(
+            (f for f in files if f and Path(f).is_file()), key=os.path.getmtime, default=None
+        )
         raise DivergedError(
             f"the {what} is {bad} (epoch {self.current_epoch}, step {self.global_step}); "
-            + (f"the last good checkpoint is {good}. " if good else "no checkpoint has been written yet. ")
+            + (
+                f"the last good checkpoint is {good}. "
+                if good
+                else "no checkpoint has been written yet. "
+            )
             + "Begin a new run with a lower learning rate, with clipped gradients (trainer.gradient_clip_val), or "
             "without 16-mixed"
         )

@@ -6,11 +6,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_ad.data.sample import Prediction
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map, spatial_mean
 from lightning_ad.features.weights import build_network
-from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.forecast import Plan, Stage, evaluating
 from lightning_ad.statistics.gaussian import (
@@ -76,13 +76,19 @@ class MahalanobisAD(FitOnlyModule):
         layers = _levels(backbone) if layers is None else layers
         self.backbone = Backbone(backbone, weights, layers).to(memory_format=torch.channels_last)
         self.widths = [shape.channels for shape in self.backbone.shapes(256, 256)]
-        self.components, self.variance, self.shrink = components, variance, shrinkage == "ledoit-wolf"
+        self.components, self.variance, self.shrink = (
+            components,
+            variance,
+            shrinkage == "ledoit-wolf",
+        )
         self.combine, self.map, self.sigma = combine, map, sigma
         self.has_localization = map
         # The moments of all levels, one after another; of the scatter matrices the lower triangles.
         for name in ("means", "scatters", "thirds", "fourths"):
             self.register_dynamic_buffer(name, torch.empty(0, dtype=torch.float64))
-        self.register_buffer("count", torch.tensor(0))  # images of the moments, also before the base says so
+        self.register_buffer(
+            "count", torch.tensor(0)
+        )  # images of the moments, also before the base says so
         self._moments: list[NormMoments] = []
         self._kept: tuple[Tensor, list[ShrunkGaussian]] | None = None
 
@@ -100,11 +106,11 @@ class MahalanobisAD(FitOnlyModule):
         for moments, level in zip(self._moments, self._maps(image), strict=True):
             moments.update(spatial_mean(level).double())
 
-    def kept(self, first: int) -> Iterator[dict[str, Any]]:
+    def partial_state(self, first: int) -> Iterator[dict[str, Any]]:
         """The moments of each level."""
         yield {str(level): moments.state() for level, moments in enumerate(self._moments)}
 
-    def go_on(self, piece: dict[str, Any]) -> None:
+    def restore(self, piece: dict[str, Any]) -> None:
         """Takes the moments."""
         for level, moments in enumerate(self._moments):
             moments.restore(piece[str(level)])
@@ -132,7 +138,11 @@ class MahalanobisAD(FitOnlyModule):
         squares = float(sum(channels**2 for channels in self.widths))
         return [
             Stage("Reading images", 8.0 * squares, plan.images, 2 * plan.images * squares),
-            Stage("Shrinking", 8.0 * 4 * squares, operations=4.0 * sum(channels**3 for channels in self.widths)),
+            Stage(
+                "Shrinking",
+                8.0 * 4 * squares,
+                operations=4.0 * sum(channels**3 for channels in self.widths),
+            ),
             evaluating(plan, 8.0 * 2 * squares, 2 * squares),
         ]
 
@@ -147,19 +157,28 @@ class MahalanobisAD(FitOnlyModule):
         levels = self._maps(image)
         gaussians, size = self._gaussians(), (image.shape[2], image.shape[3])
         score = self._combined(
-            [g.squared(spatial_mean(m).double()).sqrt() for g, m in zip(gaussians, levels, strict=True)]
+            [
+                g.squared(spatial_mean(m).double()).sqrt()
+                for g, m in zip(gaussians, levels, strict=True)
+            ]
         ).float()
         if not self.map:
             return Prediction(score[:, None, None].expand(-1, *size), score)
         with torch.autocast(image.device.type, enabled=False):
-            maps = [score_map(_local(g, m), *size, self.sigma, ignore) for g, m in zip(gaussians, levels, strict=True)]
+            maps = [
+                score_map(_local(g, m), *size, self.sigma, ignore)
+                for g, m in zip(gaussians, levels, strict=True)
+            ]
         return Prediction(self._combined(maps), score)
 
     def distances(self, image: Tensor) -> dict[str, Tensor]:
         """The Mahalanobis distances [B] of images at each level, float64."""
         self.require_fitted()
         named = zip(self.backbone.layers, self._gaussians(), self._maps(image), strict=True)
-        return {name: gaussian.squared(spatial_mean(level).double()).sqrt() for name, gaussian, level in named}
+        return {
+            name: gaussian.squared(spatial_mean(level).double()).sqrt()
+            for name, gaussian, level in named
+        }
 
     def thresholds(self, probability: float = 0.9973) -> dict[str, float]:
         """The distance at each level that a good image exceeds with a probability of 1 - `probability` (section III).
@@ -171,7 +190,9 @@ class MahalanobisAD(FitOnlyModule):
         """
         self.require_fitted()
         named = zip(self.backbone.layers, self._gaussians(), strict=True)
-        return {name: chi_square_radius(gaussian.dimension, probability) for name, gaussian in named}
+        return {
+            name: chi_square_radius(gaussian.dimension, probability) for name, gaussian in named
+        }
 
     def chi_square_threshold(self, reject: float) -> float:
         """The score of an image that lies on the limit of every level (`thresholds`); see there what it is worth."""
@@ -187,9 +208,13 @@ class MahalanobisAD(FitOnlyModule):
             UserError: for fewer than 4 training images.
         """
         if self.count < 4:
-            raise UserError(f"to leave an image out takes at least 4 training images; there are {int(self.count)}")
+            raise UserError(
+                f"to leave an image out takes at least 4 training images; there are {int(self.count)}"
+            )
         pairs = zip(self._gaussians(), self._maps(image), strict=True)
-        return self._combined([g.squared_without(spatial_mean(level).double()).sqrt() for g, level in pairs]).float()
+        return self._combined(
+            [g.squared_without(spatial_mean(level).double()).sqrt() for g, level in pairs]
+        ).float()
 
     def _maps(self, image: Tensor) -> list[Tensor]:
         return [level.float() for level in self.backbone(image)]
@@ -217,7 +242,9 @@ class MahalanobisAD(FitOnlyModule):
         return stored
 
     def _gaussians(self) -> list[ShrunkGaussian]:
-        if self._kept is None or self._kept[0] is not self.means:  # loading a module and moving it give it new buffers
+        if (
+            self._kept is None or self._kept[0] is not self.means
+        ):  # loading a module and moving it give it new buffers
             self._kept = (self.means, self._fit(self._stored()))
         return self._kept[1]
 
@@ -234,7 +261,9 @@ class MahalanobisAD(FitOnlyModule):
 def _local(gaussian: ShrunkGaussian, level: Tensor) -> Tensor:
     """Distances [B, h, w] of the features at each position of maps [B, C, h, w]."""
     mean, whitening = gaussian.mean.float()[:, None], gaussian.whitening.float()
-    grids = [(whitening @ (features.flatten(1) - mean)).square_().sum(0).sqrt() for features in level]
+    grids = [
+        (whitening @ (features.flatten(1) - mean)).square_().sum(0).sqrt() for features in level
+    ]
     return torch.stack(grids).unflatten(1, level.shape[2:])
 
 
@@ -243,12 +272,22 @@ def _levels(backbone: str) -> list[str]:
     with torch.device("meta"):
         children = dict(build_network(backbone, None).named_children())
     if "layer1" in children:
-        return [name for name in ("maxpool", "layer1", "layer2", "layer3", "layer4") if name in children]
+        return [
+            name for name in ("maxpool", "layer1", "layer2", "layer3", "layer4") if name in children
+        ]
     for blocks in ("features", "blocks", "stages"):
         if isinstance(children.get(blocks), nn.Sequential):
-            own = [name for name, block in children[blocks].named_children() if any(True for _ in block.parameters())]
+            own = [
+                name
+                for name, block in children[blocks].named_children()
+                if any(True for _ in block.parameters())
+            ]
             stem = [name for name in ("stem", "bn1") if name in children][:1]
-            return [*stem, *(f"{blocks}.{name}" for name in own), *(name for name in ("bn2",) if name in children)]
+            return [
+                *stem,
+                *(f"{blocks}.{name}" for name in own),
+                *(name for name in ("bn2",) if name in children),
+            ]
     raise UsageError(
         f"{backbone} has none of the usual names for its blocks; it has {', '.join(children)}: name its levels with "
         "model.layers"

@@ -8,10 +8,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_ad.data.sample import Prediction
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map
-from lightning_ad.methods.base import EARLIER, Prediction
+from lightning_ad.methods.base import EARLIER
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.forecast import Plan, Stage, evaluating
 from lightning_ad.statistics.gaussian import leave_one_out
@@ -72,13 +73,21 @@ class PaDiM(FitOnlyModule):
                 f"{', '.join(self.backbone.layers)}, or null for all; {dimension} came"
             )
         if epsilon <= 0 or sigma < 0:
-            raise UsageError(f"model.epsilon {epsilon} must be above 0, and model.sigma {sigma} not below it")
+            raise UsageError(
+                f"model.epsilon {epsilon} must be above 0, and model.sigma {sigma} not below it"
+            )
         self.epsilon, self.sigma = epsilon, sigma
         self.storage, self.accumulator = getattr(torch, storage), getattr(torch, accumulator)
-        drawn = torch.randperm(sum(self.widths), generator=torch.Generator().manual_seed(seed))[:dimension]
+        drawn = torch.randperm(sum(self.widths), generator=torch.Generator().manual_seed(seed))[
+            :dimension
+        ]
         self.register_buffer("channels", drawn.sort().values)
-        self.register_buffer("count", torch.tensor(0))  # images of the moments, also before the base says so
-        self.register_buffer("grids", torch.zeros(len(self.widths), 2, dtype=torch.int64))  # of the layers
+        self.register_buffer(
+            "count", torch.tensor(0)
+        )  # images of the moments, also before the base says so
+        self.register_buffer(
+            "grids", torch.zeros(len(self.widths), 2, dtype=torch.int64)
+        )  # of the layers
         # Of all stages, one after another (`statistics.nested_gaussian`).
         self.register_dynamic_buffer("means", torch.empty(0))
         self.register_dynamic_buffer("factors", torch.empty(0))
@@ -115,12 +124,12 @@ class PaDiM(FitOnlyModule):
         assert self._moments is not None
         self._moments.update(self._embed(image))
 
-    def kept(self, first: int) -> Iterator[dict[str, Any]]:
+    def partial_state(self, first: int) -> Iterator[dict[str, Any]]:
         """The moments."""
         assert self._moments is not None
         yield self._moments.state()
 
-    def go_on(self, piece: dict[str, Any]) -> None:
+    def restore(self, piece: dict[str, Any]) -> None:
         """Takes the moments."""
         assert self._moments is not None
         self._moments.restore(piece)
@@ -157,10 +166,18 @@ class PaDiM(FitOnlyModule):
         """Reading holds the scatters, however many images there are, and testing the inverse factors."""
         nested = self._nesting(self._grids_of(plan.height, plan.width))
         vectors, numbers = sum(nested.vectors()), sum(nested.numbers())
-        solving = sum(n * above for n, above in zip(nested.numbers(), accumulate(nested.dimensions), strict=True))
+        solving = sum(
+            n * above
+            for n, above in zip(nested.numbers(), accumulate(nested.dimensions), strict=True)
+        )
         scatters, factors = self.accumulator.itemsize * numbers, self.storage.itemsize * numbers
         return [
-            Stage("Reading images", scatters + 4 * 2 * BLOCK * vectors, plan.images, 2 * plan.images * numbers),
+            Stage(
+                "Reading images",
+                scatters + 4 * 2 * BLOCK * vectors,
+                plan.images,
+                2 * plan.images * numbers,
+            ),
             Stage("Factorising", scatters + factors, operations=2 * solving),
             evaluating(plan, factors + 4 * numbers, 2 * numbers),
         ]
@@ -183,7 +200,9 @@ class PaDiM(FitOnlyModule):
         """
         count = int(self.count)
         if count < 3:
-            raise UserError(f"to leave an image out takes at least 3 training images; there are {count}")
+            raise UserError(
+                f"to leave an image out takes at least 3 training images; there are {count}"
+            )
         squared = self._squared(image, (count - 1) / (count - 2))
         return self._predict(image, leave_one_out(squared, count, 1 / (count - 2)), ignore).score
 
@@ -202,11 +221,19 @@ class PaDiM(FitOnlyModule):
 
     def _embed(self, image: Tensor) -> Tensor:
         """The chosen channels as `Nesting.flat` gives them, float32."""
-        chosen, nested = self._chosen(), self._nesting(self._grids_of(image.shape[2], image.shape[3]))
+        chosen, nested = (
+            self._chosen(),
+            self._nesting(self._grids_of(image.shape[2], image.shape[3])),
+        )
 
         def flat(maps: list[Tensor]) -> list[Tensor]:
-            levels = [(maps[level].permute(0, 2, 3, 1).flatten(1, 2), channels) for level, channels in chosen]
-            return [nested.flat([level.index_select(2, channels).float() for level, channels in levels])]
+            levels = [
+                (maps[level].permute(0, 2, 3, 1).flatten(1, 2), channels)
+                for level, channels in chosen
+            ]
+            return [
+                nested.flat([level.index_select(2, channels).float() for level, channels in levels])
+            ]
 
         return self.backbone(image, flat)[0]
 
@@ -215,7 +242,10 @@ class PaDiM(FitOnlyModule):
         if self._layers is None or self._layers[0] is not self.channels:
             chosen, start = [], 0
             for level, width in enumerate(self.widths):
-                own = self.channels[(self.channels >= start) & (self.channels < start + width)] - start
+                own = (
+                    self.channels[(self.channels >= start) & (self.channels < start + width)]
+                    - start
+                )
                 chosen += [(level, own)] * (len(own) > 0)
                 start += width
             self._layers = (self.channels, chosen[::-1])
@@ -225,14 +255,20 @@ class PaDiM(FitOnlyModule):
         """The cells, where the layers have these grids."""
         chosen = self._chosen()
         dimensions = tuple(len(channels) for _, channels in chosen)
-        return nesting(tuple(grids[level] for level, _ in chosen), dimensions, grids[0], self.channels.device)
+        return nesting(
+            tuple(grids[level] for level, _ in chosen), dimensions, grids[0], self.channels.device
+        )
 
     def _grids_of(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """The grids of the layers, of images of a size."""
         return tuple((shape.height, shape.width) for shape in self.backbone.shapes(height, width))
 
     def _forget(self) -> None:
-        self.means, self.factors, self._kept = self.means.new_empty(0), self.factors.new_empty(0), None
+        self.means, self.factors, self._kept = (
+            self.means.new_empty(0),
+            self.factors.new_empty(0),
+            None,
+        )
 
     def _gaussian(self) -> NestedGaussian:
         # Loading a module and moving it give it new buffers.

@@ -7,11 +7,11 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from lightning_ad.data.sample import Prediction
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map, spatial_mean
 from lightning_ad.features.patches import patch_features
-from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.forecast import COMPARED, Plan, Stage, evaluating
 from lightning_ad.statistics.neighbours import nearest_neighbours
@@ -70,17 +70,23 @@ class SPADE(FitOnlyModule):
             if came < least[name]:
                 raise UsageError(f"model.{name} must be at least {least[name]}, {came} came")
         if layers is not None and len(layers) < 2:
-            raise UsageError(f"model.layers must name the levels and the image feature's layer, {layers} came")
+            raise UsageError(
+                f"model.layers must name the levels and the image feature's layer, {layers} came"
+            )
         self.save_hyperparameters()
         self.backbone = Backbone(backbone, weights, layers, strides=(4, 8, 16, None))
         self.k_image, self.k_pixel, self.neighbours = k_image, k_pixel, neighbours
         self.distance, self.sigma, self.storage = distance, sigma, getattr(torch, storage)
         count = len(self.backbone.layers) - 1
-        self.groups = [[level] for level in range(count)] if pyramid == "average" else [[*range(count)]]
+        self.groups = (
+            [[level] for level in range(count)] if pyramid == "average" else [[*range(count)]]
+        )
         # One row for each training image: its levels' maps [h, w, C], one after another.
         self.gallery = RowStore(None if memory_gb is None else int(memory_gb * 2**30))
         self.register_dynamic_buffer("features", torch.empty(0, 0))
-        self.register_buffer("grids", torch.zeros(count, 3, dtype=torch.int64))  # height, width, channels
+        self.register_buffer(
+            "grids", torch.zeros(count, 3, dtype=torch.int64)
+        )  # height, width, channels
 
     @property
     def memory_bytes(self) -> int | None:
@@ -123,15 +129,22 @@ class SPADE(FitOnlyModule):
         self.gallery[rows] = flat.to("cpu", self.storage)
         self._observed = torch.cat([self._observed, rows])
 
-    def kept(self, first: int) -> Iterator[dict[str, Any]]:
+    def partial_state(self, first: int) -> Iterator[dict[str, Any]]:
         """The maps and features of the images that this process has observed, in blocks."""
         each = max(1, BLOCK_BYTES * len(self.gallery) // max(1, self.gallery.nbytes))
         for rows in self._observed[first:].split(each):
-            yield {"rows": rows.clone(), "maps": self.gallery[rows], "features": self._image_features[rows]}
+            yield {
+                "rows": rows.clone(),
+                "maps": self.gallery[rows],
+                "features": self._image_features[rows],
+            }
 
-    def go_on(self, piece: dict[str, Any]) -> None:
+    def restore(self, piece: dict[str, Any]) -> None:
         """Takes such a block."""
-        self.gallery[piece["rows"]], self._image_features[piece["rows"]] = piece["maps"], piece["features"]
+        self.gallery[piece["rows"]], self._image_features[piece["rows"]] = (
+            piece["maps"],
+            piece["features"],
+        )
         self._observed = torch.cat([self._observed, piece["rows"]])
 
     def complete(self) -> None:
@@ -156,11 +169,20 @@ class SPADE(FitOnlyModule):
     def stages(self, plan: Plan) -> list[Stage]:
         """The gallery is held from the first image on; testing compares pixels with those of `k_pixel` images."""
         *levels, _ = self.backbone.shapes(plan.height, plan.width)
-        size = self.storage.itemsize * plan.world * plan.images * sum(s.channels * s.height * s.width for s in levels)
+        size = (
+            self.storage.itemsize
+            * plan.world
+            * plan.images
+            * sum(s.channels * s.height * s.width for s in levels)
+        )
         held = float(size if fits(size, self.gallery.memory_bytes) else 0)
-        near, areas = min(self.k_pixel, plan.world * plan.images), [s.height * s.width for s in levels]
+        near, areas = (
+            min(self.k_pixel, plan.world * plan.images),
+            [s.height * s.width for s in levels],
+        )
         work = sum(
-            areas[g[0]] ** 2 * (sum(levels[i].channels for i in g) + self.neighbours * COMPARED) for g in self.groups
+            areas[g[0]] ** 2 * (sum(levels[i].channels for i in g) + self.neighbours * COMPARED)
+            for g in self.groups
         )
         return [
             Stage("Reading images", held, plan.images),
@@ -198,13 +220,20 @@ class SPADE(FitOnlyModule):
         count = min(self.k_image, len(self.features) - tiles)
         number = self.images_before + index
         with torch.autocast(image.device.type, enabled=False):
-            squared, images = nearest_neighbours(self.features[number], self.features, count + tiles)
+            squared, images = nearest_neighbours(
+                self.features[number], self.features, count + tiles
+            )
         others = images // tiles != number[:, None] // tiles
         kept = others & (others.cumsum(1) <= count)  # itself may be farther than its duplicates
         return self._distances(squared)[kept].view(-1, count).mean(1)
 
     def _score(
-        self, maps: list[Tensor], images: Tensor, score: Tensor, size: torch.Size, ignore: Tensor | None
+        self,
+        maps: list[Tensor],
+        images: Tensor,
+        score: Tensor,
+        size: torch.Size,
+        ignore: Tensor | None,
     ) -> Prediction:
         """The maps [B, C_l, h_l, w_l] against the pixels of the training images `images` [B, k]."""
         together, nearest = [], []
@@ -215,7 +244,10 @@ class SPADE(FitOnlyModule):
             found = images.new_empty(len(queries), height * width)
             for k, query in enumerate(queries):
                 squared, pixels = self._search(query, group, images[k])
-                grid[k], found[k] = self._distances(squared).mean(1).view(height, width), pixels[:, 0]
+                grid[k], found[k] = (
+                    self._distances(squared).mean(1).view(height, width),
+                    pixels[:, 0],
+                )
             together.append(score_map(grid, *size, self.sigma, ignore))
             nearest.append(found)
         map = torch.stack(together).mean(0)
@@ -230,7 +262,9 @@ class SPADE(FitOnlyModule):
         area = int(self.grids[group[0], :2].prod())
         squared, pixels = queries.new_empty(len(queries), 0), images.new_empty(len(queries), 0)
         for some in images.split(max(1, BLOCK_BYTES // (4 * area * queries.shape[1]))):
-            bank = patch_features([self._read(level, some) for level in group], 1, None, None).flatten(0, 1)
+            bank = patch_features(
+                [self._read(level, some) for level in group], 1, None, None
+            ).flatten(0, 1)
             distances, found = nearest_neighbours(queries, bank, min(self.neighbours, len(bank)))
             squared = torch.cat([squared, distances], 1)
             pixels = torch.cat([pixels, some[found // area] * area + found % area], 1)
@@ -243,16 +277,25 @@ class SPADE(FitOnlyModule):
         height, width, channels = self.grids[level].tolist()
         begin = int(self.grids[:level].prod(1).sum())
         columns = slice(begin, begin + height * width * channels)
-        part = self.gallery[images.to(self.gallery.blocks[0].device), columns].to(images.device).float()
+        part = (
+            self.gallery[images.to(self.gallery.blocks[0].device), columns]
+            .to(images.device)
+            .float()
+        )
         return part.view(-1, height, width, channels).permute(0, 3, 1, 2)
 
     def _positions(self, map: Tensor, found: Tensor, grid: torch.Size) -> Tensor:
         """Training image, row and column [B, 3] of the gallery pixels `found` [B, P] where the map is highest."""
         peak = map.flatten(1).argmax(1)
-        row, column = peak // map.shape[2] * grid[0] // map.shape[1], peak % map.shape[2] * grid[1] // map.shape[2]
+        row, column = (
+            peak // map.shape[2] * grid[0] // map.shape[1],
+            peak % map.shape[2] * grid[1] // map.shape[2],
+        )
         pixel = found.gather(1, (row * grid[1] + column)[:, None])[:, 0]
         height, width, _ = self.grids[0].tolist()
-        return torch.stack([pixel // (height * width), pixel % (height * width) // width, pixel % width], 1)
+        return torch.stack(
+            [pixel // (height * width), pixel % (height * width) // width, pixel % width], 1
+        )
 
     def _distances(self, squared: Tensor) -> Tensor:
         return squared.sqrt() if self.distance == "plain" else squared

@@ -51,17 +51,25 @@ def score_by_tiles(
     if not len(image):
         return image.new_zeros(0, *tiles.size), image.new_zeros(0)
     return _joined(
-        [_score_one(score, (one,) if ignore is None else (one, ignore[k]), tiles, block) for k, one in enumerate(image)]
+        [
+            _score_one(score, (one,) if ignore is None else (one, ignore[k]), tiles, block)
+            for k, one in enumerate(image)
+        ]
     )
 
 
 def _score_one(
-    score: Callable[..., tuple[Tensor | None, ...]], wholes: tuple[Tensor, ...], tiles: Tiles, block: int
+    score: Callable[..., tuple[Tensor | None, ...]],
+    wholes: tuple[Tensor, ...],
+    tiles: Tiles,
+    block: int,
 ) -> tuple[Tensor | None, ...]:
     whole, parts = wholes[0].new_zeros(1, *tiles.size), []
     for start in range(0, len(tiles), block):
         numbers = range(start, min(start + block, len(tiles)))
-        maps, *values = score(*(torch.stack([tiles.cut(one, number) for number in numbers]) for one in wholes))
+        maps, *values = score(
+            *(torch.stack([tiles.cut(one, number) for number in numbers]) for one in wholes)
+        )
         for number, map in zip(numbers, maps, strict=True):
             tiles.blend(whole[0], map, number)
         parts.append(values)
@@ -75,4 +83,6 @@ def _score_one(
 
 
 def _joined(parts: list) -> tuple[Tensor | None, ...]:
-    return tuple(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True))
+    return tuple(
+        None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)
+    )

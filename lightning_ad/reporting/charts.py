@@ -41,7 +41,9 @@ class Axis:
     def ticks(self) -> list[float]:
         """A few round numbers within the axis."""
         if self.log:
-            decades = range(int(np.ceil(np.log10(self.low))), int(np.floor(np.log10(self.high))) + 1)
+            decades = range(
+                int(np.ceil(np.log10(self.low))), int(np.floor(np.log10(self.high))) + 1
+            )
             return [10.0**d for d in decades[:: 1 + len(decades) // 6]]
         rough = (self.high - self.low) / 6
         power = 10.0 ** np.floor(np.log10(rough))
@@ -51,7 +53,12 @@ class Axis:
 
 
 def chart(
-    x: Axis, y: Axis, content: str, width: int = 280, height: int = 210, notes: dict[str, float] | None = None
+    x: Axis,
+    y: Axis,
+    content: str,
+    width: int = 280,
+    height: int = 210,
+    notes: dict[str, float] | None = None,
 ) -> str:
     """An SVG chart of `content`, which is drawn in unit coordinates; `notes` are marked on the x axis."""
     left, top, right, bottom = 44, 16, 10, 38 if x.label else 20
@@ -59,7 +66,9 @@ def chart(
     lines, texts = [], []
 
     def write(text: str, x: float, y: float, kind: str, turn: str = "") -> None:
-        texts.append(f'<text transform="translate({x:.1f} {y:.1f}){turn}" class="{kind}">{escape(text)}</text>')
+        texts.append(
+            f'<text transform="translate({x:.1f} {y:.1f}){turn}" class="{kind}">{escape(text)}</text>'
+        )
 
     for value, share in zip(x.ticks(), x.place(x.ticks()), strict=True):
         lines.append(f"M{share:.4f} 0V1")
@@ -90,7 +99,9 @@ def curve(x: Axis, y: Axis, xs: ArrayLike, ys: ArrayLike, columns: int = 300) ->
     known = np.isfinite(across) & np.isfinite(up)
     across, up = across[known], up[known]
     column = np.floor(across * columns)
-    groups = np.split(np.arange(len(across)), np.flatnonzero(np.diff(column)) + 1) if len(across) else []
+    groups = (
+        np.split(np.arange(len(across)), np.flatnonzero(np.diff(column)) + 1) if len(across) else []
+    )
     keep = [i for g in groups for i in sorted({g[0], g[up[g].argmin()], g[up[g].argmax()], g[-1]})]
     points = " ".join(f"{across[i]:.4f},{1 - up[i]:.4f}" for i in keep)
     return f'<polyline class="curve" points="{points}"/>'

@@ -11,8 +11,8 @@ from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.reporting.provenance import versions
 from lightning_ad.reporting.recorder import TestRecorder
-from lightning_ad.reporting.run_folder import RunFolder
 from lightning_ad.system.cost import Stopwatch
+from lightning_ad.system.run_folder import RunFolder
 
 
 class Run(Protocol):
@@ -33,14 +33,24 @@ class Run(Protocol):
 def report_facts(run: Run, watch: Stopwatch) -> dict[str, str]:
     """What a report lists of a run."""
     number = counts(run)
-    seconds: dict[str, Any] = {f"seconds of {name}": f"{value:.1f}" for name, value in watch.seconds.items()}
+    seconds: dict[str, Any] = {
+        f"seconds of {name}": f"{value:.1f}" for name, value in watch.seconds.items()
+    }
     return {
         "method": type(run.model).__name__,
         "data set": f"{run.datamodule.title} in {run.datamodule.root}",
         "training images": str(number["train"]),
         "test images": f"{number['test_good']} good, {number['test_anomalous']} anomalous",
-        **({"left out": f"{number['skipped']} images that cannot be used (skipped.csv)"} if number["skipped"] else {}),
-        **({"threshold": f"{limit.image:.6g}: {limit.basis}"} if (limit := run.recorder.threshold) else {}),
+        **(
+            {"left out": f"{number['skipped']} images that cannot be used (skipped.csv)"}
+            if number["skipped"]
+            else {}
+        ),
+        **(
+            {"threshold": f"{limit.image:.6g}: {limit.basis}"}
+            if (limit := run.recorder.threshold)
+            else {}
+        ),
         **({"pixel metrics": _bounds(run)} if run.model.metrics.bounds else {}),
         "image size": "{} x {} px (height x width)".format(*run.datamodule.geometry.output),
         **seconds,
@@ -60,7 +70,11 @@ def _bounds(run: Run) -> str:
 def counts(run: Run) -> dict[str, int]:
     """Of the data; the training images are those that the model has learned from."""
     blank = len(small_defects(run))
-    return {**run.datamodule.counts(), "train": run.model.trained_images, "test_without_outline": blank}
+    return {
+        **run.datamodule.counts(),
+        "train": run.model.trained_images,
+        "test_without_outline": blank,
+    }
 
 
 def small_defects(run: Run) -> list[str]:
@@ -73,7 +87,12 @@ def facts_of(
     model: AnomalyModule, data: AnomalyDataModule, revision: str | None, training_set: str | None
 ) -> dict[str, str]:
     """What a dashboard lists of a run before it begins: method, data and their view, versions, revision."""
-    told = {"method": type(model).__name__, "data": data.title, "view": data.view, "revision": revision or "unknown"}
+    told = {
+        "method": type(model).__name__,
+        "data": data.title,
+        "view": data.view,
+        "revision": revision or "unknown",
+    }
     told["training_set"] = training_set or "unknown"
     return {**told, **{f"version_{name}": value for name, value in versions().items()}}
 
@@ -83,11 +102,24 @@ def cost(run: Run, watch: Stopwatch) -> dict[str, float]:
     stages = {**watch.seconds, **getattr(run.model, "took", {})}
     seconds = {f"seconds_{name}": value for name, value in stages.items()}
     memory = {f"peak_memory_gib_{name}": value for name, value in watch.peak.items()}
-    size = {"checkpoint_mib": run.checkpoint.stat().st_size / 2**20} if run.checkpoint.is_file() else {}
-    return {**seconds, "test_images_per_second": len(run.recorder.rows) / watch.seconds["test"], **memory, **size}
+    size = (
+        {"checkpoint_mib": run.checkpoint.stat().st_size / 2**20}
+        if run.checkpoint.is_file()
+        else {}
+    )
+    return {
+        **seconds,
+        "test_images_per_second": len(run.recorder.rows) / watch.seconds["test"],
+        **memory,
+        **size,
+    }
 
 
 def device_name(trainer: Trainer) -> str:
     """The GPU's name, or what the CPU is."""
     device = trainer.strategy.root_device
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type} ({platform.machine()})"
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{device.type} ({platform.machine()})"
+    )

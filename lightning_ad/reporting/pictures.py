@@ -21,7 +21,9 @@ COLOURS = np.array(
 )  # fmt: skip
 
 
-_TABLE = np.stack([np.interp(np.linspace(0, 7, 256), range(8), c).round() for c in COLOURS.T], -1).astype(np.uint8)
+_TABLE = np.stack(
+    [np.interp(np.linspace(0, 7, 256), range(8), c).round() for c in COLOURS.T], -1
+).astype(np.uint8)
 
 
 def heat(map: Tensor | NDArray[np.float32], low: float, high: float) -> Picture:
@@ -64,7 +66,9 @@ def outline(mask: Mask) -> Mask:
     return grown & (~mask | edge)
 
 
-def draw_outline(image: Picture, mask: Mask, colour: tuple[int, int, int] = (0, 255, 255)) -> Picture:
+def draw_outline(
+    image: Picture, mask: Mask, colour: tuple[int, int, int] = (0, 255, 255)
+) -> Picture:
     """A copy of `image` [H, W, 3] with the outline of `mask` [H, W] drawn in."""
     drawn = image.copy()
     drawn[outline(mask)] = colour
@@ -81,7 +85,9 @@ def hatch(image: Picture, mask: Mask, stride: int = 8) -> Picture:
 
 def outline_path(mask: Mask) -> str:
     """The border of `mask` [H, W] as SVG path data, one unit a pixel; empty where the mask is."""
-    rows = np.diff(np.pad(mask, 1).astype(np.int8), axis=0)[:, 1:-1]  # [H + 1, W], not 0 between unlike pixels
+    rows = np.diff(np.pad(mask, 1).astype(np.int8), axis=0)[
+        :, 1:-1
+    ]  # [H + 1, W], not 0 between unlike pixels
     columns = np.diff(np.pad(mask, 1).astype(np.int8), axis=1)[1:-1].T
     across = [f"M{start} {line}h{end - start}" for line, start, end in _runs(rows != 0)]
     down = [f"M{line} {start}v{end - start}" for line, start, end in _runs(columns != 0)]
@@ -107,7 +113,9 @@ def thumbnail_mask(mask: Mask, height: int, width: int) -> Mask:
     return np.asarray(shares) > 0
 
 
-def data_uri(image: Picture, format: Literal["jpeg", "webp", "png"] = "webp", quality: int = 75) -> str:
+def data_uri(
+    image: Picture, format: Literal["jpeg", "webp", "png"] = "webp", quality: int = 75
+) -> str:
     """`image` [H, W, 3], or [H, W, 4] with opacity (not in JPEG), as text that an `src` takes."""
     file = io.BytesIO()
     options = {"webp": {"alpha_quality": 50, "method": 2}}.get(format, {})

@@ -59,7 +59,11 @@ def fingerprint(samples: Sequence[Sample]) -> str:
 
     Names are those within the folder that all images share: the set may have moved.
     """
-    top = os.path.commonpath([os.path.dirname(os.path.abspath(s.path)) for s in samples]) if samples else ""
+    top = (
+        os.path.commonpath([os.path.dirname(os.path.abspath(s.path)) for s in samples])
+        if samples
+        else ""
+    )
     told = [
         (
             Path(os.path.relpath(os.path.abspath(s.path), top)).as_posix(),
@@ -83,8 +87,14 @@ def ignored_hash(samples: Sequence[Sample]) -> str | None:
     told = [(sample.ignore_path, sample.ignore_value) for sample in samples]
     if all(one == (None, None) for one in told):
         return None
-    files = {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path, _ in told if path is not None}
-    return hashlib.sha256(repr([(path and files[path], value) for path, value in told]).encode()).hexdigest()[:16]
+    files = {
+        path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        for path, _ in told
+        if path is not None
+    }
+    return hashlib.sha256(
+        repr([(path and files[path], value) for path, value in told]).encode()
+    ).hexdigest()[:16]
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -112,13 +122,19 @@ def revision(folder: Path = Path(__file__).parents[2]) -> str | None:
         return None
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        return commit + ("+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+        return commit + (
+            "+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else ""
+        )
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def _git(folder: Path, *arguments: str) -> str:
     done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=True
+        ["git", "-C", str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
     )
     return done.stdout.strip()

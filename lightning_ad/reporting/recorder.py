@@ -9,14 +9,20 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_ad.data.sample import Batch
-from lightning_ad.evaluation import auroc, average_precision, conformal_p_values, curve_of, images_needed
+from lightning_ad.data.sample import Batch, Prediction
+from lightning_ad.evaluation import (
+    auroc,
+    average_precision,
+    conformal_p_values,
+    curve_of,
+    images_needed,
+)
 from lightning_ad.evaluation.thresholds import REJECT, Calibration, Method, Threshold, choose
-from lightning_ad.methods.base import AnomalyModule, Prediction
+from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.reporting.maps import write_map
-from lightning_ad.reporting.run_folder import RunFolder
 from lightning_ad.reporting.tables import ImageResult
 from lightning_ad.system.distributed import world_size
+from lightning_ad.system.run_folder import RunFolder
 from lightning_ad.system.threads import map_single_threaded
 
 
@@ -34,7 +40,9 @@ class TestRecorder(Callback):
         without_outline: anomalous images without a defective pixel, as the network sees them; likewise.
     """
 
-    def __init__(self, folder: RunFolder, method: Method | float | None = None, reject: float | None = None) -> None:
+    def __init__(
+        self, folder: RunFolder, method: Method | float | None = None, reject: float | None = None
+    ) -> None:
         self.folder, self.method, self.reject = folder, method, reject
         self.threshold: Threshold | None = None
         self.rows: list[ImageResult] = []
@@ -48,7 +56,9 @@ class TestRecorder(Callback):
         self._calibration = _fitting(pl_module.calibration, trainer)
         needs_none = isinstance(self.method, int | float) or self.method == "chi2"
         if needs_none or len(self._calibration) == len(pl_module.calibration):
-            self.threshold = choose(self.method, self.reject, self._calibration, pl_module.chi_square_threshold)
+            self.threshold = choose(
+                self.method, self.reject, self._calibration, pl_module.chi_square_threshold
+            )
         if self.threshold is None and (count := len(self._calibration)):
             rank_zero_warn(
                 f"{count} held-out good images give p-values down to {1 / (count + 1):.2g}; verdicts at {REJECT:g} "
@@ -76,12 +86,20 @@ class TestRecorder(Callback):
         maps = outputs.map.float().cpu()
         paths = [
             Path("maps") / defect / f"{index:05d}-{Path(path).stem}.png"
-            for defect, index, path in zip(batch.defect, batch.index.tolist(), batch.path, strict=True)
+            for defect, index, path in zip(
+                batch.defect, batch.index.tolist(), batch.path, strict=True
+            )
         ]
-        map_single_threaded(lambda i: write_map(self.folder.path / paths[i], maps[i]), range(len(paths)))
+        map_single_threaded(
+            lambda i: write_map(self.folder.path / paths[i], maps[i]), range(len(paths))
+        )
         for i, index in enumerate(batch.index.tolist()):
             p = p_values[i]
-            nearest = None if outputs.nearest is None else _place(outputs.nearest[i], pl_module.training_paths)
+            nearest = (
+                None
+                if outputs.nearest is None
+                else _place(outputs.nearest[i], pl_module.training_paths)
+            )
             kept = None if batch.ignore is None else ~batch.ignore[i].cpu()
             map, mask = maps[i], batch.mask[i].cpu()
             row = ImageResult(
@@ -90,9 +108,15 @@ class TestRecorder(Callback):
                 defect=batch.defect[i],
                 score=float(scores[i]),
                 p_value=p,
-                anomalous=None if self.threshold is None else float(scores[i]) > self.threshold.image,
+                anomalous=None
+                if self.threshold is None
+                else float(scores[i]) > self.threshold.image,
                 area=_area(map if kept is None else map[kept], self.threshold),
-                **(_of_its_pixels(map, mask) if kept is None else _of_its_pixels(map[kept], mask[kept])),
+                **(
+                    _of_its_pixels(map, mask)
+                    if kept is None
+                    else _of_its_pixels(map[kept], mask[kept])
+                ),
                 map_path=str(paths[i]),
                 nearest=nearest,
             )

@@ -23,7 +23,12 @@ from lightning_ad.reporting.html.report import write_report
 from lightning_ad.reporting.pictures import hatch
 from lightning_ad.reporting.provenance import fingerprint, protocol, versions
 from lightning_ad.reporting.run_results import RunResults
-from lightning_ad.reporting.tables import ImageResult, write_faults, write_predictions, write_suspects
+from lightning_ad.reporting.tables import (
+    ImageResult,
+    write_faults,
+    write_predictions,
+    write_suspects,
+)
 from lightning_ad.system.cost import Stopwatch
 from lightning_ad.system.files import write_json
 
@@ -50,7 +55,8 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     details = dict(run.model.metrics.details)
     sure_pixels = details["by_defect_intervals"]
     details["by_defect_intervals"] = {
-        kind: {**_intervals_of(rows, kind), **sure_pixels.get(kind, {})} for kind in details["by_defect"]
+        kind: {**_intervals_of(rows, kind), **sure_pixels.get(kind, {})}
+        for kind in details["by_defect"]
     }
     if run.model.suspects is not None:
         write_suspects(folder.suspects, run.model.suspects)
@@ -108,7 +114,11 @@ def summarise(run: Run, watch: Stopwatch) -> None:
         print(verdicts(rows, run.recorder.threshold))
     if bounds:
         print("\nPixels were counted in bins; the exact metrics lie in")
-        print("\n".join(f"{name:<16}  [{low:.6f}, {high:.6f}]" for name, (low, high) in bounds.items()))
+        print(
+            "\n".join(
+                f"{name:<16}  [{low:.6f}, {high:.6f}]" for name, (low, high) in bounds.items()
+            )
+        )
     print(f"\nReport: {folder.report}")
 
 
@@ -135,7 +145,11 @@ def table(metrics: dict[str, float], sure: dict[str, tuple[float, float]]) -> st
 
 def _intervals(rows: Sequence[ImageResult]) -> dict[str, tuple[float, float]]:
     """Of the metrics of images."""
-    return intervals(of_kind(METRICS, "image"), np.array([r.score for r in rows]), np.array([r.label for r in rows]))
+    return intervals(
+        of_kind(METRICS, "image"),
+        np.array([r.score for r in rows]),
+        np.array([r.label for r in rows]),
+    )
 
 
 def _intervals_of(rows: Sequence[ImageResult], kind: str) -> dict[str, tuple[float, float]]:
@@ -146,7 +160,9 @@ def _intervals_of(rows: Sequence[ImageResult], kind: str) -> dict[str, tuple[flo
 def training_curves(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
     """(steps, values) of everything logged in training; where a run was resumed, what it did again counts."""
     curves: dict[str, dict[int, float]] = {}
-    files = sorted(folder.glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.rpartition("_")[2]))
+    files = sorted(
+        folder.glob("version_*/metrics.csv"), key=lambda p: int(p.parent.name.rpartition("_")[2])
+    )
     for path in files:
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
@@ -158,7 +174,9 @@ def training_curves(folder: Path) -> dict[str, tuple[list[float], list[float]]]:
             for name in row.keys() - {"step", "epoch"}:
                 if row[name] and not name.startswith(("image_", "pixel_")):
                     curves.setdefault(name, {})[int(row["step"])] = float(row[name])
-    return {name: ([*map(float, curve)], [*curve.values()]) for name, curve in sorted(curves.items())}
+    return {
+        name: ([*map(float, curve)], [*curve.values()]) for name, curve in sorted(curves.items())
+    }
 
 
 def _picture(data: AnomalyDataModule):  # noqa: ANN202
@@ -168,9 +186,14 @@ def _picture(data: AnomalyDataModule):  # noqa: ANN202
         sample = samples[row.path]
         full = read_image(sample.path)
         image = data.geometry.image(full).mul(255).round().byte().permute(1, 2, 0).numpy()
-        mask, size = torch.zeros(data.geometry.output, dtype=torch.bool), (full.shape[-2], full.shape[-1])
+        mask, size = (
+            torch.zeros(data.geometry.output, dtype=torch.bool),
+            (full.shape[-2], full.shape[-1]),
+        )
         if sample.mask_path is not None:
-            mask = data.geometry.mask(read_mask(sample.mask_path, size, sample.mask_threshold, sample.ignore_value))
+            mask = data.geometry.mask(
+                read_mask(sample.mask_path, size, sample.mask_threshold, sample.ignore_value)
+            )
         if (ignored := read_ignored(sample, size)) is not None:
             ignore = data.geometry.mask(ignored)
             image, mask = hatch(image, ignore.numpy()), mask & ~ignore

@@ -18,7 +18,12 @@ MORE = {  # columns that only some runs have: the field, and what its text is re
     "map": ("map_path", str),
     "nearest": ("nearest", str),
 }
-VERDICTS = {(0, False): "passed", (0, True): "false alarm", (1, False): "missed", (1, True): "found"}
+VERDICTS = {
+    (0, False): "passed",
+    (0, True): "false alarm",
+    (1, False): "missed",
+    (1, True): "found",
+}
 
 
 @dataclass(frozen=True)
@@ -60,14 +65,20 @@ class ImageResult:
 
 def write_predictions(path: str | Path, rows: Sequence[ImageResult]) -> None:
     """Writes predictions.csv; unknown values are empty, columns of `MORE` are there if any row has one."""
-    more = [name for name, (field, _) in MORE.items() if any(getattr(r, field) is not None for r in rows)]
+    more = [
+        name
+        for name, (field, _) in MORE.items()
+        if any(getattr(r, field) is not None for r in rows)
+    ]
     with replacing(path) as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS + more)
         for r in rows:
             p_value = "" if r.p_value is None else repr(r.p_value)
             anomalous = "" if r.anomalous is None else str(r.anomalous).lower()
-            where = ["" if (value := getattr(r, MORE[name][0])) is None else str(value) for name in more]
+            where = [
+                "" if (value := getattr(r, MORE[name][0])) is None else str(value) for name in more
+            ]
             table.writerow([r.path, r.label, r.defect, repr(r.score), p_value, anomalous, *where])
 
 
@@ -90,7 +101,9 @@ def read_predictions(path: str | Path) -> list[ImageResult]:
     except OSError as error:
         raise DataError(f"cannot read the predictions {path}: {error}") from error
     except (KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path} does not hold predictions (columns {', '.join(COLUMNS)}): {error}") from error
+        raise DataError(
+            f"{path} does not hold predictions (columns {', '.join(COLUMNS)}): {error}"
+        ) from error
 
 
 def write_suspects(path: Path, suspects: Sequence[Suspect]) -> None:

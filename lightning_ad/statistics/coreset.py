@@ -19,7 +19,9 @@ from lightning_ad.system.distributed import (
 
 POOL = 1024  # candidates of each process that are looked at together
 BLOCK_BYTES = 2 * 2**20  # of distances held at a time: they stay in a core's cache
-ROUNDING = 4 * torch.finfo(torch.float32).eps  # error of a product of two vectors, over the root of their length
+ROUNDING = (
+    4 * torch.finfo(torch.float32).eps
+)  # error of a product of two vectors, over the root of their length
 
 
 class Selection(NamedTuple):
@@ -86,7 +88,11 @@ def k_center_greedy(
     Returns:
         The selection, the same on all processes.
     """
-    rows = torch.arange(len(vectors), device=vectors.device) if rows is None else rows.to(vectors.device)
+    rows = (
+        torch.arange(len(vectors), device=vectors.device)
+        if rows is None
+        else rows.to(vectors.device)
+    )
     total = sum_over_processes(len(rows), vectors.device)
     field = _Field(vectors, rows)
     selected: list[Tensor] = []
@@ -124,7 +130,9 @@ class _Field:
         self.vectors, self.rows = vectors, rows
         self.nearest = torch.full((len(vectors),), float("inf"), device=vectors.device)
         # Only differences count; without the mean, products of vectors are smaller, and so is their rounding.
-        sums = gather_rows(torch.cat([vectors.sum(0), vectors.new_tensor([len(vectors)])])[None]).sum(0)
+        sums = gather_rows(
+            torch.cat([vectors.sum(0), vectors.new_tensor([len(vectors)])])[None]
+        ).sum(0)
         self.mean = sums[:-1] / sums[-1]
         self.first: Tensor | None = None  # distances to starting points
         self.wide = 4 * vectors.shape[1]  # bytes of a vector
@@ -137,7 +145,9 @@ class _Field:
         """The mean distance to some points stands for the distance to the nearest centre."""
         total = torch.zeros_like(self.nearest)
         for point in points:
-            for part, sums in zip(self.vectors.split(self.part), total.split(self.part), strict=True):
+            for part, sums in zip(
+                self.vectors.split(self.part), total.split(self.part), strict=True
+            ):
                 sums += _squared(part, point).sqrt_()
         self.nearest = (total / len(points)).square_()
         self.first = self.nearest.clone()
@@ -267,7 +277,9 @@ def coresets_of_parts(
     device = read(0, min(1, total)).device
     totals = gather_rows(torch.tensor([total], device=device)).cpu()
     left, radius = [torch.empty(0, dtype=torch.int64)], 0.0
-    for start, wanted in zip(range(0, int(totals.max()), size), _shares(totals, size, count), strict=True):
+    for start, wanted in zip(
+        range(0, int(totals.max()), size), _shares(totals, size, count), strict=True
+    ):
         lengths = (totals - start).clamp(0, size)
         first, length = int(lengths[: process_rank()].sum()), int(lengths[process_rank()])
         numbers = torch.arange(first, first + length, device=device)
@@ -282,7 +294,9 @@ def coresets_of_parts(
 
 def _shares(totals: Tensor, size: int, count: int) -> list[int]:
     """How many vectors are left of each part: together at least `count`, and no more than can be held."""
-    parts = [int((totals - start).clamp(0, size).sum()) for start in range(0, int(totals.max()), size)]
+    parts = [
+        int((totals - start).clamp(0, size).sum()) for start in range(0, int(totals.max()), size)
+    ]
     shares = [min(count, size * len(totals) // len(parts), length) for length in parts]
     missing = count - sum(shares)
     for part, length in enumerate(parts):  # what rounding and short parts have left open

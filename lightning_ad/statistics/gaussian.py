@@ -35,14 +35,20 @@ class ShrunkGaussian:
         torch.linalg.LinAlgError: where the covariance has no inverse.
     """
 
-    def __init__(self, moments: NormMoments, components: Components, share: float, shrink: bool) -> None:
+    def __init__(
+        self, moments: NormMoments, components: Components, share: float, shrink: bool
+    ) -> None:
         self._moments, self._shrink, self._kept = moments, shrink, slice(None)
         self.mean, scatter = moments.mean, moments.scatter
         sums = torch.stack([scatter.trace(), scatter.square().sum()])
         if components == "all":
             if not shrink and moments.count <= len(scatter):
-                raise torch.linalg.LinAlgError(f"{moments.count} vectors of dimension {len(scatter)} span no volume")
-            self.shrinkage, weight, ridge = self._weights(moments.count, len(scatter), sums, sums, moments.fourth[0])
+                raise torch.linalg.LinAlgError(
+                    f"{moments.count} vectors of dimension {len(scatter)} span no volume"
+                )
+            self.shrinkage, weight, ridge = self._weights(
+                moments.count, len(scatter), sums, sums, moments.fourth[0]
+            )
             covariance = weight * scatter
             covariance.diagonal().add_(ridge)
             self.whitening = whitening(torch.linalg.cholesky(covariance))
@@ -51,7 +57,9 @@ class ShrunkGaussian:
             self._kept = principal_components(powers, moments.count, components, share)
             powers, basis = powers[self._kept], basis[:, self._kept]
             kept = torch.stack([powers.sum(), powers.square().sum()])
-            self.shrinkage, weight, ridge = self._weights(moments.count, len(powers), sums, kept, moments.fourth[0])
+            self.shrinkage, weight, ridge = self._weights(
+                moments.count, len(powers), sums, kept, moments.fourth[0]
+            )
             self.whitening = (basis / (weight * powers + ridge).sqrt()).T
 
     @property
@@ -82,7 +90,9 @@ class ShrunkGaussian:
             count - 1, powers.sum(), self._moments.fourth[0], parts.sum(1), parts @ powers,
             deviations @ self._moments.third,
         )  # fmt: skip
-        _, weight, ridge = self._weights(count - 1, self.dimension, sums(slice(None)), sums(self._kept), fourth)
+        _, weight, ridge = self._weights(
+            count - 1, self.dimension, sums(slice(None)), sums(self._kept), fourth
+        )
         variances = weight[:, None] * powers[self._kept] + ridge[:, None]
         return leave_one_out((parts[:, self._kept] / variances).sum(1), count, weight)
 
@@ -92,7 +102,9 @@ class ShrunkGaussian:
         powers, basis = torch.linalg.eigh(self._moments.scatter)
         return powers.flip(0).clamp(min=0), basis.flip(1)
 
-    def _weights(self, count: int, kept: int, sums: Tensor, kept_sums: Tensor, fourth: Tensor) -> tuple[Tensor, ...]:
+    def _weights(
+        self, count: int, kept: int, sums: Tensor, kept_sums: Tensor, fourth: Tensor
+    ) -> tuple[Tensor, ...]:
         """The shrinkage, and a and b of the covariance a S + b I, all of a shape.
 
         `sums` [2, ...] are the trace of S and of its square, over all components and over those `kept`.
@@ -105,7 +117,9 @@ class ShrunkGaussian:
         return shrinkage, (1 - shrinkage) / count, shrinkage * trace / (count * kept)
 
 
-def ledoit_wolf_shrinkage(count: int, dimension: int, trace: Tensor, squares: Tensor, fourth: Tensor) -> Tensor:
+def ledoit_wolf_shrinkage(
+    count: int, dimension: int, trace: Tensor, squares: Tensor, fourth: Tensor
+) -> Tensor:
     """Ledoit and Wolf's shrinkage (J. Multivariate Analysis 2004), between 0 and 1, for sets of vectors.
 
     Args:
@@ -121,7 +135,9 @@ def ledoit_wolf_shrinkage(count: int, dimension: int, trace: Tensor, squares: Te
     return torch.where(error > 0, error / distance, 0)
 
 
-def fourth_without(rest: int, trace: Tensor, fourth: Tensor, norm: Tensor, quadratic: Tensor, third: Tensor) -> Tensor:
+def fourth_without(
+    rest: int, trace: Tensor, fourth: Tensor, norm: Tensor, quadratic: Tensor, third: Tensor
+) -> Tensor:
     """The sum of the fourth powers of the deviations' norms, without one of the vectors (or each of many in turn).
 
     Args:
@@ -136,7 +152,9 @@ def fourth_without(rest: int, trace: Tensor, fourth: Tensor, norm: Tensor, quadr
     return fourth - norm**2 + moved + 2 * norm * (trace - norm) / rest**2 - 3 * norm**2 / rest**3
 
 
-def principal_components(variances: Tensor, count: int, kind: Literal["pca", "npca"], share: float) -> slice:
+def principal_components(
+    variances: Tensor, count: int, kind: Literal["pca", "npca"], share: float
+) -> slice:
     """Which principal components are kept (Rippel et al., ICPR 2020, section III).
 
     With pca the first ones, up to the one with which they explain more than `share` of the variance; with npca the
@@ -154,7 +172,9 @@ def principal_components(variances: Tensor, count: int, kind: Literal["pca", "np
     noise = torch.finfo(variances.dtype).eps * len(variances)
     rank = min(len(variances), count - 1, int((variances > noise * variances[0]).sum()))
     if not rank:
-        raise torch.linalg.LinAlgError(f"{count} vectors that are all the same have no principal components")
+        raise torch.linalg.LinAlgError(
+            f"{count} vectors that are all the same have no principal components"
+        )
     explained = variances[:rank].cumsum(0) / variances[:rank].sum()
     crossing = min(int((explained <= share).sum()), rank - 1)
     return slice(0, crossing + 1) if kind == "pca" else slice(max(crossing - 1, 0), rank)
@@ -191,7 +211,9 @@ def leave_one_out(squared: Tensor, count: int, weight: float | Tensor) -> Tensor
         weight: of the scatter in the covariance without x: 1 / (N - 2) for the unbiased one.
     """
     share = count / (count - 1)
-    rest = (1 - share * weight * squared).clamp(min=torch.finfo(squared.dtype).eps)  # it is above 0 but for rounding
+    rest = (1 - share * weight * squared).clamp(
+        min=torch.finfo(squared.dtype).eps
+    )  # it is above 0 but for rounding
     return share**2 * squared / rest
 
 

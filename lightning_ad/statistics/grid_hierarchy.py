@@ -23,7 +23,9 @@ from torch import Tensor
 from lightning_ad.system.threads import map_single_threaded
 
 LAYOUT = 2  # of which cells there are, in which order: checkpoints have them; to be raised with any change
-HELD = 2**23  # bytes that are looked at together on a CPU: few enough for a core's cache, and worth a turn
+HELD = (
+    2**23
+)  # bytes that are looked at together on a CPU: few enough for a core's cache, and worth a turn
 HELD_ON_DEVICE = 2**29  # likewise on an accelerator, which wants more at a time
 
 
@@ -57,15 +59,24 @@ class Nesting:
         axes = [[_nearest(grid[axis], positions[axis]) for grid in grids] for axis in (0, 1)]
         rows, columns = min(
             itertools.product(*(_divisions(axis) for axis in axes)),
-            key=lambda both: sum(_numbers([r * c for r, c in zip(*(d.counts for d in both), strict=True)], dimensions)),
+            key=lambda both: sum(
+                _numbers(
+                    [r * c for r, c in zip(*(d.counts for d in both), strict=True)], dimensions
+                )
+            ),
         )
         self.places: list[Tensor] = []
         cells = torch.zeros(positions, dtype=torch.int64)
         for stage, (_, width) in enumerate(grids):
-            down, right = torch.tensor(rows.paths[stage])[:, None], torch.tensor(columns.paths[stage])
+            down, right = (
+                torch.tensor(rows.paths[stage])[:, None],
+                torch.tensor(columns.paths[stage]),
+            )
             cells = (cells * rows.branching[stage] + down) * columns.branching[stage] + right
             places = cells.new_zeros(rows.counts[stage] * columns.counts[stage])
-            places[cells] = torch.tensor(axes[0][stage])[:, None] * width + torch.tensor(axes[1][stage])
+            places[cells] = torch.tensor(axes[0][stage])[:, None] * width + torch.tensor(
+                axes[1][stage]
+            )
             self.places.append(places.to(device))
         self.cells = cells.flatten().to(device)
 
@@ -93,13 +104,19 @@ class Nesting:
     def flat(self, levels: Sequence[Tensor]) -> Tensor:
         """What cells have of their own, from the levels' maps [B, h w, d]: [B, n d of all stages]."""
         return torch.cat(
-            [m.index_select(1, places).flatten(1) for m, places in zip(levels, self.places, strict=True)], 1
+            [
+                m.index_select(1, places).flatten(1)
+                for m, places in zip(levels, self.places, strict=True)
+            ],
+            1,
         )
 
     def own(self, flat: Tensor, roots: slice) -> list[Tensor]:
         """Of each stage, what its k cells in each of some roots have, [roots, B, k d], from `flat`."""
         parts = flat.split(self.vectors(), 1)
-        return [part.unflatten(1, (len(self.places[0]), -1))[:, roots].transpose(0, 1) for part in parts]
+        return [
+            part.unflatten(1, (len(self.places[0]), -1))[:, roots].transpose(0, 1) for part in parts
+        ]
 
     def for_roots(self, work: Callable[[slice], None], held: int) -> None:
         """Does all roots, and what is in them, some at a time; on a CPU each time on one thread.
@@ -120,7 +137,10 @@ class Nesting:
 
 @lru_cache(maxsize=8)
 def nesting(
-    grids: tuple[tuple[int, int], ...], dimensions: tuple[int, ...], positions: tuple[int, int], device: torch.device
+    grids: tuple[tuple[int, int], ...],
+    dimensions: tuple[int, ...],
+    positions: tuple[int, int],
+    device: torch.device,
 ) -> Nesting:
     """A `Nesting`, which is made once; its indices are of use where gradients are asked for, too."""
     with torch.inference_mode(False):
@@ -176,7 +196,9 @@ def _paths(places: list[list[int]], branching: Sequence[int]) -> list[list[int]]
     path, before = [-1] + [0] * len(branching), None
     for here in zip(*places, strict=True):
         if here != before:
-            stage = 0 if before is None else next(k for k in range(len(here)) if here[k] != before[k])
+            stage = (
+                0 if before is None else next(k for k in range(len(here)) if here[k] != before[k])
+            )
             while stage and path[stage] + 1 == branching[stage - 1]:
                 stage -= 1
             path = [*path[:stage], path[stage] + 1, *[0] * (len(branching) - stage)]

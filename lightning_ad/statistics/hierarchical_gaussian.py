@@ -15,7 +15,9 @@ from lightning_ad.statistics.grid_hierarchy import Nesting, by_cell
 from lightning_ad.statistics.moments import Moments
 
 Rows = list[list[Tensor]]  # of each stage its blocks, see `statistics.nesting`
-Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # from a stage's last rows to those of what is made of them
+Step = Callable[
+    [Tensor, Tensor], tuple[Tensor, Tensor]
+]  # from a stage's last rows to those of what is made of them
 
 
 class NestedGaussian:
@@ -56,7 +58,11 @@ class NestedGaussian:
             step = _factorising()
             for stage, blocks in enumerate(moments.scatters):
                 mixed, own = _last_rows(blocks, nested.part(stage, roots))
-                _write(blocks, nested.part(stage, roots), *step(mixed * scale, _with_variance(own * scale, epsilon)))
+                _write(
+                    blocks,
+                    nested.part(stage, roots),
+                    *step(mixed * scale, _with_variance(own * scale, epsilon)),
+                )
 
         nested.for_roots(factorise, _work_bytes(nested, moments.means[0].dtype))
         factors = torch.empty(sum(nested.numbers()), dtype=storage, device=moments.means[0].device)
@@ -91,7 +97,8 @@ class NestedGaussian:
 
         def work(roots: slice) -> None:
             deviations = [
-                vectors - self.means[stage][self.nested.part(stage, roots)].view(len(vectors), 1, -1)
+                vectors
+                - self.means[stage][self.nested.part(stage, roots)].view(len(vectors), 1, -1)
                 for stage, vectors in enumerate(self.nested.own(flat, roots))
             ]
             total = squared.new_zeros(len(deviations[0]), images, 1)
@@ -99,7 +106,9 @@ class NestedGaussian:
                 white = torch.zeros_like(own)
                 for level, block in enumerate(blocks):
                     inside = self.nested.inside(level)
-                    part = by_cell(deviations[level], inside) @ block[self.nested.part(level, roots)]
+                    part = (
+                        by_cell(deviations[level], inside) @ block[self.nested.part(level, roots)]
+                    )
                     white += part.unflatten(0, (-1, inside)).transpose(1, 2).flatten(2)
                 found = white.square_().unflatten(2, (-1, self.nested.dimensions[stage])).sum(3)
                 total = found + total.repeat_interleave(found.shape[2] // total.shape[2], 2)
@@ -131,7 +140,10 @@ class NestedGaussian:
                     part = made[stage][level][self.nested.part(level, roots)]
                     part.copy_(values.reshape(len(part), -1, part.shape[1]).mT)
 
-        with torch.inference_mode(False), torch.no_grad():  # they stay, and may be of use for gradients later
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+        ):  # they stay, and may be of use for gradients later
             made = self._room()
             self.nested.for_roots(invert, _work_bytes(self.nested, self.dtype))
         self._whitened = scale, made
@@ -169,7 +181,9 @@ class _Above:
             if self.whole is None:
                 self.whole = rows
             else:
-                upper = F.pad(self.whole, (0, own.shape[2])).repeat_interleave(len(own) // len(self.whole), 0)
+                upper = F.pad(self.whole, (0, own.shape[2])).repeat_interleave(
+                    len(own) // len(self.whole), 0
+                )
                 self.whole = torch.cat([upper, rows], 1)
         return self.whole
 
@@ -229,7 +243,9 @@ def _blocks(nested: Nesting, flat: Tensor) -> Rows:
     return blocks
 
 
-def _last_rows(blocks: Sequence[Tensor], part: slice, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+def _last_rows(
+    blocks: Sequence[Tensor], part: slice, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """Those of some cells of a stage."""
     *mixed, own = (block[part].to(dtype or block.dtype) for block in blocks)
     return torch.cat(mixed, 2) if mixed else own[:, :, :0], own

@@ -12,7 +12,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lightning_ad.statistics.neighbours import nearest_neighbours
-from lightning_ad.system.distributed import gather_rows, process_rank, sum_over_processes, world_size
+from lightning_ad.system.distributed import (
+    gather_rows,
+    process_rank,
+    sum_over_processes,
+    world_size,
+)
 
 BLOCK_BYTES = 64 * 2**20  # of vectors in float64 held at a time
 
@@ -34,7 +39,11 @@ class Clusters(NamedTuple):
 
 
 def kmeans(
-    vectors: Tensor, start: Tensor, max_iter: int = 300, tolerance: float = 1e-4, progress: Progress = iter
+    vectors: Tensor,
+    start: Tensor,
+    max_iter: int = 300,
+    tolerance: float = 1e-4,
+    progress: Progress = iter,
 ) -> Clusters:
     """Lloyd's algorithm: every vector goes to its nearest centre, every centre to the mean of its vectors.
 
@@ -64,7 +73,9 @@ def kmeans(
     return Clusters(centres, labels, float(_summed(squared.sum(dtype=torch.float64))))
 
 
-def kmeans_plus_plus(vectors: Tensor, count: int, generator: torch.Generator, progress: Progress = iter) -> Tensor:
+def kmeans_plus_plus(
+    vectors: Tensor, count: int, generator: torch.Generator, progress: Progress = iter
+) -> Tensor:
     """Draws `count` vectors, each by its squared distance to those before (Arthur and Vassilvitskii, SODA 2007).
 
     O(N D count) time, one product of the vectors with a vector for each draw; 20 bytes for each vector in memory.
@@ -83,7 +94,11 @@ def kmeans_plus_plus(vectors: Tensor, count: int, generator: torch.Generator, pr
     drawn = vectors.new_empty(count, vectors.shape[1])
     for k in progress(range(count)):
         drawn[k] = _draw(vectors, weights, generator)
-        squared = torch.addmv(norms, vectors, drawn[k], alpha=-2).add_(drawn[k].square().sum()).clamp_(min=0)
+        squared = (
+            torch.addmv(norms, vectors, drawn[k], alpha=-2)
+            .add_(drawn[k].square().sum())
+            .clamp_(min=0)
+        )
         weights = torch.minimum(weights, squared) if k else squared
     return drawn
 
@@ -118,10 +133,14 @@ def _step(vectors: Tensor, centres: Tensor, mean: Tensor) -> Tensor:
         counts.index_add_(0, donors, -torch.ones_like(donors))
         sums[empty], counts[empty] = moved, 1
     means = (sums / counts.clamp(min=1)[:, None]).to(centres.dtype)
-    return torch.where(counts[:, None] > 0, means, centres)  # one that has given its only vector stays
+    return torch.where(
+        counts[:, None] > 0, means, centres
+    )  # one that has given its only vector stays
 
 
-def _farthest(vectors: Tensor, squared: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _farthest(
+    vectors: Tensor, squared: Tensor, labels: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
     """The centres int64 [count] of the vectors that are farthest from them, of all processes', and these [count, D]."""
     own = squared.topk(min(count, len(squared))).indices
     order = gather_rows(squared[own]).argsort(descending=True, stable=True)[:count]

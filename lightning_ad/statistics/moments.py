@@ -10,14 +10,19 @@ from torch import Tensor
 from lightning_ad.statistics.grid_hierarchy import Nesting, by_cell, nesting
 from lightning_ad.system.distributed import world_size
 
-BLOCK = 64  # images taken in together: an update costs one pass over the scatter, however many they are
+BLOCK = (
+    64  # images taken in together: an update costs one pass over the scatter, however many they are
+)
 
 
 class Blocks:
     """Images of batches of any size are taken in `BLOCK` at a time: which come together makes no difference."""
 
     def __init__(self) -> None:
-        self._room, self._count = torch.empty(0), 0  # room is made once: pages of memory that are new cost time
+        self._room, self._count = (
+            torch.empty(0),
+            0,
+        )  # room is made once: pages of memory that are new cost time
 
     def add(self, images: Tensor, take_in: Callable[[Tensor], None]) -> None:
         """Images [N, ...]; `take_in` is given each full block of them, and keeps none."""
@@ -67,7 +72,9 @@ class Moments:
         for stage, (cells, own) in enumerate(zip(nested.counts(), nested.dimensions, strict=True)):
             self.means.append(torch.zeros(cells, own, dtype=dtype, device=device))
             so_far = nested.dimensions[: stage + 1]
-            self.scatters.append([torch.zeros(cells, own, d, dtype=dtype, device=device) for d in so_far])
+            self.scatters.append(
+                [torch.zeros(cells, own, d, dtype=dtype, device=device) for d in so_far]
+            )
         self._blocks = Blocks()  # told each time what to do: who holds itself is not freed at once
 
     def update(self, flat: Tensor) -> None:
@@ -76,7 +83,11 @@ class Moments:
 
     def state(self) -> dict[str, Any]:
         """All that `restore` goes on from, to the same bits."""
-        return {"count": self.count, "waiting": self._blocks.waiting().clone(), "sums": [*self.means, *self._sums()]}
+        return {
+            "count": self.count,
+            "waiting": self._blocks.waiting().clone(),
+            "sums": [*self.means, *self._sums()],
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Takes what `state` of moments of the same size has given."""
@@ -95,7 +106,9 @@ class Moments:
             self.means = [mean * (self.count / total) for mean in before]
             for mean in self.means:
                 dist.all_reduce(mean)
-            moved = [(old - new) * self.count**0.5 for old, new in zip(before, self.means, strict=True)]
+            moved = [
+                (old - new) * self.count**0.5 for old, new in zip(before, self.means, strict=True)
+            ]
             roots = slice(0, len(moved[0]))
             self._add(roots, [shift.view(roots.stop, 1, -1) for shift in moved])
             for sums in self._sums():
@@ -117,7 +130,9 @@ class Moments:
                 moved[:, :new] = vectors
                 mean = before.lerp(moved[:, :new].mean(1), new / (self.count + new))
                 moved[:, :new] -= mean[:, None]
-                moved[:, new] = (before - mean) * self.count**0.5  # together, what was there is one more image
+                moved[:, new] = (
+                    before - mean
+                ) * self.count**0.5  # together, what was there is one more image
                 before.copy_(mean)
                 deviations.append(moved)
             self._add(roots, deviations)
@@ -145,7 +160,9 @@ class NormMoments(Moments):
     """
 
     def __init__(self, dimension: int, device: torch.device | str = "cpu") -> None:
-        super().__init__(nesting(((1, 1),), (dimension,), (1, 1), torch.device(device)), torch.float64)
+        super().__init__(
+            nesting(((1, 1),), (dimension,), (1, 1), torch.device(device)), torch.float64
+        )
         self.third = self.means[0].new_zeros(dimension)
         self.fourth = self.means[0].new_zeros(1)
 

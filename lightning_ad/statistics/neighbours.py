@@ -9,7 +9,10 @@ from torch import Tensor
 from lightning_ad.system.threads import map_single_threaded
 
 QUERIES = {"cpu": 256, "cuda": 1024}  # rows of a block of distances, however many threads there are
-ROWS = {"cpu": 512, "cuda": 65536}  # columns: half a MiB stays in a core's cache; a GPU wants to be busy
+ROWS = {
+    "cpu": 512,
+    "cuda": 65536,
+}  # columns: half a MiB stays in a core's cache; a GPU wants to be busy
 SPARE = 4  # neighbours more than asked for that are compared exactly, because products are rounded
 
 
@@ -34,8 +37,14 @@ def nearest_neighbours(
     norms = bank.square().sum(1) if norms is None else norms
     search = partial(_nearest if count == 1 else _several, bank=bank, norms=norms, count=count)
     blocks = queries.split(QUERIES[bank.device.type])
-    parts = map_single_threaded(search, blocks) if bank.device.type == "cpu" else [search(block) for block in blocks]
-    found = torch.cat(parts) if parts else torch.empty(0, count, dtype=torch.int64, device=bank.device)
+    parts = (
+        map_single_threaded(search, blocks)
+        if bank.device.type == "cpu"
+        else [search(block) for block in blocks]
+    )
+    found = (
+        torch.cat(parts) if parts else torch.empty(0, count, dtype=torch.int64, device=bank.device)
+    )
     exact = torch.stack([(queries - bank[column]).square_().sum(1) for column in found.T], 1)
     exact.masked_fill_(norms[found].isinf(), float("inf"))
     if found.shape[1] == 1:
@@ -54,11 +63,16 @@ def _blocks(queries: Tensor, bank: Tensor, norms: Tensor) -> Iterator[tuple[int,
 
 def _nearest(queries: Tensor, bank: Tensor, norms: Tensor, count: int) -> Tensor:
     """First the block in which the nearest row lies, then the row: to find a minimum's place takes far longer."""
-    block = torch.stack([distances.amin(1) for _, distances in _blocks(queries, bank, norms)], 1).argmin(1)
+    block = torch.stack(
+        [distances.amin(1) for _, distances in _blocks(queries, bank, norms)], 1
+    ).argmin(1)
     found = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
     step = ROWS[bank.device.type]
     for number in block.unique().tolist():
-        mine, rows = (block == number).nonzero().flatten(), slice(number * step, (number + 1) * step)
+        mine, rows = (
+            (block == number).nonzero().flatten(),
+            slice(number * step, (number + 1) * step),
+        )
         distances = torch.addmm(norms[rows], queries[mine], bank[rows].T, alpha=-2)
         found[mine] = distances.argmin(1) + number * step
     return found[:, None]
@@ -72,5 +86,8 @@ def _several(queries: Tensor, bank: Tensor, norms: Tensor, count: int) -> Tensor
         nearer = (distances.amin(1) < best[:, -1]).nonzero().flatten()
         values, places = torch.cat([best[nearer], distances[nearer]], 1).topk(count, largest=False)
         kept = found[nearer].gather(1, places.clamp(max=count - 1))
-        best[nearer], found[nearer] = values, torch.where(places < count, kept, places - count + first)
+        best[nearer], found[nearer] = (
+            values,
+            torch.where(places < count, kept, places - count + first),
+        )
     return found

@@ -88,7 +88,13 @@ def check_whole(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError) as error:  # of broken headers
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        EOFError,
+        RuntimeError,
+        NotImplementedError,
+    ) as error:  # of broken headers
         raise WeightsError(f"{path} is damaged ({error})") from error
     if damaged is not None:
         raise WeightsError(f"{path} is damaged: the checksum of its part {damaged} is wrong")

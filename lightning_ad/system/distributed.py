@@ -63,7 +63,10 @@ def take_rows(values: Tensor, rows: Tensor, wanted: Tensor, device: torch.device
     `device` is what the process group talks over, and where the result is.
     """
     own = torch.isin(rows, wanted.to(rows.device)).nonzero().flatten()
-    numbers, found = gather_rows(rows[own].to(device)), gather_rows(values[own.to(values.device)].to(device))
+    numbers, found = (
+        gather_rows(rows[own].to(device)),
+        gather_rows(values[own.to(values.device)].to(device)),
+    )
     wanted = wanted.to(device)
     in_order = numbers.argsort()
     return found[in_order[torch.searchsorted(numbers[in_order], wanted)]]
@@ -77,7 +80,11 @@ def broadcast(value: Tensor | None, device: torch.device) -> Tensor:
     described: list[object] = [None if value is None else (value.shape, value.dtype)]
     dist.broadcast_object_list(described, src=0, device=device)
     shape, dtype = described[0]  # type: ignore[misc]
-    value = torch.empty(shape, dtype=dtype, device=device) if process_rank() else value.contiguous().to(device)
+    value = (
+        torch.empty(shape, dtype=dtype, device=device)
+        if process_rank()
+        else value.contiguous().to(device)
+    )
     dist.broadcast(value, src=0)
     return value
 

@@ -17,8 +17,12 @@ from lightning_ad.errors import UserError
 from lightning_ad.system.distributed import world_size
 
 PICKED = 256  # rows that are read from a file at a time, each with up to 64 KiB around it
-BLOCK_BYTES = 64 * 2**20  # of rows that are in memory at a time: written to a checkpoint, or between processes
-_MAPPINGS: WeakValueDictionary[int, mmap.mmap] = WeakValueDictionary()  # by the address of their tensors
+BLOCK_BYTES = (
+    64 * 2**20
+)  # of rows that are in memory at a time: written to a checkpoint, or between processes
+_MAPPINGS: WeakValueDictionary[int, mmap.mmap] = (
+    WeakValueDictionary()
+)  # by the address of their tensors
 
 
 def fits(size: int, memory_bytes: int | None) -> bool:
@@ -87,7 +91,12 @@ def blocks_of(tensor: Tensor, rows: int) -> list[Tensor]:
     if mapping is None:
         return [tensor]
     blocks = [
-        torch.frombuffer(mapping, dtype=tensor.dtype, count=part.numel(), offset=part.data_ptr() - tensor.data_ptr())
+        torch.frombuffer(
+            mapping,
+            dtype=tensor.dtype,
+            count=part.numel(),
+            offset=part.data_ptr() - tensor.data_ptr(),
+        )
         for part in tensor.split(rows)
     ]
     _MAPPINGS.update({block.data_ptr(): mapping for block in blocks})
@@ -141,7 +150,9 @@ class VectorStore:
     def put(self, index: Tensor, vectors: Tensor) -> None:
         """Keeps the vectors [B, P, D] of the images `index` [B]; each image comes once."""
         if self._room is None:
-            self._room = allocate((self._capacity, *vectors.shape[1:]), vectors.dtype, self._memory_bytes)
+            self._room = allocate(
+                (self._capacity, *vectors.shape[1:]), vectors.dtype, self._memory_bytes
+            )
         self._room[len(self.index) : len(self.index) + len(index)] = vectors.cpu()
         release(self._room)
         self.index = torch.cat([self.index, index.cpu()])
@@ -153,13 +164,17 @@ def held_now() -> int:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
     except OSError:  # not on Linux
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+            1 if sys.platform == "darwin" else 1024
+        )
 
 
 def available() -> int | None:
     """Bytes of main memory that can still be had; None where the system does not tell."""
     try:
         with open("/proc/meminfo") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+            return next(
+                int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable")
+            )
     except (OSError, StopIteration):
         return None

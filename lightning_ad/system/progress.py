@@ -20,7 +20,9 @@ def progress(items: Iterable[T], description: str, unit: str = "it") -> Iterable
 
 
 @contextmanager
-def counting(total: int | None, description: str, unit: str = "it") -> Iterator[Callable[[int], object]]:
+def counting(
+    total: int | None, description: str, unit: str = "it"
+) -> Iterator[Callable[[int], object]]:
     """Shows how far something is that does several of `total` at a time, and tells how many to what it gives."""
     with _bar(description, unit, total, None) as bar:
         yield bar.update

@@ -42,13 +42,17 @@ class RowStore(nn.Module):
             return self.blocks[0][:, columns].index_select(0, rows)
         out = self.blocks[0].new_empty(len(rows), self.blocks[0][:0, columns].shape[1])
         for number, wanted in self._by_block(rows):
-            out[wanted] = self.blocks[number][:, columns].index_select(0, rows[wanted] - number * len(self.blocks[0]))
+            out[wanted] = self.blocks[number][:, columns].index_select(
+                0, rows[wanted] - number * len(self.blocks[0])
+            )
             release_all()
         return out
 
     def __setitem__(self, rows: Tensor, values: Tensor) -> None:
         for number, wanted in self._by_block(rows):
-            self.blocks[number][rows[wanted] - number * len(self.blocks[0])] = values[wanted].to(self.blocks[0])
+            self.blocks[number][rows[wanted] - number * len(self.blocks[0])] = values[wanted].to(
+                self.blocks[0]
+            )
             release_all()
 
     @property
@@ -77,13 +81,23 @@ class RowStore(nn.Module):
             self.blocks = [fn(block) for block in self.blocks]
         return super()._apply(fn, recurse)
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
         destination |= {f"{prefix}rows.{number}": block for number, block in enumerate(self.blocks)}
 
     def _load_from_state_dict(
-        self, state: dict[str, Any], prefix: str, metadata: Any, strict: bool, missing: list[str], *_: Any
+        self,
+        state: dict[str, Any],
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: list[str],
+        *_: Any,
     ) -> None:
-        blocks = [state[prefix + "rows"]] if prefix + "rows" in state else []  # as earlier versions wrote it
+        blocks = (
+            [state[prefix + "rows"]] if prefix + "rows" in state else []
+        )  # as earlier versions wrote it
         while (block := state.get(f"{prefix}rows.{len(blocks)}")) is not None:
             blocks.append(block)
         if not blocks:
@@ -109,7 +123,9 @@ def share_rows(stores: Sequence[Rows], rows: Tensor, device: torch.device) -> No
     """
     if world_size() == 1:
         return
-    length = torch.tensor([sum(store[rows[:1]].nbytes for store in stores), len(rows)], device=device)
+    length = torch.tensor(
+        [sum(store[rows[:1]].nbytes for store in stores), len(rows)], device=device
+    )
     dist.all_reduce(length, dist.ReduceOp.MAX)
     each, most = length.tolist()
     block = max(1, BLOCK_BYTES // (max(1, each) * world_size()))

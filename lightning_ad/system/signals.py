@@ -53,7 +53,9 @@ def say(text: str) -> None:
 
 def _handle(handler: Callable[[int, FrameType | None], object]) -> dict[signal.Signals, Any]:
     """Handles the signals that tell to stop, but for those that this process was begun to ignore; what did before."""
-    return {n: signal.signal(n, handler) for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN}
+    return {
+        n: signal.signal(n, handler) for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN
+    }
 
 
 def _restore(before: Mapping[signal.Signals, Any]) -> None:

@@ -24,4 +24,6 @@ def start_training(
     """
     paths = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": paths, PARENT: str(os.getpid()), **(more or {})}
-    return subprocess.Popen([sys.executable, "-m", "lightning_ad", "train", *flags], env=environment, **options)
+    return subprocess.Popen(
+        [sys.executable, "-m", "lightning_ad", "train", *flags], env=environment, **options
+    )

@@ -56,7 +56,9 @@ def _workers(threads: int) -> ThreadPoolExecutor:
     """Threads that stay, each of which runs what it is given on itself alone."""
     workers = ThreadPoolExecutor(threads, "image", _begin, (Barrier(threads),))
     list(workers.map(lambda _: None, range(threads)))
-    torch.set_num_threads(threads)  # for later threads, which begin with the number that was set last
+    torch.set_num_threads(
+        threads
+    )  # for later threads, which begin with the number that was set last
     return workers
 
 

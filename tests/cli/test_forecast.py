@@ -37,10 +37,14 @@ def test_reading_beside_the_network(machine, cores, threads, workers, together, 
     speed = Speed(reading=4.0, network=3.0, operations=100.0)
     stage = Stage("Testing", 0.0, images=10, operations=1000.0, writing=0.5)
     found = seconds(stage, speed, workers, together)
-    assert found == pytest.approx(forecast.STARTING + 10 * (an_image + 0.5) + forecast.MARGIN * 1000 / 100)
+    assert found == pytest.approx(
+        forecast.STARTING + 10 * (an_image + 0.5) + forecast.MARGIN * 1000 / 100
+    )
 
 
-@pytest.mark.parametrize(("quick", "batch", "sizes"), [(True, 32, {FEW, 32}), (True, 4, {FEW}), (False, 32, {FEW})])
+@pytest.mark.parametrize(
+    ("quick", "batch", "sizes"), [(True, 32, {FEW, 32}), (True, 4, {FEW}), (False, 32, {FEW})]
+)
 def test_a_batch_is_measured_where_images_are_quick(tmp_path, monkeypatch, quick, batch, sizes):
     monkeypatch.setattr(forecast, "QUICK", 1e9 if quick else 0.0)
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "a.png")
@@ -54,7 +58,9 @@ def test_a_batch_is_measured_where_images_are_quick(tmp_path, monkeypatch, quick
         with Image.open(path) as image:
             read.append((image.size, image.mode, image.format))
 
-    speed = measure(extract_features, reader, str(tmp_path / "a.png"), 16, 24, batch, torch.device("cpu"))
+    speed = measure(
+        extract_features, reader, str(tmp_path / "a.png"), 16, 24, batch, torch.device("cpu")
+    )
     assert seen == sizes
     assert set(read) == {((30, 20), "L", "PNG")}  # made up like the file
     assert min(speed) > 0

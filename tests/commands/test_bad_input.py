@@ -19,7 +19,7 @@ from lightning_ad.commands.train import train
 from lightning_ad.errors import UsageError, WeightsError
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods import DRAEM, PatchCore
-from lightning_ad.reporting.run_folder import RunFolder
+from lightning_ad.system.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,8 +31,17 @@ def attempt(trees, tmp_path, capfd):
     def attempt(*flags, spoil=lambda base: None, method="patchcore"):
         root = shutil.copytree(trees["mvtec"], tmp_path / "data")
         spoil(root / "bottle")
-        small = ["--model.backbone", "squeezenet1_1", "--model.weights", "null"] if method == "patchcore" else []
-        args = ["--config", str(ROOT / f"configs/{method}.yaml"), "--config", str(ROOT / "configs/data/mvtec.yaml")]
+        small = (
+            ["--model.backbone", "squeezenet1_1", "--model.weights", "null"]
+            if method == "patchcore"
+            else []
+        )
+        args = [
+            "--config",
+            str(ROOT / f"configs/{method}.yaml"),
+            "--config",
+            str(ROOT / "configs/data/mvtec.yaml"),
+        ]
         args += ["--data.root", str(root), "--data.category", "bottle", "--data.image_size", "64"]
         args += ["--data.center_crop", "null", "--data.num_workers", "0", *small]
         args += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -61,13 +70,25 @@ def message_of(text):
         (["--data.root", "/no/such/place"], "no data set at /no/such/place", 1),
         (["--data.category", "bottel"], "no category 'bottel'", 2),
         (["--data.layout", "mvtek"], "unknown layout 'mvtek'", 2),
-        (["--data.imagesize", "64"], "no flag '--data.imagesize', did you mean '--data.image_size'", 2),
+        (
+            ["--data.imagesize", "64"],
+            "no flag '--data.imagesize', did you mean '--data.image_size'",
+            2,
+        ),
         (["--bogus"], "no flag '--bogus'; --help lists all", 2),
-        (["--model.coreset_ration", "0.1"], "no setting 'coreset_ration', did you mean 'coreset_ratio'", 2),
+        (
+            ["--model.coreset_ration", "0.1"],
+            "no setting 'coreset_ration', did you mean 'coreset_ratio'",
+            2,
+        ),
         (["--model.coreset_ratio", "much"], "model.coreset_ratio: expected float; 'much' came", 2),
         (["--model", "Patchcor"], "no class 'Patchcor', did you mean 'PatchCore'", 2),
         (["--data.tile", "big"], "data.tile: expected int, null; 'big' came", 2),
-        (["--select", "first"], "select: expected 'last', 'validation_loss', 'validation_AUROC'; 'first' came", 2),
+        (
+            ["--select", "first"],
+            "select: expected 'last', 'validation_loss', 'validation_AUROC'; 'first' came",
+            2,
+        ),
         (["--model.backbone", "resnet19"], "unknown backbone 'resnet19'", 2),
         (["--model.layers", "[layer9]"], "no layer 'layer9'", 2),
         (["--model.weights", "/no/weights.pth"], "no file /no/weights.pth", 1),
@@ -75,7 +96,11 @@ def message_of(text):
         (["--trainer.precision", "16-mixed"], "trainer.precision 16-mixed", 2),
         (["--trainer.accelerator", "gpu", "--trainer.devices", "4096"], "gpu", 2),
         (["--trainer.default_root_dir", "x"], "choose its place with --output", 2),
-        (["--trainer.limit_train_batches", "2", "--data.batch_size", "2"], "after 4 of 7 training images", 1),
+        (
+            ["--trainer.limit_train_batches", "2", "--data.batch_size", "2"],
+            "after 4 of 7 training images",
+            1,
+        ),
         (["--trainer.strategy", "foo"], "invalid strategy name", 2),
         (["--trainer.devices", "-3"], "the trainer cannot be made: `devices`", 2),
         (["--seed_everything", "-1"], "seed_everything must be at least 0", 2),
@@ -185,7 +210,9 @@ def test_spoilt_data(attempt, name, workers):
 
 def test_weights_of_another_network(attempt, tmp_path):
     torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "squeeze.pth")
-    code, text = attempt("--model.backbone", "resnet18", "--model.weights", str(tmp_path / "squeeze.pth"))
+    code, text = attempt(
+        "--model.backbone", "resnet18", "--model.weights", str(tmp_path / "squeeze.pth")
+    )
     assert "squeeze.pth do not fit resnet18" in message_of(text)
     assert code == 1
 
@@ -194,7 +221,10 @@ def test_a_checkpoint_of_another_method(tmp_path):
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, max_epochs=1)
     trainer.strategy.connect(DRAEM(8, 8))
     trainer.save_checkpoint(tmp_path / "draem.ckpt")
-    with skip_weights(), pytest.raises(WeightsError, match="a checkpoint of DRAEM, not of PatchCore"):
+    with (
+        skip_weights(),
+        pytest.raises(WeightsError, match="a checkpoint of DRAEM, not of PatchCore"),
+    ):
         PatchCore.load_from_checkpoint(tmp_path / "draem.ckpt", weights_only=True)
 
 
@@ -207,11 +237,17 @@ def test_resuming_a_run_of_other_settings(attempt, tmp_path):
     assert code == 2
 
 
-@pytest.mark.parametrize(("begun", "now", "same"), [("1.0", "1", False), ("1.0", "1.0", True), ("2.0", "2", True)])
+@pytest.mark.parametrize(
+    ("begun", "now", "same"), [("1.0", "1", False), ("1.0", "1.0", True), ("2.0", "2", True)]
+)
 def test_resuming_does_not_take_one_batch_for_all(tmp_path, begun, now, same):
     folder = RunFolder(tmp_path)
     folder.config.write_text(f"trainer:\n  limit_train_batches: {begun}\n")
-    with nullcontext() if same else pytest.raises(UsageError, match=r"begun with trainer\.limit_train_batches 1\.0"):
+    with (
+        nullcontext()
+        if same
+        else pytest.raises(UsageError, match=r"begun with trainer\.limit_train_batches 1\.0")
+    ):
         check_same(folder, f"trainer:\n  limit_train_batches: {now}\n")
 
 

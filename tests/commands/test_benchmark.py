@@ -51,13 +51,22 @@ def test_cells_by_category_method_and_seed(root):
 
 
 def test_flags_of_one_method_or_data_set(root):
-    flags = ["--patchcore.model.coreset_ratio", "0.01", "--mvtec.data.image_size=64", "--draem.trainer.max_epochs", "1"]
+    flags = [
+        "--patchcore.model.coreset_ratio",
+        "0.01",
+        "--mvtec.data.image_size=64",
+        "--draem.trainer.max_epochs",
+        "1",
+    ]
     patchcore, draem = planned(root, seeds=[0], wanted="cable", flags=flags)
     assert "--model.coreset_ratio" in patchcore.flags
     assert "--trainer.max_epochs" not in patchcore.flags
     assert "--trainer.max_epochs" in draem.flags
     assert "--model.coreset_ratio" not in draem.flags
-    assert all(("--data.image_size", "64") in zip(c.flags, c.flags[1:], strict=False) for c in (patchcore, draem))
+    assert all(
+        ("--data.image_size", "64") in zip(c.flags, c.flags[1:], strict=False)
+        for c in (patchcore, draem)
+    )
 
 
 def test_wishes_that_cannot_be_met(root):
@@ -66,7 +75,10 @@ def test_wishes_that_cannot_be_met(root):
         ({"wanted": "screw"}, r"no category 'screw' in .*bottle, cable"),
         ({"flags": ["--name", "x"]}, "--name is not for the cells"),
         ({"methods": ["patchcore", "patchcore"]}, "two files are called patchcore"),
-        ({"flags": ["--padim.model.dimension", "9"]}, "no method or data set 'padim' here; there is patchcore, draem"),
+        (
+            {"flags": ["--padim.model.dimension", "9"]},
+            "no method or data set 'padim' here; there is patchcore, draem",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             planned(root, **wish)
@@ -75,9 +87,15 @@ def test_wishes_that_cannot_be_met(root):
             ["--methods", "patchcor", "--data", "mvtec"],
             r"patchcor\.yaml, did you mean 'patchcore'; there is cfa, ",
         ),
-        (["--methods", "patchcore", "--data", "mvtec", "--seeds", "0,0"], "--seeds takes different numbers"),
+        (
+            ["--methods", "patchcore", "--data", "mvtec", "--seeds", "0,0"],
+            "--seeds takes different numbers",
+        ),
         (["--methods", "patchcore", "--data", "demo", "--cell", "1"], "--cell must be from 0 to 0"),
-        (["--methods", "patchcore", "--data", "demo", "--devices", "0"], "--devices must be at least 1"),
+        (
+            ["--methods", "patchcore", "--data", "demo", "--devices", "0"],
+            "--devices must be at least 1",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             benchmark([*args, "--output", str(root / "none")])
@@ -86,13 +104,29 @@ def test_wishes_that_cannot_be_met(root):
 def test_a_cell_knows_what_it_was_run_with(root, tmp_path):
     config = tmp_path / "mine.yaml"
     config.write_text((METHODS / "patchcore.yaml").read_text())
-    (cell,) = plan([config], [DATA / "mvtec.yaml"], "cable", [0], ["--data.root", str(root), "--model.patch_size", "3"])
+    (cell,) = plan(
+        [config],
+        [DATA / "mvtec.yaml"],
+        "cable",
+        [0],
+        ["--data.root", str(root), "--model.patch_size", "3"],
+    )
     before = json.dumps(cell.settings)
     assert cell.difference(before) is None
-    moved = plan([config], [DATA / "mvtec.yaml"], "cable", [0], ["--data.root", f"{root}/", "--model.patch_size", "3"])
+    moved = plan(
+        [config],
+        [DATA / "mvtec.yaml"],
+        "cable",
+        [0],
+        ["--data.root", f"{root}/", "--model.patch_size", "3"],
+    )
     assert moved[0].difference(before) is None
     (other,) = plan(
-        [config], [DATA / "mvtec.yaml"], "cable", [0], ["--data.root", str(root), "--model.patch_size", "5"]
+        [config],
+        [DATA / "mvtec.yaml"],
+        "cable",
+        [0],
+        ["--data.root", str(root), "--model.patch_size", "5"],
     )
     assert other.difference(before) == "--model.patch_size was 3, now it is 5"
     config.write_text(config.read_text() + "seed_everything: 3\n")
@@ -101,7 +135,14 @@ def test_a_cell_knows_what_it_was_run_with(root, tmp_path):
 
 def measured(metrics, layout="mvtec", method="PatchCore", **protocol):
     known = dict.fromkeys(METRIC_NAMES, 0.5) | metrics
-    return Result(method, layout, known, dict(zip(COSTS, (10.0, 20.0, 1.5, 30.0), strict=True)), protocol, "cpu")
+    return Result(
+        method,
+        layout,
+        known,
+        dict(zip(COSTS, (10.0, 20.0, 1.5, 30.0), strict=True)),
+        protocol,
+        "cpu",
+    )
 
 
 def cells_of(name, values, category="bottle", **more):
@@ -117,7 +158,9 @@ def test_the_interval_is_that_of_student():
     (row, *_) = rows(cells_of("patchcore", values))
     low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
     found = row.metrics["image_AUROC"]
-    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((low, high), abs=1e-12)
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx(
+        (low, high), abs=1e-12
+    )
     assert rows(cells_of("patchcore", [0.9]))[0].metrics["image_AUROC"] == (0.9, None)
 
 
@@ -127,22 +170,33 @@ def test_means_over_categories_and_published_numbers_beside_them():
     assert [(row.category, row.runs) for row in table] == [
         ("bottle", 2), ("bottle", 0), ("screw", 2), ("screw", 0), ("mean", 2), ("mean", 0),
     ]  # fmt: skip
-    assert table[4].metrics["image_AUROC"].mean == pytest.approx((0.75 + 0.75) / 2)  # each seed's mean is 0.75
+    assert table[4].metrics["image_AUROC"].mean == pytest.approx(
+        (0.75 + 0.75) / 2
+    )  # each seed's mean is 0.75
     assert table[4].metrics["image_AUROC"].half == pytest.approx(0)
     assert table[1].metrics["image_AUROC"].mean == 1.0
     assert "Roth" in table[1].note
     # Not the published mean over all fifteen: that of bottle (100 %) and screw (97.0 %).
     assert table[5].metrics["image_AUROC"].mean == pytest.approx(0.985)
     one_lacks = rows(results | cells_of("padim", [0.9, 0.9], method="PaDiM"))
-    assert next(r for r in one_lacks if r.category == "mean" and r.method == "PaDiM").note == "1 of 2 categories"
+    assert (
+        next(r for r in one_lacks if r.category == "mean" and r.method == "PaDiM").note
+        == "1 of 2 categories"
+    )
 
 
 def test_what_was_measured_otherwise_is_said():
-    results = cells_of("patchcore", [0.9], resize=[224, 224]) | cells_of("draem", [0.9], resize=[256, 256])
+    results = cells_of("patchcore", [0.9], resize=[224, 224]) | cells_of(
+        "draem", [0.9], resize=[256, 256]
+    )
     (told,) = reservations(results)
     assert told == "mvtec, not measured alike: resize [224, 224] of patchcore, [256, 256] of draem"
     common = ("--data.image_size", "96", "--trust", "x")
-    flags = {"padim": ("--model.weights", "a/b.pth"), "cfa": (), "draem": ("--model.weights", "a/b.pth")}
+    flags = {
+        "padim": ("--model.weights", "a/b.pth"),
+        "cfa": (),
+        "draem": ("--model.weights", "a/b.pth"),
+    }
     cells = {
         Cell(method, data, None, seed, (*common, *own, *(["--data.train_list", "c"] if data == "mtd" else []))): result
         for method, own in flags.items() for data, result in (("mvtec", measured({})), ("mtd", measured({})))
@@ -168,7 +222,10 @@ def test_files_of_the_table(tmp_path):
     assert r"a\&b|c" in tex
     assert r"0.850 $\pm$ " in tex
     assert tex.count("\\\\\n") == len(table) + 1
-    assert [line["fit_seconds"] for line in csv.DictReader((tmp_path / "costs.csv").open())] == ["10.0", "10.0"]
+    assert [line["fit_seconds"] for line in csv.DictReader((tmp_path / "costs.csv").open())] == [
+        "10.0",
+        "10.0",
+    ]
     write_page(tmp_path / "index.html", "a <title>", table, ["x < y"])
     page = (tmp_path / "index.html").read_text()
     assert "&lt;CFA&gt;" in page
@@ -178,7 +235,9 @@ def test_files_of_the_table(tmp_path):
 
 
 def test_a_job_array_puts_itself_back_into_the_queue(tmp_path):
-    script = job_array(["lightning-ad", "benchmark", "--methods", "a b"], 6, str(tmp_path / "%a.txt"))
+    script = job_array(
+        ["lightning-ad", "benchmark", "--methods", "a b"], 6, str(tmp_path / "%a.txt")
+    )
     assert "--array=0-5" in script
     for name, body in (
         ("scontrol", f'echo "$@" > {tmp_path}/requeued'),
@@ -186,7 +245,11 @@ def test_a_job_array_puts_itself_back_into_the_queue(tmp_path):
     ):
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_ARRAY_JOB_ID": "77", "SLURM_ARRAY_TASK_ID": "4"}
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "SLURM_ARRAY_JOB_ID": "77",
+        "SLURM_ARRAY_TASK_ID": "4",
+    }
     done = subprocess.run(["bash"], input=script, text=True, env=environment, timeout=60)
     assert done.returncode == 75
     assert (tmp_path / "requeued").read_text() == "requeue 77_4\n"
@@ -194,22 +257,39 @@ def test_a_job_array_puts_itself_back_into_the_queue(tmp_path):
 
 
 def flags(root, output, methods="patchcore", seeds="0,1"):
-    args = ["--methods", methods, "--data", "mvtec", "--categories", "cable", "--seeds", seeds, "--output", str(output)]
+    args = [
+        "--methods",
+        methods,
+        "--data",
+        "mvtec",
+        "--categories",
+        "cable",
+        "--seeds",
+        seeds,
+        "--output",
+        str(output),
+    ]
     args += ["--data.root", str(root), "--data.image_size", "64", "--data.center_crop", "null"]
-    args += [f.replace("--", "--patchcore.", 1) if f.startswith("--") else f for f in SMALL["PatchCore"]]
+    args += [
+        f.replace("--", "--patchcore.", 1) if f.startswith("--") else f for f in SMALL["PatchCore"]
+    ]
     args += ["--draem.data.image_size", "63"] if "draem" in methods else []  # which it refuses
     return [*args, "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
 
 
 @pytest.mark.distributed
-def test_killed_and_continued_gives_the_same_table(root, tmp_path, monkeypatch, capfd, one_thread, forked_training):
+def test_killed_and_continued_gives_the_same_table(
+    root, tmp_path, monkeypatch, capfd, one_thread, forked_training
+):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     args, folder = flags(root, tmp_path / "killed"), tmp_path / "killed/benchmark"
     command = [sys.executable, "-m", "lightning_ad", "benchmark", *args]
     options = {"cwd": ROOT, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     begun = subprocess.Popen(command, **options)
     wait_for(lambda: list(folder.glob("*seed0/version_0/config.yaml")))
-    begun.send_signal(signal.SIGKILL)  # its cell is told to stop once it sees that nobody waits for it
+    begun.send_signal(
+        signal.SIGKILL
+    )  # its cell is told to stop once it sees that nobody waits for it
     begun.communicate()
     teller = threading.Thread(
         target=lambda: (
@@ -225,22 +305,30 @@ def test_killed_and_continued_gives_the_same_table(root, tmp_path, monkeypatch, 
     assert benchmark(args) == 0
     assert "patchcore-mvtec-cable-seed0: finished before" in capfd.readouterr().out
     whole = flags(root, tmp_path / "whole")
-    for cell in plan([METHODS / "patchcore.yaml"], [DATA / "mvtec.yaml"], "cable", (0, 1), whole[10:]):
+    for cell in plan(
+        [METHODS / "patchcore.yaml"], [DATA / "mvtec.yaml"], "cable", (0, 1), whole[10:]
+    ):
         train([*cell.flags, "--output", str(tmp_path / "whole/benchmark"), "--name", cell.name])
     assert benchmark([*whole, "--table_only"]) == 0
     capfd.readouterr()
-    tables = [(tmp_path / name / "benchmark/metrics.csv").read_bytes() for name in ("whole", "killed")]
+    tables = [
+        (tmp_path / name / "benchmark/metrics.csv").read_bytes() for name in ("whole", "killed")
+    ]
     assert tables[0] == tables[1]
     assert tables[0].count(b"\n") == 3  # the head, patchcore, and what was published
     with pytest.raises(UsageError, match="is there with other settings"):
         benchmark([*args, "--table_only", "--model.patch_size", "5"])
-    with pytest.raises(UsageError, match=r"patchcore on mvtec: there is no flag '--data\.imagesize', did you mean"):
+    with pytest.raises(
+        UsageError, match=r"patchcore on mvtec: there is no flag '--data\.imagesize', did you mean"
+    ):
         benchmark([*flags(root, tmp_path / "typo"), "--data.imagesize", "64"])
     assert not (tmp_path / "typo").exists()
     # a cell that fails stops nothing, and is named
     assert benchmark(flags(root, tmp_path / "killed", "draem,patchcore", "0")) == 1
     said = capfd.readouterr()
-    assert re.search(r"1 of 2 cells failed.*\n.*draem-mvtec-cable-seed0: .*multiples of 32; 63x63 came", said.err)
+    assert re.search(
+        r"1 of 2 cells failed.*\n.*draem-mvtec-cable-seed0: .*multiples of 32; 63x63 came", said.err
+    )
     assert "PatchCore" in said.out
 
 

@@ -89,7 +89,9 @@ def test_the_run_folder_holds_what_the_design_says(trees, tmp_path, capsys):
     assert content["peak_memory_gib"]["host"] > 0
     assert content["versions"]["torch"] == torch.__version__.partition("+")[0]
 
-    again = train(["--config", str(folder / "config.yaml"), "--output", str(tmp_path / "again")]).path
+    again = train(
+        ["--config", str(folder / "config.yaml"), "--output", str(tmp_path / "again")]
+    ).path
     assert metrics_of(again) == stored
     assert_same_weights(again, folder)
 
@@ -110,11 +112,21 @@ def test_evaluation_repeats_the_metrics(method, trees, tmp_path):
 
 def test_evaluation_on_other_data(trees, tmp_path):
     folder = train(flags("PatchCore", "mvtec", trees, tmp_path)).path
-    other = ["--data.layout", "folder", "--data.root", str(trees["folder"]), "--data.category", "null"]
+    other = [
+        "--data.layout",
+        "folder",
+        "--data.root",
+        str(trees["folder"]),
+        "--data.category",
+        "null",
+    ]
     result = evaluate([str(folder), *other, "--data.layout_options.test_share", "1", *QUIET]).path
     counts = json.loads((result / "metrics.json").read_text())["counts"]
     good = len(list((trees["folder"] / "good").iterdir()))
-    assert (counts["test_good"], counts["train"]) == (good, 7)  # it has learned from those of the run
+    assert (counts["test_good"], counts["train"]) == (
+        good,
+        7,
+    )  # it has learned from those of the run
 
 
 def test_an_optimizer_of_the_users_own(trees, tmp_path):
@@ -131,7 +143,9 @@ def test_preview_shows_synthetic_anomalies(trees, tmp_path, capsys):
     assert not (tmp_path / "draem-mvtec-bottle").exists()
     with pytest.raises(UsageError, match="PFM trains on good images alone"):
         preview(flags("PFM", "mvtec", trees, tmp_path))
-    with pytest.raises(UsageError, match=r"none of .* got an anomaly; raise model.anomaly_probability"):
+    with pytest.raises(
+        UsageError, match=r"none of .* got an anomaly; raise model.anomaly_probability"
+    ):
         preview([*args, "--model.anomaly_probability", "0", "--count", "1"])
 
 
@@ -139,11 +153,23 @@ def test_preview_shows_synthetic_anomalies(trees, tmp_path, capsys):
 def test_a_finished_run_is_extended(method, trees, tmp_path):
     """Two runs one after the other, of 7 and of 5 images, have 12 in the second one's checkpoint."""
     first = train(flags(method, "mvtec", trees, tmp_path)).path
-    second = train(["--extend", str(first), "--data.root", str(trees["more"]), "--output", str(tmp_path), *QUIET]).path
+    second = train(
+        [
+            "--extend",
+            str(first),
+            "--data.root",
+            str(trees["more"]),
+            "--output",
+            str(tmp_path),
+            *QUIET,
+        ]
+    ).path
     assert second.name == "version_1"
     assert int(weights_of(second)["images"]) == 12
     assert json.loads((second / "metrics.json").read_text())["counts"]["train"] == 12
-    assert metrics_of(evaluate([str(second), *QUIET]).path) == pytest.approx(metrics_of(second), abs=1e-6)
+    assert metrics_of(evaluate([str(second), *QUIET]).path) == pytest.approx(
+        metrics_of(second), abs=1e-6
+    )
     with pytest.raises(UsageError, match="decides the method"):
         train(["--extend", str(first), "--model.sigma", "1", *QUIET])
 
@@ -153,18 +179,26 @@ def test_a_folder_of_good_images_is_added(trees, tmp_path, capsys):
     held = ["--data.validation", "holdout", "--data.validation_share", "0.3"]
     first = train([*flags("PaDiM", "mvtec", trees, tmp_path), *held]).path
     for number in range(5):
-        draw_image(tmp_path / f"new/shift {number % 2}/{number}.png", np.random.default_rng(100 + number))
+        draw_image(
+            tmp_path / f"new/shift {number % 2}/{number}.png", np.random.default_rng(100 + number)
+        )
     extend = ["--extend", str(first), "--output", str(tmp_path), *QUIET]
     second = train([*extend, "--data.train_folder", str(tmp_path / "new")]).path
     assert "5 images are added to 5" in capsys.readouterr().out
     counts = [json.loads((run / "metrics.json").read_text())["counts"] for run in (first, second)]
     assert [c["train"] for c in counts] == [5, 10]
     assert counts[0]["validation"] == counts[1]["validation"] == 2
-    tested = [[row["path"] for row in csv.DictReader((run / "predictions.csv").open())] for run in (first, second)]
+    tested = [
+        [row["path"] for row in csv.DictReader((run / "predictions.csv").open())]
+        for run in (first, second)
+    ]
     assert sorted(tested[0]) == sorted(tested[1])
     for wrong, told in (
         ([], "5 of the 5 images that are to be added are in .* already"),
-        (["--data.train_folder", str(tmp_path / "new"), "--data.image_size", "32"], r"data.image_size 64 \(now 32\)"),
+        (
+            ["--data.train_folder", str(tmp_path / "new"), "--data.image_size", "32"],
+            r"data.image_size 64 \(now 32\)",
+        ),
         (["--data.train_folder", str(tmp_path / "none")], "there is no folder .*none"),
     ):
         with pytest.raises(UserError, match=told):
@@ -207,11 +241,19 @@ def test_a_forecast_comes_first(trees, tmp_path, capsys):
 def test_a_forecast_knows_how_images_are_read(tiled, trees, tmp_path, monkeypatch):
     """Without workers a batch is read by threads, tiles one after the other, and an image once for its four tiles."""
     asked = []
-    monkeypatch.setattr(fit_only, "measure", lambda *_: Speed(reading=1.0, network=0.0, operations=1e9))
     monkeypatch.setattr(
-        fit_only, "table", lambda _, speed, workers, together: asked.append((speed.reading, workers, together))
+        fit_only, "measure", lambda *_: Speed(reading=1.0, network=0.0, operations=1e9)
     )
-    tiles = ["--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32"] if tiled else []
+    monkeypatch.setattr(
+        fit_only,
+        "table",
+        lambda _, speed, workers, together: asked.append((speed.reading, workers, together)),
+    )
+    tiles = (
+        ["--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32"]
+        if tiled
+        else []
+    )
     train([*flags("SPADE", "mvtec", trees, tmp_path), "--data.batch_size", "4", *tiles])
     assert asked == [(0.25, 0, 1) if tiled else (1.0, 0, 4)]
 
@@ -219,7 +261,9 @@ def test_a_forecast_knows_how_images_are_read(tiled, trees, tmp_path, monkeypatc
 @pytest.mark.parametrize("method", ["PatchCore", "CFA"])
 def test_a_run_that_does_not_fit_is_told_what_would(trees, tmp_path, monkeypatch, method):
     monkeypatch.setattr(fit_only, "available", lambda: 2**20)
-    with pytest.warns(UserWarning, match="GiB more than now are wanted, and 0.0 GiB can be had") as told:
+    with pytest.warns(
+        UserWarning, match="GiB more than now are wanted, and 0.0 GiB can be had"
+    ) as told:
         train([*flags(method, "mvtec", trees, tmp_path), "--trainer.limit_test_batches", "1"])
     (said,) = (str(w.message) for w in told if "can be had" in str(w.message))
     assert ("set model.memory_gb to 0.000" in said) == (method == "PatchCore")
@@ -235,6 +279,7 @@ def test_one_batch_is_not_all_of_them(given, meant):
 
 
 def test_unions_try_whole_numbers_first():
-    assert get_args(whole_numbers_first(Union[float, str, int, None])) == (int, float, str, type(None))  # noqa: UP007
+    ordered = whole_numbers_first(Union[float, str, int, None])  # noqa: UP007
+    assert get_args(ordered) == (int, float, str, type(None))
     for same in (int | float, float | None, list[float | int]):
         assert whole_numbers_first(same) is same

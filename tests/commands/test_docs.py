@@ -16,7 +16,17 @@ from lightning_ad.cli.messages import run
 from lightning_ad.commands.main import evaluate_or_compare, main, train_one_or_each
 
 PAGES = [ROOT / "README.md", ROOT / "data/README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WORDS = ("python", "lightning-ad", "make", "torchrun", "wandb", "sbatch", "srun", "mlflow", "tensorboard")
+WORDS = (
+    "python",
+    "lightning-ad",
+    "make",
+    "torchrun",
+    "wandb",
+    "sbatch",
+    "srun",
+    "mlflow",
+    "tensorboard",
+)
 ELSEWHERE = {  # commands that other tests run, or that are what runs these
     "make demo": "test_demo.py", "make test": "test_demo.py", "wandb sweep": "reporting/test_dashboards.py",
     "wandb agent": "reporting/test_dashboards.py", "srun": "test_preemption.py",
@@ -58,7 +68,11 @@ def small(words):
         size = ["--data.image_size", "[96,96]", "--data.tile", "64", "--data.tile_overlap", "32"]
         return [*TINY, *size, *SMALL["PatchCore"]]
     named = next(
-        (m for m in ("PatchCore", "PaDiM", "SPADE", "CFA", "DRAEM", "PFM") if f"configs/{m.lower()}" in text),
+        (
+            m
+            for m in ("PatchCore", "PaDiM", "SPADE", "CFA", "DRAEM", "PFM")
+            if f"configs/{m.lower()}" in text
+        ),
         "MahalanobisAD" if "mahalanobis" in text else None,
     )
     return [*TINY, *(SMALL[named] if named else [])]
@@ -82,8 +96,13 @@ def ours(words):
 
 
 def benchmark(args):
-    for method in [m for m in ("PatchCore", "PaDiM", "DRAEM") if m.lower() in args[args.index("--methods") + 1]]:
-        args += [f.replace("--", f"--{method.lower()}.", 1) if f.startswith("--") else f for f in SMALL[method]]
+    for method in [
+        m for m in ("PatchCore", "PaDiM", "DRAEM") if m.lower() in args[args.index("--methods") + 1]
+    ]:
+        args += [
+            f.replace("--", f"--{method.lower()}.", 1) if f.startswith("--") else f
+            for f in SMALL[method]
+        ]
     words = [*(word for word in args if word not in (">", "job.sh")), "--seeds", "0"]
     words += ["--name", f"docs{next(NUMBERS)}"]  # each its own
     sys.argv = ["lightning-ad", *words, *TINY]
@@ -119,7 +138,9 @@ def two_agents(words):
     launcher = [sys.executable, "-m", "torch.distributed.run", *small_words[1:rank]]
     rest = small_words[rank + 1 :]
     agents = [
-        subprocess.Popen([*launcher, str(n), *rest], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            [*launcher, str(n), *rest], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         for n in range(2)
     ]
     said = [agent.communicate(timeout=240)[0] for agent in agents]
@@ -127,12 +148,22 @@ def two_agents(words):
 
 
 def test_flags_of_the_readme_are_flags():
-    known = script("train.py", ["--help"]).stdout + script("train.py", ["--model.help", "PatchCore"]).stdout
+    known = (
+        script("train.py", ["--help"]).stdout
+        + script("train.py", ["--model.help", "PatchCore"]).stdout
+    )
     known += script("train.py", ["--model.help", "DRAEM"]).stdout
     table = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("|")]
-    flags = {flag for line in table for flag in re.findall(r"`[^`]*`", line) for flag in re.findall(r"--[\w.]+", flag)}
+    flags = {
+        flag
+        for line in table
+        for flag in re.findall(r"`[^`]*`", line)
+        for flag in re.findall(r"--[\w.]+", flag)
+    }
     assert len(flags) > 35
     unknown = [
-        flag for flag in flags if flag.rstrip("+") not in known and not flag.startswith(("--model.", "--config"))
+        flag
+        for flag in flags
+        if flag.rstrip("+") not in known and not flag.startswith(("--model.", "--config"))
     ]
     assert not unknown

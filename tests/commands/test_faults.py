@@ -35,14 +35,30 @@ def attempt(capfd):
 
 def plant(fault, **more):
     names = {"fault": fault, **more}
-    settings = (part for name, value in names.items() for part in (f"--trainer.callbacks.{name}", str(value)))
+    settings = (
+        part
+        for name, value in names.items()
+        for part in (f"--trainer.callbacks.{name}", str(value))
+    )
     return ["--trainer.callbacks+", "plant.Plant", *settings]
 
 
 FAULTS = {  # method, what is planted, what is seen
-    "full disk": ("DRAEM", {"fault": "full_disk", "step": 4}, r"last\.ckpt: there is no room left on the disk"),
-    "main memory": ("DRAEM", {"fault": "memory", "step": 4}, "the main memory is full: lower data.batch_size"),
-    "GPU memory": ("DRAEM", {"fault": "gpu", "step": 4}, "the GPU's memory is full: lower data.batch_size"),
+    "full disk": (
+        "DRAEM",
+        {"fault": "full_disk", "step": 4},
+        r"last\.ckpt: there is no room left on the disk",
+    ),
+    "main memory": (
+        "DRAEM",
+        {"fault": "memory", "step": 4},
+        "the main memory is full: lower data.batch_size",
+    ),
+    "GPU memory": (
+        "DRAEM",
+        {"fault": "gpu", "step": 4},
+        "the GPU's memory is full: lower data.batch_size",
+    ),
 }
 
 
@@ -62,10 +78,18 @@ def test_out_of_room(attempt, trees, tmp_path, name):
 
 
 def test_a_worker_that_dies(attempt, trees, tmp_path):
-    args = [*flags("DRAEM", "mvtec", trees, tmp_path), "--data.num_workers", "1", "--data.batch_size", "1"]
+    args = [
+        *flags("DRAEM", "mvtec", trees, tmp_path),
+        "--data.num_workers",
+        "1",
+        "--data.batch_size",
+        "1",
+    ]
     code, message = attempt(train, [*args, *plant("dead_worker", step=8)])
     assert code == 1
-    assert re.search("a worker that reads images has died.*Lower data.num_workers", message), message
+    assert re.search("a worker that reads images has died.*Lower data.num_workers", message), (
+        message
+    )
     train([*args, "--resume"])
 
 
@@ -81,7 +105,9 @@ def test_data_that_vanish(attempt, trees, tmp_path):
     args = flags("CFA", "mvtec", {"mvtec": root}, tmp_path / "runs")
     code, message = attempt(train, [*args, *plant("no_data", step=3, folder=root)])
     assert code == 1
-    assert re.fullmatch(r"the image .*data/bottle/\S+\.png is not there.*", message, re.DOTALL), message
+    assert re.fullmatch(r"the image .*data/bottle/\S+\.png is not there.*", message, re.DOTALL), (
+        message
+    )
     shutil.move(f"{root}-gone", root)
     train([*args, "--resume"])
 
@@ -90,7 +116,9 @@ def test_a_folder_that_cannot_be_written(attempt, trees, tmp_path):
     (tmp_path / "file").touch()
     code, message = attempt(train, flags("PaDiM", "mvtec", trees, tmp_path / "file"))
     assert code == 2
-    assert re.search(r"cannot make the run folder .*file.*; choose another with --output", message), message
+    assert re.search(
+        r"cannot make the run folder .*file.*; choose another with --output", message
+    ), message
 
 
 @pytest.mark.distributed
@@ -102,7 +130,10 @@ def test_one_process_that_dies_ends_all(trees, tmp_path, rank, fault):
     ended = script("train.py", args, timeout=120)
     assert ended.returncode != 0
     assert time.monotonic() - begin < 100  # of which imports take half on a slow machine
-    seen = {"dead": "another process of this run has ended|terminated with code -9", "error": "something of its own"}
+    seen = {
+        "dead": "another process of this run has ended|terminated with code -9",
+        "error": "something of its own",
+    }
     assert re.search(seen[fault], ended.stderr), ended.stderr[-2000:]
 
 
@@ -128,7 +159,9 @@ def test_a_checkpoint_of_which_a_bit_has_changed(attempt, tmp_path):
     assert torch.load(path)  # which does not see it
     code, message = attempt(evaluate, [str(path)])
     assert code == 1
-    assert re.search(r"last\.ckpt is damaged: the checksum of its part \S+ is wrong", message), message
+    assert re.search(r"last\.ckpt is damaged: the checksum of its part \S+ is wrong", message), (
+        message
+    )
 
 
 YAML = {  # ways to name code
@@ -149,7 +182,9 @@ YAML = {  # ways to name code
 @pytest.fixture
 def stranger(tmp_path, monkeypatch):
     """A module that leaves a trace where it is imported."""
-    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Code: pass\n")
+    (tmp_path / "stranger.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Code: pass\n"
+    )
     (tmp_path / "other.yaml").write_text("class_path: stranger.Code")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(_common.parsing_settings, "import_path_verdicts", {})
@@ -165,7 +200,9 @@ def test_a_config_that_names_code(attempt, stranger, trees, tmp_path, where):
     assert code == 2
     assert not stranger.exists()
     if where != "attribute":
-        assert re.search(r"names stranger\.Code, which is not of .* add --trust stranger", message), message
+        assert re.search(
+            r"names stranger\.Code, which is not of .* add --trust stranger", message
+        ), message
 
 
 def test_code_that_is_trusted(attempt, stranger, trees, tmp_path):
@@ -183,10 +220,14 @@ def test_an_image_that_is_far_too_large(attempt, trees, tmp_path):
     args = flags("PaDiM", "mvtec", {"mvtec": root}, tmp_path / "runs")
     code, message = attempt(train, args)
     assert code == 1
-    assert re.search(r"has 20000 x 20000 px, 400 megapixels; more than 200 are refused", message), message
+    assert re.search(r"has 20000 x 20000 px, 400 megapixels; more than 200 are refused", message), (
+        message
+    )
     Image.new("RGB", (60, 60)).save(bomb)
     code, message = attempt(train, [*args, "--data.max_megapixels", "0.003"])
-    assert re.search(r"60 x 60 px, 0.0036 megapixels; more than 0.003 are refused.*max_megapixels", message)
+    assert re.search(
+        r"60 x 60 px, 0.0036 megapixels; more than 0.003 are refused.*max_megapixels", message
+    )
     train([*args, "--data.max_megapixels", "0.0036"])
 
 
@@ -202,14 +243,23 @@ def test_every_fault_of_the_table_is_planted():
 def test_a_fit_that_is_killed_goes_on(method, trees, tmp_path):
     name = "MahalanobisAD" if method == "Mahalanobis" else method
     config = ROOT / f"configs/{method.lower()}.yaml"
-    small = [*flags(name, "mvtec", trees, tmp_path, config), "--data.batch_size", "1", "--progress_minutes", "0"]
+    small = [
+        *flags(name, "mvtec", trees, tmp_path, config),
+        "--data.batch_size",
+        "1",
+        "--progress_minutes",
+        "0",
+    ]
     kill = ["--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.batch", "6"]
     killed = script("train.py", [*small, *kill])
     assert killed.returncode == -9, killed.stderr
     progress = list(Path(tmp_path).rglob("progress/0-of-1/images-*.ckpt"))
     assert progress
     again = script("train.py", [*small, "--resume"])
-    assert "training images were read before; the fit goes on with the others" in again.stderr + again.stdout
+    assert (
+        "training images were read before; the fit goes on with the others"
+        in again.stderr + again.stdout
+    )
     folder = next(tmp_path.glob("*/version_0"))
     whole = train([*small, "--name", "whole"]).path
     assert_same_weights(folder, whole)

@@ -5,7 +5,9 @@ import importlib.util
 import pytest
 from runs import ROOT, forked
 
-specification = importlib.util.spec_from_file_location("kill_test", ROOT / "benchmarks/kill_test.py")
+specification = importlib.util.spec_from_file_location(
+    "kill_test", ROOT / "benchmarks/kill_test.py"
+)
 kill_test = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(kill_test)
 

@@ -21,7 +21,15 @@ def two_machines(args):
         port = free.getsockname()[1]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    agent = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    agent = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes",
+        "2",
+        "--nproc_per_node",
+        "1",
+    ]
     agent += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
     agents = [
         subprocess.Popen(
@@ -50,5 +58,7 @@ def test_two_machines_give_the_result_of_one(method, trees, tmp_path):
         one = script("train.py", [*args, "--name", "one", "--trainer.devices", "2"])
         assert one.returncode == 0, one.stderr
     assert_same_weights(tmp_path / "one/version_0", tmp_path / "two/version_0")
-    assert metrics_of(tmp_path / "two/version_0") == pytest.approx(metrics_of(tmp_path / "one/version_0"), abs=1e-9)
+    assert metrics_of(tmp_path / "two/version_0") == pytest.approx(
+        metrics_of(tmp_path / "one/version_0"), abs=1e-9
+    )
     assert [path.name for path in (tmp_path / "two").iterdir()] == ["version_0"]

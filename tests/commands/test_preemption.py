@@ -18,24 +18,52 @@ from lightning_ad.errors import Preempted, UserError
 from lightning_ad.methods import fit_progress
 from lightning_ad.system.signals import say
 
-TILES = ["--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32", "--data.num_workers", "2"]
+TILES = [
+    "--data.image_size",
+    "96",
+    "--data.tile",
+    "64",
+    "--data.tile_overlap",
+    "32",
+    "--data.num_workers",
+    "2",
+]
 AVERAGE = ["--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging"]
 ACCUMULATED = ["--trainer.accumulate_grad_batches", "2", "--data.batch_size", "2"]
-VALIDATED = ["--data.validation", "holdout", "--data.validation_share", "0.3", "--data.batch_size", "1"]
+VALIDATED = [
+    "--data.validation",
+    "holdout",
+    "--data.validation_share",
+    "0.3",
+    "--data.batch_size",
+    "1",
+]
 VALIDATED += ["--trainer.val_check_interval", "2", "--select", "validation_loss"]
 CASES = {  # method, flags, after which step, where it stops
     "cfa": ("CFA", [], 5, "after batch 2 of epoch 2"),
     "draem": ("DRAEM", AVERAGE, 5, "after batch 2 of epoch 2"),
     "draem-between-epochs": ("DRAEM", [], 3, "after epoch 1"),
     "draem-tiles": ("DRAEM", TILES, 13, "after batch 3 of epoch 2"),
-    "draem-validated": ("DRAEM", VALIDATED, 7, "after batch 3 of epoch 2"),  # after batch 2, a validation is due
+    "draem-validated": (
+        "DRAEM",
+        VALIDATED,
+        7,
+        "after batch 3 of epoch 2",
+    ),  # after batch 2, a validation is due
     "pfm-accumulated": ("PFM", ACCUMULATED, 1, "after batch 2 of epoch 1"),
 }
 
 
 def stopped_by(name, **when):
     kill = ["--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.name", name]
-    return [*kill, *(part for key, value in when.items() for part in (f"--trainer.callbacks.{key}", str(value)))]
+    return [
+        *kill,
+        *(
+            part
+            for key, value in when.items()
+            for part in (f"--trainer.callbacks.{key}", str(value))
+        ),
+    ]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -52,9 +80,14 @@ def test_stopped_in_an_epoch(case, trees, tmp_path):
     assert_same_weights(resumed, whole)
     assert metrics_of(resumed) == metrics_of(whole)
     # no batch twice, none left out
-    assert [*logged(resumed, "loss"), *logged(resumed, "loss", "version_1")] == logged(whole, "loss")
+    assert [*logged(resumed, "loss"), *logged(resumed, "loss", "version_1")] == logged(
+        whole, "loss"
+    )
     if "--select" in more:
-        checked = [*logged(resumed, "validation_loss"), *logged(resumed, "validation_loss", "version_1")]
+        checked = [
+            *logged(resumed, "validation_loss"),
+            *logged(resumed, "validation_loss", "version_1"),
+        ]
         assert checked == logged(whole, "validation_loss")
         assert len(checked) == 4
 
@@ -69,12 +102,16 @@ def test_one_process_is_told_and_both_stop(trees, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])  # a terminal sends Ctrl+C to the whole job, too
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", "SIGINT"]
+)  # a terminal sends Ctrl+C to the whole job, too
 def test_a_signal_to_the_whole_job_leaves_the_workers_alone(name, trees, tmp_path):
     args = [*flags("DRAEM", "mvtec", trees, tmp_path), "--data.num_workers", "2"]
     stopped = script("train.py", [*args, *stopped_by(name, step=4, job="true")])
     assert stopped.returncode == 75, stopped.stderr
-    assert f"{name}: stopped after batch 1 of epoch 2: --resume goes on from there" in stopped.stderr
+    assert (
+        f"{name}: stopped after batch 1 of epoch 2: --resume goes on from there" in stopped.stderr
+    )
     assert stopped.stderr.count("Ctrl+C again: at once") == (name == "SIGINT")
 
 
@@ -90,7 +127,9 @@ def test_a_second_interrupt_ends_the_run_at_once(trees, tmp_path, capfd, interru
     twice = [*stopped_by("SIGINT", step=4), "--trainer.callbacks.again", "true"]
     args = flags("DRAEM", "mvtec", trees, tmp_path)
     assert run(lambda: train([*args, *twice])) == 130
-    assert re.search(r"error: interrupted; \S+ is unfinished, --resume goes on with it", capfd.readouterr().err)
+    assert re.search(
+        r"error: interrupted; \S+ is unfinished, --resume goes on with it", capfd.readouterr().err
+    )
     assert train([*args, "--resume"]).finished
 
 
@@ -106,7 +145,9 @@ def test_stopped_in_the_test(method, trees, tmp_path):
 
 @pytest.mark.parametrize("method", ["PatchCore", "PaDiM", "SPADE", "MahalanobisAD"])
 def test_a_fit_only_method_that_is_stopped_goes_on(method, trees, tmp_path):
-    args = flags(method, "mvtec", trees, tmp_path, ROOT / f"configs/{method.lower().removesuffix('ad')}.yaml")
+    args = flags(
+        method, "mvtec", trees, tmp_path, ROOT / f"configs/{method.lower().removesuffix('ad')}.yaml"
+    )
     with pytest.raises(Preempted, match="--resume goes on with those that are left"):
         train([*args, *stopped_by("SIGTERM", first="true")])
     assert_same_weights(train([*args, "--resume"]).path, train([*args, "--name", "whole"]).path)
@@ -120,7 +161,9 @@ def test_nothing_is_promised_where_nothing_is_kept(trees, tmp_path):
 
 def test_a_selection_that_is_stopped_goes_on(trees, tmp_path):
     args = flags("PatchCore", "mvtec", trees, tmp_path)  # whose last batch is the third
-    with pytest.raises(Preempted, match=r"after \d+ patches were selected: --resume goes on from there"):
+    with pytest.raises(
+        Preempted, match=r"after \d+ patches were selected: --resume goes on from there"
+    ):
         train([*args, *stopped_by("SIGTERM", batch=2)])
     resumed = train([*args, "--resume"]).path
     assert_same_weights(resumed, train([*args, "--name", "whole"]).path)
@@ -128,13 +171,24 @@ def test_a_selection_that_is_stopped_goes_on(trees, tmp_path):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(("method", "processes"), [("PatchCore", "1"), ("PaDiM", "2")])  # sums round otherwise
+@pytest.mark.parametrize(
+    ("method", "processes"), [("PatchCore", "1"), ("PaDiM", "2")]
+)  # sums round otherwise
 def test_two_processes_go_on_with_what_each_has_read(method, processes, trees, tmp_path):
-    args = [*flags(method, "mvtec", trees, tmp_path), "--trainer.devices", "2", "--data.batch_size", "1"]
+    args = [
+        *flags(method, "mvtec", trees, tmp_path),
+        "--trainer.devices",
+        "2",
+        "--data.batch_size",
+        "1",
+    ]
     stopped = script("train.py", [*args, *stopped_by("SIGTERM", batch=1, rank=1)], timeout=120)
     assert stopped.returncode == 75, stopped.stderr
     again = script("train.py", [*args, "--resume"])
-    assert "4 training images were read before; the fit goes on with the others" in again.stdout + again.stderr
+    assert (
+        "4 training images were read before; the fit goes on with the others"
+        in again.stdout + again.stderr
+    )
     whole = script("train.py", [*args, "--name", "whole", "--trainer.devices", processes])
     assert whole.returncode == again.returncode == 0, again.stderr
     folder = next(p for p in tmp_path.iterdir() if p.name != "whole") / "version_0"
@@ -185,4 +239,7 @@ def test_what_reads_the_output_may_end_by_the_same_interrupt():
 def test_a_run_without_its_parent_is_told_to_stop():
     code = "import time; from lightning_ad.survival import stop_with_parent; stop_with_parent(); time.sleep(60)"
     environment = {**os.environ, "LIGHTNING_AD_PARENT": "1", "PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=50).returncode == -signal.SIGTERM
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=environment, timeout=50).returncode
+        == -signal.SIGTERM
+    )

@@ -33,12 +33,16 @@ def test_patchcore_on_two_processes_equals_one(trees, tmp_path):
     ("method", "tree"),  # 8 images, and 7: one process fills up its last batch
     [("DRAEM", "even"), ("DRAEM", "mvtec"), ("PFM", "even"), ("PFM", "mvtec"), ("CFA", "mvtec")],
 )
-def test_two_processes_with_half_the_batch_have_the_loss_curve_of_one(method, tree, trees, tmp_path):
+def test_two_processes_with_half_the_batch_have_the_loss_curve_of_one(
+    method, tree, trees, tmp_path
+):
     args = [*flags(method, "mvtec", {"mvtec": trees[tree]}, tmp_path), "--trainer.max_epochs", "4"]
     # CFA's own learning rate diverges on so few images, and what diverges multiplies every rounding.
     args += ["--model.learning_rate", "1e-4"] if method == "CFA" else ["--model.norm", "group"]
     train([*args, "--name", "one", "--data.batch_size", "4"])
-    result = script("train.py", [*args, "--name", "two", "--data.batch_size", "2", "--trainer.devices", "2"])
+    result = script(
+        "train.py", [*args, "--name", "two", "--data.batch_size", "2", "--trainer.devices", "2"]
+    )
     assert result.returncode == 0, result.stderr
     one, two = (logged(tmp_path / name / "version_0", "loss") for name in ("one", "two"))
     assert len(one) == 8
@@ -48,15 +52,28 @@ def test_two_processes_with_half_the_batch_have_the_loss_curve_of_one(method, tr
 
 @pytest.mark.distributed
 def test_draem_trains_and_evaluates_on_two_processes(trees, tmp_path):
-    held_out = ["--select", "validation_loss", "--data.validation", "holdout", "--data.validation_share", "0.3"]
-    result = script("train.py", [*flags("DRAEM", "mvtec", trees, tmp_path), *held_out, "--trainer.devices", "2"])
+    held_out = [
+        "--select",
+        "validation_loss",
+        "--data.validation",
+        "holdout",
+        "--data.validation_share",
+        "0.3",
+    ]
+    result = script(
+        "train.py", [*flags("DRAEM", "mvtec", trees, tmp_path), *held_out, "--trainer.devices", "2"]
+    )
     assert result.returncode == 0, result.stderr
-    assert re.search(r"^note: \d held-out good images give p-values down to", result.stderr, re.MULTILINE)
+    assert re.search(
+        r"^note: \d held-out good images give p-values down to", result.stderr, re.MULTILINE
+    )
     folder = tmp_path / "draem-mvtec-bottle/version_0"
     assert (folder / "checkpoints/best.ckpt").is_file()
     again = script("evaluate.py", [str(folder), "--trainer.devices", "2", *QUIET])
     assert again.returncode == 0, again.stderr
-    assert metrics_of(folder / "evaluations/version_0") == pytest.approx(metrics_of(folder), abs=1e-6)
+    assert metrics_of(folder / "evaluations/version_0") == pytest.approx(
+        metrics_of(folder), abs=1e-6
+    )
 
 
 @pytest.mark.distributed
@@ -70,7 +87,12 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(trees, tmp_path):
         "--trainer.callbacks.rank",
         "1",
     ]
-    args = [*flags("DRAEM", "mvtec", {"mvtec": trees["even"]}, tmp_path), "--data.batch_size", "2", *spoil]
+    args = [
+        *flags("DRAEM", "mvtec", {"mvtec": trees["even"]}, tmp_path),
+        "--data.batch_size",
+        "2",
+        *spoil,
+    ]
     result = script("train.py", [*args, "--trainer.devices", "2"], timeout=200)
     assert result.returncode == 1, result.stderr
     assert result.stderr.count("the loss is nan on") == 1

@@ -27,7 +27,10 @@ def small_mtd(tmp_path_factory, request):
     shared = request.getfixturevalue("shared")
     base = tmp_path_factory.mktemp("mtd")
     samples = find_samples(
-        "mtd", shared / "data/mtd", None, {"train_list": str(shared / "data/mtd_train_filenames.txt")}
+        "mtd",
+        shared / "data/mtd",
+        None,
+        {"train_list": str(shared / "data/mtd_train_filenames.txt")},
     )
     names = []
     for sample in samples[::12]:
@@ -43,15 +46,41 @@ def small_mtd(tmp_path_factory, request):
 
 @pytest.mark.parametrize("backbone", ["mobilenet_v2", "squeezenet1_1"])
 def test_patchcore_on_magnetic_tiles(backbone, small_mtd, shared, tmp_path):
-    flags = ["--config", str(ROOT / "configs/patchcore.yaml"), "--config", str(ROOT / "configs/data/mtd.yaml")]
-    flags += ["--data.root", str(small_mtd / "tree"), "--data.layout_options.train_list", str(small_mtd / "train.txt")]
-    flags += ["--model.backbone", backbone, "--model.weights", str(shared / f"weights/{backbone}_imagenet.pth")]
-    quiet = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"]
-    folder = train([*flags, "--model.coreset_ratio", "0.02", "--output", str(tmp_path), *quiet]).path
+    flags = [
+        "--config",
+        str(ROOT / "configs/patchcore.yaml"),
+        "--config",
+        str(ROOT / "configs/data/mtd.yaml"),
+    ]
+    flags += [
+        "--data.root",
+        str(small_mtd / "tree"),
+        "--data.layout_options.train_list",
+        str(small_mtd / "train.txt"),
+    ]
+    flags += [
+        "--model.backbone",
+        backbone,
+        "--model.weights",
+        str(shared / f"weights/{backbone}_imagenet.pth"),
+    ]
+    quiet = [
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--data.num_workers",
+        "0",
+    ]
+    folder = train(
+        [*flags, "--model.coreset_ratio", "0.02", "--output", str(tmp_path), *quiet]
+    ).path
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
     assert metrics["image_AUROC"] > 0.7  # random weights stay near 0.5
     assert metrics["pixel_AUPRO_0.30"] > 0.4
-    again = json.loads((evaluate([str(folder), *quiet]).path / "metrics.json").read_text())["metrics"]
+    again = json.loads((evaluate([str(folder), *quiet]).path / "metrics.json").read_text())[
+        "metrics"
+    ]
     assert again == pytest.approx(metrics, abs=1e-6)
 
 
@@ -61,11 +90,35 @@ def scores_of_good_tiles(shared, tmp_path_factory):
     base = tmp_path_factory.mktemp("halves")
     good = sorted(p.name for p in (shared / "data/mtd/MT_Free/Imgs").glob("*.jpg"))
     (base / "train.txt").write_text("\n".join(good[::2]))
-    flags = ["--config", str(ROOT / "configs/patchcore.yaml"), "--config", str(ROOT / "configs/data/mtd.yaml")]
-    flags += ["--data.root", str(shared / "data/mtd"), "--data.layout_options.train_list", str(base / "train.txt")]
-    flags += ["--data.image_size", "64", "--model.coreset_ratio", "0.02", "--model.backbone", "squeezenet1_1"]
-    flags += ["--model.weights", str(shared / "weights/squeezenet1_1_imagenet.pth"), "--output", str(base)]
-    folder = train([*flags, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"])
+    flags = [
+        "--config",
+        str(ROOT / "configs/patchcore.yaml"),
+        "--config",
+        str(ROOT / "configs/data/mtd.yaml"),
+    ]
+    flags += [
+        "--data.root",
+        str(shared / "data/mtd"),
+        "--data.layout_options.train_list",
+        str(base / "train.txt"),
+    ]
+    flags += [
+        "--data.image_size",
+        "64",
+        "--model.coreset_ratio",
+        "0.02",
+        "--model.backbone",
+        "squeezenet1_1",
+    ]
+    flags += [
+        "--model.weights",
+        str(shared / "weights/squeezenet1_1_imagenet.pth"),
+        "--output",
+        str(base),
+    ]
+    folder = train(
+        [*flags, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    )
     rows = read_predictions(folder.predictions)
     return torch.tensor([row.score for row in rows if row.label == 0])
 
@@ -85,7 +138,9 @@ def test_no_more_good_parts_are_rejected_than_asked_for(scores_of_good_tiles, re
 
 def test_the_coreset_of_magnetic_tiles_is_that_of_a_naive_greedy(small_mtd, shared):
     backbone = Backbone(
-        "mobilenet_v2", str(shared / "weights/mobilenet_v2_imagenet.pth"), ["features.6", "features.13"]
+        "mobilenet_v2",
+        str(shared / "weights/mobilenet_v2_imagenet.pth"),
+        ["features.6", "features.13"],
     )
     files = sorted((small_mtd / "tree/MT_Free/Imgs").glob("*.jpg"))
     images = torch.stack([resize(read_image(str(file)), 224, 224) for file in files])

@@ -61,7 +61,10 @@ def test_killed_and_resumed_equals_undisturbed(case, trees, tmp_path, one_thread
     def args(output):
         return [*flags(method, "mvtec", trees, tmp_path / output), *more]
 
-    killed = script("train.py", [*args("a"), "--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.step", "5"])
+    killed = script(
+        "train.py",
+        [*args("a"), "--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.step", "5"],
+    )
     assert killed.returncode == -9, killed.stderr
     name = f"{method.lower()}-mvtec-bottle/version_0"
     folder = tmp_path / "a" / name
@@ -76,10 +79,28 @@ def test_killed_and_resumed_equals_undisturbed(case, trees, tmp_path, one_thread
 
 
 def test_the_best_epoch_is_chosen_without_a_test_image(trees, tmp_path):
-    chosen = [*flags("DRAEM", "mvtec", trees, tmp_path), "--select", "validation_loss", "--data.validation", "holdout"]
-    held_out = ["--data.validation_share", "0.3", "--data.validation_anomalies", "true", "--trainer.max_epochs", "4"]
+    chosen = [
+        *flags("DRAEM", "mvtec", trees, tmp_path),
+        "--select",
+        "validation_loss",
+        "--data.validation",
+        "holdout",
+    ]
+    held_out = [
+        "--data.validation_share",
+        "0.3",
+        "--data.validation_anomalies",
+        "true",
+        "--trainer.max_epochs",
+        "4",
+    ]
     # A learning rate that grows, so that the loss goes up again.
-    growing = ["--model.lr_scheduler", "torch.optim.lr_scheduler.ExponentialLR", "--model.lr_scheduler.gamma", "10"]
+    growing = [
+        "--model.lr_scheduler",
+        "torch.optim.lr_scheduler.ExponentialLR",
+        "--model.lr_scheduler.gamma",
+        "10",
+    ]
     folder = train([*chosen, *held_out, *growing]).path
     losses = logged(folder, "validation_loss")
     best = torch.load(folder / "checkpoints/best.ckpt", weights_only=True)
@@ -90,33 +111,56 @@ def test_the_best_epoch_is_chosen_without_a_test_image(trees, tmp_path):
     assert metrics_of(again) == pytest.approx(metrics_of(folder), abs=1e-6)
 
 
-AVERAGED = ["--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging", "--trainer.callbacks.decay", "0.5"]
+AVERAGED = [
+    "--trainer.callbacks+",
+    "lightning_ad.callbacks.StepsAveraging",
+    "--trainer.callbacks.decay",
+    "0.5",
+]
 
 
 def test_the_best_average_is_what_is_tested_and_kept(trees, tmp_path):
-    held_out = ["--select", "validation_loss", "--data.validation", "holdout", "--data.validation_share", "0.3"]
+    held_out = [
+        "--select",
+        "validation_loss",
+        "--data.validation",
+        "holdout",
+        "--data.validation_share",
+        "0.3",
+    ]
     folder = train([*flags("PFM", "mvtec", trees, tmp_path), *held_out, *AVERAGED]).path
-    assert metrics_of(evaluate([str(folder), *QUIET]).path) == pytest.approx(metrics_of(folder), abs=1e-6)
+    assert metrics_of(evaluate([str(folder), *QUIET]).path) == pytest.approx(
+        metrics_of(folder), abs=1e-6
+    )
 
 
 def test_killed_in_its_test_and_resumed_tests_the_average(trees, tmp_path):
     args = [*flags("PFM", "mvtec", trees, tmp_path), *AVERAGED]
     killed = script(
-        "train.py", [*args, "--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.test_batch", "1"]
+        "train.py",
+        [*args, "--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.test_batch", "1"],
     )
     assert killed.returncode == -9, killed.stderr
     resumed = script("train.py", [*args, "--resume"])
     assert resumed.returncode == 0, resumed.stderr
     folder = tmp_path / "pfm-mvtec-bottle/version_0"
-    assert metrics_of(evaluate([str(folder), *QUIET]).path) == pytest.approx(metrics_of(folder), abs=1e-6)
+    assert metrics_of(evaluate([str(folder), *QUIET]).path) == pytest.approx(
+        metrics_of(folder), abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
     ("wish", "message"),
     [
         (["--select", "validation_loss"], "needs held-out images: add --data.validation holdout"),
-        (["--select", "validation_AUROC", "--data.validation", "holdout"], "add --data.validation_anomalies true"),
-        (["--select", "validation_loss", "--trainer.enable_checkpointing", "false"], "needs checkpoints"),
+        (
+            ["--select", "validation_AUROC", "--data.validation", "holdout"],
+            "add --data.validation_anomalies true",
+        ),
+        (
+            ["--select", "validation_loss", "--trainer.enable_checkpointing", "false"],
+            "needs checkpoints",
+        ),
         (["--data.validation_anomalies", "true"], "set data.validation, to holdout say"),
     ],
 )

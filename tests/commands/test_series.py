@@ -30,9 +30,30 @@ def root(tmp_path_factory):
 
 
 def flags(root, output):
-    configs = ["--config", "configs/patchcore.yaml", "--config", "configs/data/mvtec.yaml", "--data.root", str(root)]
-    small = ["--model.backbone", "squeezenet1_1", "--model.weights", "null", "--data.image_size", "64"]
-    small += ["--data.center_crop", "null", "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
+    configs = [
+        "--config",
+        "configs/patchcore.yaml",
+        "--config",
+        "configs/data/mvtec.yaml",
+        "--data.root",
+        str(root),
+    ]
+    small = [
+        "--model.backbone",
+        "squeezenet1_1",
+        "--model.weights",
+        "null",
+        "--data.image_size",
+        "64",
+    ]
+    small += [
+        "--data.center_crop",
+        "null",
+        "--data.num_workers",
+        "0",
+        "--trainer.accelerator",
+        "cpu",
+    ]
     return [*configs, *small, "--output", str(output), "--trainer.enable_progress_bar", "false"]
 
 
@@ -60,14 +81,27 @@ def test_which_categories_are_meant(root, tmp_path):
 
 
 def test_folds_give_a_mean_and_its_standard_error(root, tmp_path, capfd):
-    args = [*flags(root, tmp_path / "runs"), "--data.category", "bottle", "--data.validation", "fold"]
+    args = [
+        *flags(root, tmp_path / "runs"),
+        "--data.category",
+        "bottle",
+        "--data.validation",
+        "fold",
+    ]
     assert train_one_or_each([*args, "--data.fold", "all", "--data.folds", "2"]) == 0
     assert "[2/2] fold1of2" in capfd.readouterr().out
     rows = list(csv.DictReader((tmp_path / "runs/patchcore-mvtec-bottle.csv").open()))
     assert [row["fold"] for row in rows] == ["0", "1", "mean", "standard error"]
-    values = np.array([[float(row[name]) for name in ("image_AUROC", "pixel_AUROC")] for row in rows])
-    found = [tmp_path / f"runs/patchcore-mvtec-bottle-fold{fold}of2/version_0/metrics.json" for fold in range(2)]
-    assert values[:2, 1].tolist() == [json.loads(f.read_text())["metrics"]["pixel_AUROC"] for f in found]
+    values = np.array(
+        [[float(row[name]) for name in ("image_AUROC", "pixel_AUROC")] for row in rows]
+    )
+    found = [
+        tmp_path / f"runs/patchcore-mvtec-bottle-fold{fold}of2/version_0/metrics.json"
+        for fold in range(2)
+    ]
+    assert values[:2, 1].tolist() == [
+        json.loads(f.read_text())["metrics"]["pixel_AUROC"] for f in found
+    ]
     assert len({*values[:2, 1]}) > 1
     np.testing.assert_allclose(values[2], values[:2].mean(0))
     np.testing.assert_allclose(values[3], values[:2].std(0, ddof=1) / 2**0.5)
@@ -89,12 +123,14 @@ def test_each_is_trained_a_failed_one_does_not_stop_the_rest_and_resume_takes_fi
     assert [row["category"] for row in rows] == ["bottle", "screw", "mean of 2 of 3"]
     for name in METRIC_NAMES:
         found = [
-            json.loads((tmp_path / f"runs/patchcore-mvtec-{c}/version_0/metrics.json").read_text())["metrics"][name]
+            json.loads((tmp_path / f"runs/patchcore-mvtec-{c}/version_0/metrics.json").read_text())[
+                "metrics"
+            ][name]
             for c in ("bottle", "screw")
         ]
-        assert [float(row[f"{name} oracle" if "F1" in name else name]) for row in rows] == pytest.approx(
-            [*found, sum(found) / 2]
-        )
+        assert [
+            float(row[f"{name} oracle" if "F1" in name else name]) for row in rows
+        ] == pytest.approx([*found, sum(found) / 2])
 
     broken.write_bytes(whole)
     assert train_each([*args, "--resume"], Parts("category", ["bottle", "cable", "screw"])) == 0

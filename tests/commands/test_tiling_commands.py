@@ -25,7 +25,14 @@ from lightning_ad.reporting.maps import read_map
 
 ROOT = Path(__file__).parents[2]
 SIZE, TILES = (80, 160), 8  # 2 rows of 4; a height that only the tiles have in multiples of 32
-QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"]
+QUIET = [
+    "--trainer.accelerator",
+    "cpu",
+    "--trainer.enable_progress_bar",
+    "false",
+    "--data.num_workers",
+    "0",
+]
 RANDOM = ["--model.backbone", "squeezenet1_1", "--model.weights", "null"]
 EPOCH = ["--trainer.max_epochs", "1"]
 SMALL = {
@@ -62,13 +69,34 @@ def tree(tmp_path_factory):
 
 
 def flags(method, tree, output):
-    data = ["--config", str(ROOT / "configs/data/folder.yaml"), "--data.root", str(tree), "--data.batch_size", "4"]
+    data = [
+        "--config",
+        str(ROOT / "configs/data/folder.yaml"),
+        "--data.root",
+        str(tree),
+        "--data.batch_size",
+        "4",
+    ]
     data += ["--data.image_size", str(list(SIZE)), "--data.tile", "64", "--data.tile_overlap", "32"]
-    return ["--config", str(ROOT / f"configs/{method}.yaml"), *data, *SMALL[method], "--output", str(output), *QUIET]
+    return [
+        "--config",
+        str(ROOT / f"configs/{method}.yaml"),
+        *data,
+        *SMALL[method],
+        "--output",
+        str(output),
+        *QUIET,
+    ]
 
 
 def data_module(tree, **options):
-    small = {"image_size": [*SIZE], "tile": 64, "tile_overlap": 32, "batch_size": 4, "num_workers": 0}
+    small = {
+        "image_size": [*SIZE],
+        "tile": 64,
+        "tile_overlap": 32,
+        "batch_size": 4,
+        "num_workers": 0,
+    }
     data = AnomalyDataModule(layout="folder", root=str(tree), **{**small, **options})
     data.setup()
     return data
@@ -88,7 +116,9 @@ def test_a_run_by_tiles_and_its_evaluation(method, tree, tmp_path):
     scores, repeated = ([float(row["score"]) for row in found] for found in (rows, rows_of(again)))
     assert repeated == pytest.approx(scores, rel=1e-6)
     for row, other in zip(rows, rows_of(again), strict=True):
-        torch.testing.assert_close(read_map(run.path / row["map"]), read_map(again.path / other["map"]))
+        torch.testing.assert_close(
+            read_map(run.path / row["map"]), read_map(again.path / other["map"])
+        )
     if method == "patchcore":  # so large a defect is found, where it is
         anomalous = [row for row in rows if row["label"] == "1"]
         assert min(float(row["score"]) for row in anomalous) > max(
@@ -101,7 +131,13 @@ def test_a_run_by_tiles_and_its_evaluation(method, tree, tmp_path):
 
 def fitted(tree, folder, **options):
     torch.manual_seed(0)
-    module = PatchCore(backbone="squeezenet1_1", weights=None, layer_dimension=None, dimension=None, coreset_ratio=0.05)
+    module = PatchCore(
+        backbone="squeezenet1_1",
+        weights=None,
+        layer_dimension=None,
+        dimension=None,
+        coreset_ratio=0.05,
+    )
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=folder,
@@ -122,12 +158,22 @@ def test_the_summary_does_not_depend_on_batches_order_or_workers(tree, tmp_path)
 def test_the_summary_of_two_processes_is_that_of_one(tree, tmp_path):
     args = flags("patchcore", tree, tmp_path)
     train([*args, "--name", "one"])
-    command = [sys.executable, str(ROOT / "train.py"), *args, "--name", "two", "--trainer.devices", "2"]
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        *args,
+        "--name",
+        "two",
+        "--trainer.devices",
+        "2",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert result.returncode == 0, result.stderr
     one, two = (
-        torch.load(tmp_path / name / "version_0/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+        torch.load(tmp_path / name / "version_0/checkpoints/last.ckpt", weights_only=True)[
+            "state_dict"
+        ]
         for name in ("one", "two")
     )
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -145,7 +191,9 @@ def test_held_out_images_count_once_with_the_score_of_their_worst_tile(tree, tmp
 
 def test_rows_are_tiles_and_each_image_is_read_once(tree, monkeypatch):
     read = []
-    monkeypatch.setattr(dataset, "read_image", lambda path: (read.append(path), read_image(path))[1])
+    monkeypatch.setattr(
+        dataset, "read_image", lambda path: (read.append(path), read_image(path))[1]
+    )
     data = data_module(tree)
     batches = collate(list(data.train_dataloader()))
     rows = list(zip(batches.index.tolist(), batches.image, batches.path, strict=True))
@@ -153,15 +201,21 @@ def test_rows_are_tiles_and_each_image_is_read_once(tree, monkeypatch):
     assert sorted(read) == sorted(s.path for s in data.samples["train"])
     names, wholes = data.training_set().names, data_module(tree, tile=None).training_set()
     for row, image, path in rows:
-        top, left = ((0, 0), (0, 32), (0, 64), (0, 96), (16, 0), (16, 32), (16, 64), (16, 96))[row % TILES]
+        top, left = ((0, 0), (0, 32), (0, 64), (0, 96), (16, 0), (16, 32), (16, 64), (16, 96))[
+            row % TILES
+        ]
         assert names[row] == f"{path}@{top},{left}"
-        assert torch.equal(image, wholes[row // TILES].image[0, :, top : top + 64, left : left + 64])
+        assert torch.equal(
+            image, wholes[row // TILES].image[0, :, top : top + 64, left : left + 64]
+        )
 
 
 def test_without_tiles_the_order_is_a_permutation_by_seed_and_epoch():
     sampler = KeySampler(range(11), shuffle=True, seed=3)
     sampler.set_epoch(2)
-    expected = torch.randperm(11, generator=torch.Generator().manual_seed(3 * 1_000_003 + 2)).tolist()
+    expected = torch.randperm(
+        11, generator=torch.Generator().manual_seed(3 * 1_000_003 + 2)
+    ).tolist()
     assert [key.index for key in sampler] == expected
 
 

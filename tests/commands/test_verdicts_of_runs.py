@@ -31,9 +31,15 @@ def test_verdicts_keep_the_share_that_is_asked_for(trees, tmp_path):
     folder = train([*args, "--reject", "0.5"]).path
     threshold = json.loads((folder / "metrics.json").read_text())["threshold"]["image"]
     for row in csv.DictReader((folder / "predictions.csv").open()):
-        assert row["anomalous"] == str(float(row["score"]) > threshold).lower() == str(row["p_value"] == "0.5").lower()
+        assert (
+            row["anomalous"]
+            == str(float(row["score"]) > threshold).lower()
+            == str(row["p_value"] == "0.5").lower()
+        )
     runs = {p.name for p in (tmp_path / "patchcore-mvtec-bottle").iterdir()}
-    with pytest.raises(UsageError, match=r"at most 0\.2 .* takes the scores of 4 held-out .* there are 1"):
+    with pytest.raises(
+        UsageError, match=r"at most 0\.2 .* takes the scores of 4 held-out .* there are 1"
+    ):
         train([*args, "--reject", "0.2"])
     assert {p.name for p in (tmp_path / "patchcore-mvtec-bottle").iterdir()} == runs
 
@@ -53,7 +59,9 @@ def test_each_way_to_choose_a_threshold_is_kept_by_an_evaluation(trees, tmp_path
     config = CONFIGS / f"{method.removesuffix('AD').lower()}.yaml"
     folder = train([*flags(method, "mvtec", trees, tmp_path, config), *more]).path
     again = evaluate([str(folder), *QUIET]).path
-    threshold, same = (json.loads((f / "metrics.json").read_text())["threshold"] for f in (folder, again))
+    threshold, same = (
+        json.loads((f / "metrics.json").read_text())["threshold"] for f in (folder, again)
+    )
     assert threshold == same
     assert threshold["method"] == name
     for row in csv.DictReader((folder / "predictions.csv").open()):
@@ -61,15 +69,28 @@ def test_each_way_to_choose_a_threshold_is_kept_by_an_evaluation(trees, tmp_path
 
 
 def test_a_threshold_of_an_epoch_that_is_not_validated_is_told_before_the_fit(trees, tmp_path):
-    wish = ["--data.validation", "holdout", "--reject", "0.5", "--trainer.check_val_every_n_epoch", "2"]
-    with pytest.raises(UsageError, match=r"after 3 epochs there is none: set trainer\.check_val_every_n_epoch \(2\)"):
+    wish = [
+        "--data.validation",
+        "holdout",
+        "--reject",
+        "0.5",
+        "--trainer.check_val_every_n_epoch",
+        "2",
+    ]
+    with pytest.raises(
+        UsageError,
+        match=r"after 3 epochs there is none: set trainer\.check_val_every_n_epoch \(2\)",
+    ):
         train([*flags("DRAEM", "mvtec", trees, tmp_path), *wish, "--trainer.max_epochs", "3"])
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("flag", "message"),
-    [("f1", "labelled validation images.*--data.validation given"), ("chi2", "Mahalanobis AD alone")],
+    [
+        ("f1", "labelled validation images.*--data.validation given"),
+        ("chi2", "Mahalanobis AD alone"),
+    ],
 )
 def test_a_threshold_that_cannot_be_had_is_told_before_the_fit(trees, tmp_path, flag, message):
     with pytest.raises(UsageError, match=message):
@@ -88,9 +109,13 @@ def test_loco_is_told_by_kind_of_defect_and_as_saturated_overlap(trees, tmp_path
 
 def test_the_protocol_says_by_what_was_measured(trees, tmp_path):
     folder = train(flags("PatchCore", "mtd", trees, tmp_path)).path
-    other = train([*flags("PatchCore", "mtd", trees, tmp_path), "--model.coreset_ratio", "0.1"]).path
+    other = train(
+        [*flags("PatchCore", "mtd", trees, tmp_path), "--model.coreset_ratio", "0.1"]
+    ).path
     again = evaluate([str(folder), *QUIET]).path
-    first, second, same = (json.loads((f / "metrics.json").read_text())["protocol"] for f in (folder, other, again))
+    first, second, same = (
+        json.loads((f / "metrics.json").read_text())["protocol"] for f in (folder, other, again)
+    )
     assert first == same
     assert first["weights"] != second["weights"]
     assert {**first, "weights": None} == {**second, "weights": None}
@@ -103,11 +128,20 @@ def test_each_image_is_told_by_itself(trees, tmp_path):
         if row["defect"] == "good":
             assert row["pixel_AUROC"] == row["pixel_AP"] == ""
             continue
-        mask = trees["mvtec"] / f"bottle/ground_truth/{row['defect']}/{Path(row['path']).stem}_mask.png"
-        truth = np.asarray(Image.open(mask).resize((64, 64), Image.Resampling.NEAREST)).ravel() > 127
+        mask = (
+            trees["mvtec"]
+            / f"bottle/ground_truth/{row['defect']}/{Path(row['path']).stem}_mask.png"
+        )
+        truth = (
+            np.asarray(Image.open(mask).resize((64, 64), Image.Resampling.NEAREST)).ravel() > 127
+        )
         scores = read_map(folder / row["map"]).ravel()
-        assert float(row["pixel_AUROC"]) == pytest.approx(roc_auc_score(truth, scores), abs=1e-3)  # 16-bit maps
-        assert float(row["pixel_AP"]) == pytest.approx(average_precision_score(truth, scores), abs=1e-2)
+        assert float(row["pixel_AUROC"]) == pytest.approx(
+            roc_auc_score(truth, scores), abs=1e-3
+        )  # 16-bit maps
+        assert float(row["pixel_AP"]) == pytest.approx(
+            average_precision_score(truth, scores), abs=1e-2
+        )
 
 
 def test_two_runs_are_compared(trees, tmp_path, capsys):
@@ -118,7 +152,9 @@ def test_two_runs_are_compared(trees, tmp_path, capsys):
     printed = capsys.readouterr().out
     a, b = (metrics_of(folder)["image_AUROC"] for folder in (first, second))
     values = f"{a:>9.6f}  {b:>9.6f}  {b - a:>+9.6f}"
-    assert re.search(rf"image_AUROC +{re.escape(values)}  \[[-+.\d]+, [-+.\d]+\] +[.\d]+\n", printed)
+    assert re.search(
+        rf"image_AUROC +{re.escape(values)}  \[[-+.\d]+, [-+.\d]+\] +[.\d]+\n", printed
+    )
     assert re.search(r"pixel_AUPRO_0\.30 +[.\d]+ +[.\d]+ +[-+.\d]+\n", printed)
     assert f"A {first}\nB {second}\n" in printed
     other = train(flags("PatchCore", "folder", trees, tmp_path)).path
@@ -132,7 +168,10 @@ def test_two_runs_are_compared(trees, tmp_path, capsys):
     assert "measured differently" in printed
     assert "crop: None and [32, 32]" in printed
     any_grey = ["--data.layout_options.mask_threshold", "0"]
-    greys = [train([*flags("PatchCore", "folder", trees, tmp_path), *more]).path for more in ([], any_grey)]
+    greys = [
+        train([*flags("PatchCore", "folder", trees, tmp_path), *more]).path
+        for more in ([], any_grey)
+    ]
     capsys.readouterr()
     evaluate_or_compare(["--compare", *map(str, greys)])
     assert re.search("masks: .*above 127 of 255 and .*above 0 of 255", capsys.readouterr().out)
@@ -144,7 +183,10 @@ def test_two_runs_are_compared(trees, tmp_path, capsys):
 def test_held_out_images_that_were_seen_otherwise_give_no_verdicts(trees, tmp_path, capsys, wish):
     args = [*flags("PatchCore", "mvtec", trees, tmp_path), "--data.validation", "holdout", *wish]
     folder = train(args).path
-    assert re.search(r"\nThreshold \S+ \(.*\): \d of 4 anomalous images found, \d of 3 good", capsys.readouterr().out)
+    assert re.search(
+        r"\nThreshold \S+ \(.*\): \d of 4 anomalous images found, \d of 3 good",
+        capsys.readouterr().out,
+    )
     with pytest.warns(UserWarning, match=r"seen otherwise \(resize \(64, 64\).*resize \(96, 96\)"):
         again = evaluate([str(folder), "--data.image_size", "96", *QUIET])
     assert json.loads(again.metrics.read_text())["threshold"] is None
@@ -153,12 +195,20 @@ def test_held_out_images_that_were_seen_otherwise_give_no_verdicts(trees, tmp_pa
     threshold = json.loads(same.metrics.read_text())["threshold"]
     assert threshold["method"] == ("quantile" if "quantile" in wish else "conformal")
     assert threshold["basis"] in same.report.read_text()
-    by_number = evaluate([str(folder), "--data.image_size", "96", "--threshold", "0.25", "--reject", "null", *QUIET])
+    by_number = evaluate(
+        [str(folder), "--data.image_size", "96", "--threshold", "0.25", "--reject", "null", *QUIET]
+    )
     assert json.loads(by_number.metrics.read_text())["threshold"]["image"] == 0.25
 
 
 def test_images_that_chose_the_epoch_promise_nothing(trees, tmp_path):
-    args = [*flags("CFA", "mvtec", trees, tmp_path), "--data.validation", "holdout", "--reject", "0.5"]
+    args = [
+        *flags("CFA", "mvtec", trees, tmp_path),
+        "--data.validation",
+        "holdout",
+        "--reject",
+        "0.5",
+    ]
     runs = [train([*args, *more]) for more in ([], ["--select", "validation_loss"])]
     bases = [json.loads(run.metrics.read_text())["threshold"]["basis"] for run in runs]
     assert "at most 50 %" in bases[0]
@@ -174,7 +224,11 @@ def test_a_defect_that_vanishes_in_the_resize_is_told(trees, tmp_path):
     small = Image.new("L", Image.open(mask).size)
     small.putpixel((1, 1), 255)
     small.save(mask)
-    args = [*flags("PatchCore", "mvtec", {"mvtec": root}, tmp_path / "runs"), "--data.image_size", "32"]
+    args = [
+        *flags("PatchCore", "mvtec", {"mvtec": root}, tmp_path / "runs"),
+        "--data.image_size",
+        "32",
+    ]
     with pytest.warns(UserWarning, match="1 anomalous images have a mask, but no defective pixel"):
         folder = train(args)
     assert json.loads(folder.metrics.read_text())["counts"]["test_without_outline"] == 1
@@ -193,11 +247,20 @@ def test_other_images_of_the_same_names_are_told_in_a_comparison(trees, tmp_path
 
 @pytest.mark.parametrize("threshold", ["0.25", "f1"])
 def test_a_share_that_a_threshold_does_not_look_at_is_told(trees, tmp_path, threshold):
-    args = [*flags("PatchCore", "mvtec", trees, tmp_path), *HELD, "--threshold", threshold, "--reject", "0.1"]
+    args = [
+        *flags("PatchCore", "mvtec", trees, tmp_path),
+        *HELD,
+        "--threshold",
+        threshold,
+        "--reject",
+        "0.1",
+    ]
     with pytest.raises(UsageError, match="leave out --reject, or --threshold"):
         train(args)
 
 
 def test_a_promise_without_held_out_images_says_how_to_have_some(trees, tmp_path):
-    with pytest.raises(UsageError, match=r"there are 0\. Hold some out of training: --data.validation holdout"):
+    with pytest.raises(
+        UsageError, match=r"there are 0\. Hold some out of training: --data.validation holdout"
+    ):
         train([*flags("PatchCore", "mvtec", trees, tmp_path), "--reject", "0.05"])

@@ -29,7 +29,9 @@ def test_a_run_is_confirmed_and_left_as_it_is(run, capsys):
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-def test_another_number_another_checkpoint_or_other_images_are_not_confirmed(run, trees, tmp_path, capsys):
+def test_another_number_another_checkpoint_or_other_images_are_not_confirmed(
+    run, trees, tmp_path, capsys
+):
     copy = shutil.copytree(run, tmp_path / "version_0")
     content = json.loads((copy / "metrics.json").read_text())
     content["metrics"]["pixel_AUROC"] += 1e-9
@@ -44,7 +46,9 @@ def test_another_number_another_checkpoint_or_other_images_are_not_confirmed(run
     assert "NOT CONFIRMED: 1 of 8 metrics" in said
     assert f"pixel_AUROC       recorded {content['metrics']['pixel_AUROC']!r}, now" in said
 
-    other = train([*flags("PaDiM", "mvtec", trees, tmp_path / "other"), "--seed_everything", "7"]).path
+    other = train(
+        [*flags("PaDiM", "mvtec", trees, tmp_path / "other"), "--seed_everything", "7"]
+    ).path
     shutil.copy(other / "checkpoints/last.ckpt", copy / "checkpoints/last.ckpt")
     code, said = verified(copy, capsys)
     assert code == 1

@@ -19,8 +19,24 @@ from lightning_ad.errors import DataError, UsageError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = [
-    *("--data.image_size", "64", "--data.center_crop", "null", "--data.num_workers", "0", "--model.weights", "null"),
-    *("--model.backbone", "squeezenet1_1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+    *(
+        "--data.image_size",
+        "64",
+        "--data.center_crop",
+        "null",
+        "--data.num_workers",
+        "0",
+        "--model.weights",
+        "null",
+    ),
+    *(
+        "--model.backbone",
+        "squeezenet1_1",
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.enable_progress_bar",
+        "false",
+    ),
 ]
 
 
@@ -29,7 +45,9 @@ def faulty(tmp_path):
     """An MVTec tree with 20 faults, and the images that have them."""
     root = mvtec_tree(tmp_path / "mvtec", train=16, good=10, anomalous=16)
     base, rng = root / "bottle", np.random.default_rng(5)
-    train, good, bad, masks = (base / p for p in ("train/good", "test/good", "test/broken", "ground_truth/broken"))
+    train, good, bad, masks = (
+        base / p for p in ("train/good", "test/good", "test/broken", "ground_truth/broken")
+    )
     faults = [train / f"{i:03d}.png" for i in range(6)] + [good / f"{i:03d}.png" for i in range(4)]
     faults += [bad / f"{i:03d}.png" for i in range(10)]
 
@@ -37,7 +55,9 @@ def faulty(tmp_path):
     faults[0].write_bytes(half[: len(half) // 2])  # truncated
     faults[1].write_bytes(b"")  # empty
     faults[2].write_text("<html>404</html>")  # no image
-    Image.fromarray(rng.random((40, 48)).astype(np.float32) * 300).save(faults[3].with_suffix(".tiff"))
+    Image.fromarray(rng.random((40, 48)).astype(np.float32) * 300).save(
+        faults[3].with_suffix(".tiff")
+    )
     faults[3].unlink()
     faults[3] = faults[3].with_suffix(".tiff")  # floats of no known range
     shutil.copy(good / "009.png", faults[4])  # tested too
@@ -52,7 +72,9 @@ def faulty(tmp_path):
         assert faults[n].is_file()
     save(Image.new("L", (48, 41), 255), masks / "002_mask.png")  # of another size
     save(Image.new("L", (40, 48), 255), masks / "003_mask.png")  # turned by 90 degrees
-    save(Image.new("L", (48, 40), 1), masks / "004_mask.png")  # numbers of kinds, under the threshold
+    save(
+        Image.new("L", (48, 40), 1), masks / "004_mask.png"
+    )  # numbers of kinds, under the threshold
     (masks / "005_mask.png").write_bytes(b"")  # empty
     (masks / "006_mask.png").write_bytes((masks / "007_mask.png").read_bytes()[:60])  # truncated
     faults[17].write_bytes(faults[17].read_bytes()[:100])  # the image truncated, its mask whole
@@ -134,7 +156,19 @@ def test_what_is_odd_but_usable(trees, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "layout",
-    ["mtd", "mvtec_loco", "mvtec_3d", "mvtec_ad2", "btad", "visa", "ksdd", "ksdd2", "dagm", "table", "folder"],
+    [
+        "mtd",
+        "mvtec_loco",
+        "mvtec_3d",
+        "mvtec_ad2",
+        "btad",
+        "visa",
+        "ksdd",
+        "ksdd2",
+        "dagm",
+        "table",
+        "folder",
+    ],
 )
 def test_the_layout_is_found_out(trees, layout, capsys):
     assert datasets(["check", str(trees[layout])]) == 0
@@ -174,7 +208,9 @@ def test_a_file_that_is_not_whole_stops_before_the_start(trees, tmp_path, suffix
 def test_the_same_file_for_two_ends_stops_before_the_start(trees, tmp_path):
     root = shutil.copytree(trees["mvtec"], tmp_path / "mvtec")
     shutil.copy(root / "bottle/test/good/001.png", root / "bottle/train/good/000.png")
-    with pytest.raises(DataError, match=r"train/good/000\.png: the same file is tested, as .*test/good/001\.png"):
+    with pytest.raises(
+        DataError, match=r"train/good/000\.png: the same file is tested, as .*test/good/001\.png"
+    ):
         AnomalyDataModule("mvtec", str(root), "bottle").setup()
 
 
@@ -200,7 +236,8 @@ def test_a_mask_of_another_size_stops_before_the_start(trees, tmp_path):
     root = shutil.copytree(trees["mvtec"], tmp_path / "mvtec")
     save(Image.new("L", (40, 48), 255), root / "bottle/ground_truth/broken/001_mask.png")
     with pytest.raises(
-        DataError, match=r"001\.png: the mask .*001_mask\.png is 40x48 px, its image 48x40 px.*on_error"
+        DataError,
+        match=r"001\.png: the mask .*001_mask\.png is 40x48 px, its image 48x40 px.*on_error",
     ):
         AnomalyDataModule("mvtec", str(root), "bottle").setup("fit")
 
@@ -217,7 +254,9 @@ def test_a_photograph_that_lies_on_its_side_fits_its_mask(trees, tmp_path, turn,
     part.unlink()
     part = part.with_suffix(f".{suffix}")
     raw.save(part, exif=exif)
-    assert verify(str(part)) == tuple(read_image(str(part)).shape[1:]) == (image.height, image.width)
+    assert (
+        verify(str(part)) == tuple(read_image(str(part)).shape[1:]) == (image.height, image.width)
+    )
     AnomalyDataModule("folder", str(root)).setup()
 
 

@@ -90,7 +90,10 @@ def test_holdout_takes_a_seeded_part_of_the_training_images(trees):
     assert len(train) == 5
     assert len(held) == 2
     assert not train & held
-    assert {s.path for s in module(trees, validation="holdout", validation_share=0.3).samples["validation"]} == held
+    assert {
+        s.path
+        for s in module(trees, validation="holdout", validation_share=0.3).samples["validation"]
+    } == held
     assert {s.label for s in data.samples["validation"]} == {0}
 
 
@@ -127,7 +130,8 @@ def test_rows_that_fill_up_are_left_out(trees):
 
 
 @pytest.mark.parametrize(
-    "options", [{"batch_size": 0}, {"num_workers": -1}, {"validation_share": 1.5}, {"folds": 1}, {"fold": 5}]
+    "options",
+    [{"batch_size": 0}, {"num_workers": -1}, {"validation_share": 1.5}, {"folds": 1}, {"fold": 5}],
 )
 def test_impossible_wishes(options):
     with pytest.raises(UsageError, match=r"data\."):

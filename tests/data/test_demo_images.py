@@ -24,7 +24,11 @@ def small(path):
 
 
 def test_layout_and_counts(root):
-    counts = {str(f.relative_to(root)): len(list(f.glob("*.png"))) for f in root.glob("*/*") if any(f.glob("*.png"))}
+    counts = {
+        str(f.relative_to(root)): len(list(f.glob("*.png")))
+        for f in root.glob("*/*")
+        if any(f.glob("*.png"))
+    }
     expected = {"train/good": TRAIN, "test/good": GOOD}
     for defect in ("scratch", "stain", "hole", "missing_piece", "misprint"):
         expected |= {f"test/{defect}": PER_DEFECT, f"ground_truth/{defect}": PER_DEFECT}
@@ -38,7 +42,9 @@ def test_redraw_is_identical(root):
         np.testing.assert_array_equal(np.asarray(good_image(0, split, number)), written)
     for defect in DEFECTS:
         image, mask = (np.asarray(drawn) for drawn in defective_image(0, defect, 1))
-        np.testing.assert_array_equal(image, np.asarray(Image.open(root / "test" / defect / "001.png")))
+        np.testing.assert_array_equal(
+            image, np.asarray(Image.open(root / "test" / defect / "001.png"))
+        )
         written = np.asarray(Image.open(root / "ground_truth" / defect / "001_mask.png"))
         np.testing.assert_array_equal(mask, written)
     assert good_image(1, "train", 0).tobytes() != good_image(0, "train", 0).tobytes()
@@ -48,7 +54,12 @@ def test_masks_are_binary_and_of_some_size(root):
     for path in root.glob("ground_truth/*/*_mask.png"):
         mask = Image.open(path)
         image = Image.open(root / "test" / path.parent.name / path.name.replace("_mask", ""))
-        assert (mask.mode, image.mode, mask.size, image.size) == ("L", "RGB", (256, 256), (256, 256))
+        assert (mask.mode, image.mode, mask.size, image.size) == (
+            "L",
+            "RGB",
+            (256, 256),
+            (256, 256),
+        )
         values = np.asarray(mask)
         assert set(np.unique(values)) == {0, 255}
         assert 0.0015 < (values > 0).mean() < 0.2, path

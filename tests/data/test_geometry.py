@@ -28,7 +28,9 @@ def test_resize_is_pillows_antialiased_bilinear():
     array = np.random.default_rng(0).random((61, 83), dtype=np.float32)
     for height, width in ((20, 30), (90, 100)):
         ours = resize(torch.from_numpy(array)[None], height, width)[0].numpy()
-        pillows = np.asarray(Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR))
+        pillows = np.asarray(
+            Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR)
+        )
         np.testing.assert_allclose(ours, pillows, atol=1e-5)
 
 
@@ -44,12 +46,18 @@ def test_image_and_mask_stay_together():
 
 
 def test_with_a_crop_one_number_is_the_shorter_side():
-    circle = ((torch.arange(200)[:, None] - 100) ** 2 + (torch.arange(400) - 200) ** 2 < 60**2).float()
+    circle = (
+        (torch.arange(200)[:, None] - 100) ** 2 + (torch.arange(400) - 200) ** 2 < 60**2
+    ).float()
     cropped = Geometry.of(100, 80).image(circle.expand(3, -1, -1))[0]
-    assert cropped.sum(0).gt(20).sum().item() == pytest.approx(cropped.sum(1).gt(20).sum().item(), abs=1)
+    assert cropped.sum(0).gt(20).sum().item() == pytest.approx(
+        cropped.sum(1).gt(20).sum().item(), abs=1
+    )
 
 
-@pytest.mark.parametrize(("size", "crop"), [(0, None), ([32], None), ([1, 2, 3], None), (32, 40), ([32, 64], 48)])
+@pytest.mark.parametrize(
+    ("size", "crop"), [(0, None), ([32], None), ([1, 2, 3], None), (32, 40), ([32, 64], 48)]
+)
 def test_impossible_sizes(size, crop):
     with pytest.raises(UsageError, match=r"data\.(image_size|center_crop)"):
         Geometry.of(size, crop)

@@ -21,7 +21,13 @@ def save(path, array):
 
 
 def data(root, **options):
-    tree = {"layout": "mvtec", "root": str(root), "category": "bottle", "image_size": 64, "num_workers": 0}
+    tree = {
+        "layout": "mvtec",
+        "root": str(root),
+        "category": "bottle",
+        "image_size": 64,
+        "num_workers": 0,
+    }
     module = AnomalyDataModule(**{**tree, **options})
     module.setup()
     return module
@@ -54,7 +60,9 @@ def test_each_ignored_pixel_takes_the_colour_of_a_nearest_one_that_is_kept(seed)
         assert not ignored[row, column]
         assert torch.equal(filled[:, place[0], place[1]], image[:, row, column])
         nearest = (kept - place).norm(dim=1).min()
-        assert float((torch.tensor([row, column]) - place).double().norm()) == pytest.approx(float(nearest))
+        assert float((torch.tensor([row, column]) - place).double().norm()) == pytest.approx(
+            float(nearest)
+        )
 
 
 def test_one_image_for_all(tree, strip):
@@ -88,11 +96,14 @@ def test_a_folder_names_its_files_as_the_images(tree, tmp_path, capsys):
     ignored = {
         sample.path: item.ignore.any()
         for split in ("train", "test")
-        for sample, item in zip(found.samples[split], map(found._data(split, None).__getitem__, range(7)), strict=True)
+        for sample, item in zip(
+            found.samples[split], map(found._data(split, None).__getitem__, range(7)), strict=True
+        )
     }
-    assert {str(path) for path in (tree / "bottle/train/good/002.png", tree / "bottle/test/broken/001.png")} == {
-        path for path, some in ignored.items() if some
-    }
+    assert {
+        str(path)
+        for path in (tree / "bottle/train/good/002.png", tree / "bottle/test/broken/001.png")
+    } == {path for path, some in ignored.items() if some}
 
 
 def test_a_third_value_of_the_masks(tree):
@@ -131,7 +142,9 @@ def test_a_column_of_a_table(tree, strip, tmp_path):
     with pytest.raises(UsageError, match="leave out one"):
         data(tree, layout="table", category=None, ignore=strip)
     (tree / "strip.png").unlink()
-    with pytest.raises(DataError, match=r"000.png has no file of ignored regions: expected .*strip.png"):
+    with pytest.raises(
+        DataError, match=r"000.png has no file of ignored regions: expected .*strip.png"
+    ):
         data(tree, layout="table", category=None)
 
 
@@ -149,8 +162,14 @@ def test_regions_without_what_is_ignored(trees, tmp_path):
     array[:10, :20], array[:10, 20:30] = 3, 128
     Image.fromarray(array).save(part)
     Image.fromarray((array == 128).astype(np.uint8) * 128).save(part.with_name("001.png"))
-    found = data(root, layout="mvtec_loco", category="pushpins", ignore_value=128, image_size=[40, 48])
-    (item,) = (i for i in map(found._data("test", None).__getitem__, range(7)) if "logical_anomalies/000" in i.path[0])
+    found = data(
+        root, layout="mvtec_loco", category="pushpins", ignore_value=128, image_size=[40, 48]
+    )
+    (item,) = (
+        i
+        for i in map(found._data("test", None).__getitem__, range(7))
+        if "logical_anomalies/000" in i.path[0]
+    )
     assert item.regions[0].masks.flatten(1).sum(1).tolist() == [200]
     assert item.regions[0].shares.tolist() == [pytest.approx(0.1)]
     assert int(item.ignore.sum()) == 100
@@ -171,9 +190,14 @@ def test_one_category_may_have_no_files(tree, tmp_path):
 def test_absolute_and_relative_paths_are_one(tree, tmp_path, monkeypatch):
     monkeypatch.chdir(tree)
     save(tmp_path / "ignore/bottle/train/good/000.png", np.eye(40, 48, dtype=np.uint8))
-    samples = [Sample(str(tree / "bottle/train/good/000.png"), "train"), Sample("./bottle/train/good/000.png", "train")]
+    samples = [
+        Sample(str(tree / "bottle/train/good/000.png"), "train"),
+        Sample("./bottle/train/good/000.png", "train"),
+    ]
     found = with_ignored(samples, Path(), str(tmp_path / "ignore"), None)
-    assert [s.ignore_path for s in found] == [str(tmp_path / "ignore/bottle/train/good/000.png")] * 2
+    assert [s.ignore_path for s in found] == [
+        str(tmp_path / "ignore/bottle/train/good/000.png")
+    ] * 2
 
 
 def test_what_cannot_be_meant_is_refused(tree, tmp_path):
@@ -181,9 +205,13 @@ def test_what_cannot_be_meant_is_refused(tree, tmp_path):
         data(tree, ignore=str(tmp_path / "none.png"))
     save(tmp_path / "ignore/000.png", np.zeros((40, 48), np.uint8))
     plain = {"layout": "folder", "category": None, "root": str(tree / "bottle")}
-    options = {"layout_options": {"good": "train/good", "bad": "test/broken"}, "ignore": str(tmp_path / "ignore")}
+    options = {
+        "layout_options": {"good": "train/good", "bad": "test/broken"},
+        "ignore": str(tmp_path / "ignore"),
+    }
     with pytest.raises(
-        DataError, match=r"no file in data.ignore .*ignore/(test/broken|train/good)/000.png was expected"
+        DataError,
+        match=r"no file in data.ignore .*ignore/(test/broken|train/good)/000.png was expected",
     ):
         data(**plain, **options)
     with pytest.raises(UsageError, match="from 1 to 255; 0 came"):
@@ -202,7 +230,9 @@ def test_an_image_of_another_size_or_one_that_leaves_nothing(tree, tmp_path):
 def test_skip_leaves_out_what_it_cannot_use(tree, tmp_path):
     save(tmp_path / "ignore/bottle/train/good/001.png", np.full((40, 48), 255, np.uint8))
     found = data(tree, ignore=str(tmp_path / "ignore"), on_error="skip")
-    assert [fault.sample.path for fault in found.skipped] == [str(tree / "bottle/train/good/001.png")]
+    assert [fault.sample.path for fault in found.skipped] == [
+        str(tree / "bottle/train/good/001.png")
+    ]
     assert "every pixel" in found.skipped[0].reason
 
 

@@ -26,7 +26,18 @@ def mvtec(trees, tmp_path):
 
 
 def test_names():
-    public = ["btad", "dagm", "ksdd", "ksdd2", "mtd", "mvtec", "mvtec_3d", "mvtec_ad2", "mvtec_loco", "visa"]
+    public = [
+        "btad",
+        "dagm",
+        "ksdd",
+        "ksdd2",
+        "mtd",
+        "mvtec",
+        "mvtec_3d",
+        "mvtec_ad2",
+        "mvtec_loco",
+        "visa",
+    ]
     assert layout_names() == sorted([*public, "demo", "folder", "table"])
     page = (Path(__file__).parents[2] / "data/README.md").read_text()
     assert all(f"`{name}`" in page for name in layout_names())
@@ -70,20 +81,26 @@ def test_mvtec_wrong_category(mvtec, category, message):
 
 def test_mvtec_missing_mask_names_image_and_mask(mvtec):
     (mvtec / "bottle/ground_truth/broken/002_mask.png").unlink()
-    with pytest.raises(DataError, match=r"test/broken/002\.png has no mask: expected .*/002_mask\.png"):
+    with pytest.raises(
+        DataError, match=r"test/broken/002\.png has no mask: expected .*/002_mask\.png"
+    ):
         stop_at_missing_masks(find("mvtec", mvtec, "bottle"))
 
 
 def test_options_may_come_as_text(trees):
     whole = find("folder", trees["folder"], test_share=1.0)
     assert find("folder", trees["folder"], test_share="1") == whole
-    with pytest.raises(UsageError, match=r"data\.layout_options\.test_share: expected float; 'all' came"):
+    with pytest.raises(
+        UsageError, match=r"data\.layout_options\.test_share: expected float; 'all' came"
+    ):
         find("folder", trees["folder"], test_share="all")
 
 
 def test_a_missing_folder_shows_the_tree(trees, tmp_path):
     bare = shutil.copytree(trees["folder"], tmp_path / "bare", ignore=shutil.ignore_patterns("bad"))
-    with pytest.raises(DataError, match=r"no folder .*bad, where images were expected\. Layout 'folder' expects"):
+    with pytest.raises(
+        DataError, match=r"no folder .*bad, where images were expected\. Layout 'folder' expects"
+    ):
         find("folder", bare)
 
 
@@ -95,7 +112,9 @@ def test_all_missing_masks_are_named(mvtec):
 
 
 def test_missing_root_draws_the_tree(tmp_path):
-    with pytest.raises(DataError, match=r"(?s)no data set at .*nowhere.*train/good/000\.png.*data\.root"):
+    with pytest.raises(
+        DataError, match=r"(?s)no data set at .*nowhere.*train/good/000\.png.*data\.root"
+    ):
         find("mvtec", tmp_path / "nowhere", "bottle")
 
 
@@ -110,7 +129,10 @@ def test_mtd_with_a_list(trees, tmp_path):
     names = tmp_path / "train.txt"
     names.write_text("exp1_num_0.jpg\nexp1_num_3.jpg\n\n")
     samples = find("mtd", trees["mtd"], train_list=str(names))
-    assert {s.path[-14:] for s in samples if s.split == "train"} == {"exp1_num_0.jpg", "exp1_num_3.jpg"}
+    assert {s.path[-14:] for s in samples if s.split == "train"} == {
+        "exp1_num_0.jpg",
+        "exp1_num_3.jpg",
+    }
     assert by_split(samples)["test", "good"] == 4
     assert by_split(samples)["test", "uneven"] == 2
 
@@ -133,12 +155,16 @@ def test_folder(trees, tmp_path):
     assert by_split(samples) == {("train", "good"): 5, ("test", "good"): 1, ("test", "dent"): 2}
     assert all(s.mask_path for s in samples if s.label)
     assert find("folder", trees["folder"]) == samples
-    bare = shutil.copytree(trees["folder"], tmp_path / "bare", ignore=shutil.ignore_patterns("masks"))
+    bare = shutil.copytree(
+        trees["folder"], tmp_path / "bare", ignore=shutil.ignore_patterns("masks")
+    )
     assert not any(s.mask_path for s in find("folder", bare))
 
 
 def test_folder_flat_bad_and_only_good(trees, tmp_path):
-    root = shutil.copytree(trees["folder"], tmp_path / "flat", ignore=shutil.ignore_patterns("masks"))
+    root = shutil.copytree(
+        trees["folder"], tmp_path / "flat", ignore=shutil.ignore_patterns("masks")
+    )
     Image.new("RGB", (8, 8)).save(root / "bad/loose.png")
     assert by_split(find("folder", root))["test", "anomalous"] == 1
     assert all(s.label == 0 for s in find("folder", root, bad=None))
@@ -148,9 +174,14 @@ def test_folder_flat_bad_and_only_good(trees, tmp_path):
 
 @pytest.mark.real
 def test_mtd_counts_of_the_real_tree(shared):
-    samples = find("mtd", shared / "data/mtd", train_list=str(shared / "data/mtd_train_filenames.txt"))
+    samples = find(
+        "mtd", shared / "data/mtd", train_list=str(shared / "data/mtd_train_filenames.txt")
+    )
     published = {"good": 191, "blowhole": 115, "break": 85, "crack": 57, "fray": 32, "uneven": 103}
-    assert by_split(samples) == {("train", "good"): 761, **{("test", k): n for k, n in published.items()}}
+    assert by_split(samples) == {
+        ("train", "good"): 761,
+        **{("test", k): n for k, n in published.items()},
+    }
 
 
 def test_bad_parts_may_lie_deep_in_a_folder(trees, tmp_path):

@@ -58,7 +58,11 @@ def test_mvtec_has_the_published_counts(tmp_path):
         touch(tmp_path / category / "test/good", good)
         touch(tmp_path / category / "test/broken", bad)
         touch(tmp_path / category / "ground_truth/broken", bad, "{:04d}_mask.png")
-    assert counts("mvtec", tmp_path, MVTEC) == {("train", 0): 3629, ("test", 0): 467, ("test", 1): 1258}
+    assert counts("mvtec", tmp_path, MVTEC) == {
+        ("train", 0): 3629,
+        ("test", 0): 467,
+        ("test", 1): 1258,
+    }
 
 
 def test_loco_has_the_published_counts(tmp_path):
@@ -90,7 +94,9 @@ def test_visa_has_the_published_counts(tmp_path):
         (tmp_path / name).mkdir()
         rows += [[name, "train", "normal", f"{name}/n{i}.JPG", ""] for i in range(train)]
         rows += [[name, "test", "normal", f"{name}/t{i}.JPG", ""] for i in range(good)]
-        rows += [[name, "test", "anomaly", f"{name}/a{i}.JPG", f"{name}/a{i}.png"] for i in range(100)]
+        rows += [
+            [name, "test", "anomaly", f"{name}/a{i}.JPG", f"{name}/a{i}.png"] for i in range(100)
+        ]
     (tmp_path / "split_csv").mkdir()
     with (tmp_path / "split_csv/1cls.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
@@ -105,8 +111,16 @@ def test_btad_has_the_published_counts(tmp_path):
         touch(tmp_path / product / "train/ok", train, "{:04d}." + suffix)
         touch(tmp_path / product / "test/ok", good, "{:04d}." + suffix)
         touch(tmp_path / product / "test/ko", bad, "{:04d}." + suffix)
-        touch(tmp_path / product / "ground_truth/ko", bad, "{:04d}." + ("bmp" if product == "03" else "png"))
-    assert counts("btad", tmp_path, BTAD) == {("train", 0): 1799, ("test", 0): 451, ("test", 1): 290}
+        touch(
+            tmp_path / product / "ground_truth/ko",
+            bad,
+            "{:04d}." + ("bmp" if product == "03" else "png"),
+        )
+    assert counts("btad", tmp_path, BTAD) == {
+        ("train", 0): 1799,
+        ("test", 0): 451,
+        ("test", 1): 290,
+    }
 
 
 def blank_or_not(path, defective):
@@ -132,7 +146,11 @@ def test_ksdd2_has_the_published_counts(tmp_path):
             blank_or_not(tmp_path / split / f"{i}_GT.png", i >= good)
     for name in ("10301 (copy).png", "10301_GT (copy).png"):  # the archive has both
         blank_or_not(tmp_path / "train" / name, True)
-    assert counts("ksdd2", tmp_path, [None]) == {("train", 0): 2085, ("test", 0): 894, ("test", 1): 110}
+    assert counts("ksdd2", tmp_path, [None]) == {
+        ("train", 0): 2085,
+        ("test", 0): 894,
+        ("test", 1): 110,
+    }
 
 
 def test_mtd_has_the_published_counts(tmp_path):
@@ -167,18 +185,31 @@ def test_the_masks_of_a_folder_are_joined_whatever_their_grey(trees):
 
 def test_loco_saturations_reach_the_metrics(trees):
     data = AnomalyDataModule(
-        layout="mvtec_loco", root=trees["mvtec_loco"], category="pushpins", image_size=[80, 96], num_workers=0
+        layout="mvtec_loco",
+        root=trees["mvtec_loco"],
+        category="pushpins",
+        image_size=[80, 96],
+        num_workers=0,
     )
     data.setup("test")
-    found = {path: r for batch in data.test_dataloader() for path, r in zip(batch.path, batch.regions, strict=True)}
+    found = {
+        path: r
+        for batch in data.test_dataloader()
+        for path, r in zip(batch.path, batch.regions, strict=True)
+    }
     assert len(found) == 7
     for path, regions in found.items():
         if "good" in path:
             assert regions is None
             continue
         assert regions.masks.shape == (2, 80, 96)
-        assert regions.masks.sum((1, 2)).tolist() == [400, 96]  # 10 x 10 and 4 x 6 px, each now of four
-        assert regions.shares.tolist() == pytest.approx([0.2, 20 / 24] if "logical" in path else [0.5, 0.5])
+        assert regions.masks.sum((1, 2)).tolist() == [
+            400,
+            96,
+        ]  # 10 x 10 and 4 x 6 px, each now of four
+        assert regions.shares.tolist() == pytest.approx(
+            [0.2, 20 / 24] if "logical" in path else [0.5, 0.5]
+        )
 
 
 def test_a_region_without_a_saturation_is_a_fault(trees, tmp_path):
@@ -186,7 +217,9 @@ def test_a_region_without_a_saturation_is_a_fault(trees, tmp_path):
     part = root / "pushpins/ground_truth/logical_anomalies/001/000.png"
     Image.new("L", (48, 40), 7).save(part)
     faults = examine(find_samples("mvtec_loco", root, "pushpins", {})).faults
-    assert [Path(fault.sample.path).parts[-2:] for fault in faults] == [("logical_anomalies", "001.png")]
+    assert [Path(fault.sample.path).parts[-2:] for fault in faults] == [
+        ("logical_anomalies", "001.png")
+    ]
     assert "has the value 7, which defects_config.json does not name" in faults[0].reason
 
 
@@ -206,7 +239,9 @@ def test_a_list_of_saturations_that_is_none_is_told(trees, tmp_path, text):
 def test_a_region_that_the_list_does_not_name_is_told(trees):
     samples = find_samples("mvtec_loco", trees["mvtec_loco"], "pushpins", {})
     sample = next(s for s in samples if s.defect == "logical_anomalies")
-    with pytest.raises(DataError, match=r"has the value 3, which defects_config\.json does not name"):
+    with pytest.raises(
+        DataError, match=r"has the value 3, which defects_config\.json does not name"
+    ):
         read_regions(sample.mask_path, sample.saturations[1:])
 
 
@@ -218,7 +253,9 @@ def test_an_empty_folder_of_masks_is_told(tmp_path):
 def test_an_image_without_a_folder_of_masks(trees, tmp_path):
     root = shutil.copytree(trees["mvtec_loco"], tmp_path / "loco")
     shutil.rmtree(root / "pushpins/ground_truth/logical_anomalies/001")
-    with pytest.raises(DataError, match=r"logical_anomalies/001\.png has no mask: expected .*/001\."):
+    with pytest.raises(
+        DataError, match=r"logical_anomalies/001\.png has no mask: expected .*/001\."
+    ):
         stop_at_missing_masks(find_samples("mvtec_loco", root, "pushpins", {}))
 
 
@@ -238,7 +275,12 @@ def test_visa_leaves_out_anomalous_training_images(trees):
 
 @pytest.mark.parametrize("level", ["1cls", "."])
 def test_visa_as_converted(tmp_path, level):
-    for part, count in (("train/good", 4), ("test/good", 2), ("test/bad", 3), ("ground_truth/bad", 3)):
+    for part, count in (
+        ("train/good", 4),
+        ("test/good", 2),
+        ("test/bad", 3),
+        ("ground_truth/bad", 3),
+    ):
         touch(tmp_path / level / "candle" / part, count)
     assert counts("visa", tmp_path, ["candle"]) == {("train", 0): 4, ("test", 0): 2, ("test", 1): 3}
 
@@ -267,7 +309,9 @@ def test_the_private_images_of_ad2_are_passed_over(trees):
     assert found == {("train", 0): 5, ("validation", 0): 2, ("test", 0): 2, ("test", 1): 3}
 
 
-@pytest.mark.parametrize(("layout", "mask"), [("ksdd2", "train/{}_GT.png"), ("ksdd", "kos01/{}_label.bmp")])
+@pytest.mark.parametrize(
+    ("layout", "mask"), [("ksdd2", "train/{}_GT.png"), ("ksdd", "kos01/{}_label.bmp")]
+)
 def test_a_mask_that_cannot_be_read_is_a_fault_like_others(trees, tmp_path, layout, mask, capsys):
     root = shutil.copytree(trees[layout], tmp_path / layout)
     broken = sorted(root.glob(mask.format("*")))[0]

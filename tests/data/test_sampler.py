@@ -7,14 +7,20 @@ from lightning_ad.data.sampler import KeySampler
 @pytest.mark.parametrize("count", [1, 5, 12])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_every_row_once_and_the_same_number_everywhere(world, count, shuffle):
-    parts = [list(KeySampler(range(count), shuffle=shuffle, seed=3, rank=r, world_size=world)) for r in range(world)]
+    parts = [
+        list(KeySampler(range(count), shuffle=shuffle, seed=3, rank=r, world_size=world))
+        for r in range(world)
+    ]
     assert len({len(p) for p in parts}) == 1
     assert sorted(k.index for p in parts for k in p if not k.padding) == list(range(count))
 
 
 def test_two_processes_with_half_the_batch_see_the_batches_of_one():
     one = [k.index for k in KeySampler(range(8), shuffle=True, seed=0)]
-    halves = [[k.index for k in KeySampler(range(8), shuffle=True, seed=0, rank=r, world_size=2)] for r in (0, 1)]
+    halves = [
+        [k.index for k in KeySampler(range(8), shuffle=True, seed=0, rank=r, world_size=2)]
+        for r in (0, 1)
+    ]
     for batch in range(2):
         together = {i for half in halves for i in half[2 * batch : 2 * batch + 2]}
         assert together == set(one[4 * batch : 4 * batch + 4])

@@ -16,7 +16,9 @@ def rng(*seed):
 
 
 def drawn(synthesis, count, height=64, width=None):
-    draws = [synthesis.draw(rng(0, 0, i), height, width or height, NoiseTextures()) for i in range(count)]
+    draws = [
+        synthesis.draw(rng(0, 0, i), height, width or height, NoiseTextures()) for i in range(count)
+    ]
     return {name: torch.stack([d[name] for d in draws]) for name in draws[0]}
 
 
@@ -40,24 +42,34 @@ def test_augmenters_equal_pillow(picture):
     image, pillow = tensor(picture), Image.fromarray(picture)
     assert torch.equal(apply_one("invert", image), 1 - image)
     torch.testing.assert_close(
-        apply_one("autocontrast", image, 0.0), tensor(ImageOps.autocontrast(pillow)), atol=2 / 255, rtol=0
+        apply_one("autocontrast", image, 0.0),
+        tensor(ImageOps.autocontrast(pillow)),
+        atol=2 / 255,
+        rtol=0,
     )
     cut = tensor(ImageOps.autocontrast(pillow, cutoff=10))
     assert (cut - tensor(ImageOps.autocontrast(pillow))).abs().max() > 10 / 255
     torch.testing.assert_close(apply_one("autocontrast", image, 0.1), cut, atol=3 / 255, rtol=0)
     torch.testing.assert_close(
-        apply_one("solarize", image, 100 / 255, 1.0), tensor(ImageOps.solarize(pillow, 100)), atol=1e-6, rtol=0
+        apply_one("solarize", image, 100 / 255, 1.0),
+        tensor(ImageOps.solarize(pillow, 100)),
+        atol=1e-6,
+        rtol=0,
     )
     torch.testing.assert_close(apply_one("solarize", image, 100 / 255, 0.0), image)
     inner = (slice(None), slice(1, -1), slice(1, -1))
     sharp = tensor(ImageEnhance.Sharpness(pillow).enhance(1.7))
-    torch.testing.assert_close(apply_one("sharpness", image, 1.7)[inner], sharp[inner], atol=2 / 255, rtol=0)
+    torch.testing.assert_close(
+        apply_one("sharpness", image, 1.7)[inner], sharp[inner], atol=2 / 255, rtol=0
+    )
     equal = tensor(ImageOps.equalize(pillow))
     assert (equal - image).abs().max() > 10 / 255
     torch.testing.assert_close(apply_one("equalize", image), equal, atol=2 / 255, rtol=0)
     middle = (slice(None), *(slice(side // 4, -(side // 4)) for side in picture.shape[:2]))
     turned = tensor(pillow.rotate(20, Image.Resampling.BILINEAR))
-    torch.testing.assert_close(apply_one("rotate", image, 20.0)[middle], turned[middle], atol=3 / 255, rtol=0)
+    torch.testing.assert_close(
+        apply_one("rotate", image, 20.0)[middle], turned[middle], atol=3 / 255, rtol=0
+    )
 
 
 def test_augmenters_equal_hand_computed_values(picture):
@@ -67,10 +79,14 @@ def test_augmenters_equal_hand_computed_values(picture):
     grey = torch.full((3, 2, 2), 0.5)
     torch.testing.assert_close(apply_one("brightness", grey, 1.2, 0.1), torch.full((3, 2, 2), 0.7))
     red = torch.tensor([1.0, 0.0, 0.0]).view(3, 1, 1)
-    torch.testing.assert_close(apply_one("hue and saturation", red, 1 / 3, 0.0).flatten(), torch.tensor([0.0, 1, 0]))
+    torch.testing.assert_close(
+        apply_one("hue and saturation", red, 1 / 3, 0.0).flatten(), torch.tensor([0.0, 1, 0])
+    )
     assert set(apply_one("posterize", image, 1.0).unique().tolist()) == {0.25, 0.75}
     shades = torch.tensor([0.0, 0.1, 0.3, 0.99]).expand(3, 1, 4)
-    torch.testing.assert_close(apply_one("posterize", shades, 3.0)[0, 0], torch.tensor([1.0, 1, 5, 15]) / 16)
+    torch.testing.assert_close(
+        apply_one("posterize", shades, 3.0)[0, 0], torch.tensor([1.0, 1, 5, 15]) / 16
+    )
 
 
 def test_a_row_of_a_batch_is_augmented_as_if_alone(picture):
@@ -105,7 +121,10 @@ def test_a_noise_mask_is_perlin_numpys_noise_above_a_half_after_its_rotation():
 
 
 def test_what_is_drawn_has_the_released_shares_and_ranges():
-    draws = [Synthesis(noise="device").draw(rng(9, i), 32, 32, lambda *_: torch.zeros(3, 32, 32)) for i in range(2000)]
+    draws = [
+        Synthesis(noise="device").draw(rng(9, i), 32, 32, lambda *_: torch.zeros(3, 32, 32))
+        for i in range(2000)
+    ]
     table = {name: torch.stack([d[name] for d in draws]).float() for name in draws[0]}
     assert table["laid"].mean().item() == pytest.approx(0.5, abs=0.04)
     turned = table["angle"] != 0
@@ -133,7 +152,9 @@ def test_noise_of_a_batch_equals_perlin_numpy_given_the_same_gradients():
     angles = torch.zeros(len(grids), 33, 33, dtype=torch.float64)
     expected = []
     for i, (rows, columns) in enumerate(grids):
-        angles[i, : rows + 1, : columns + 1] = torch.from_numpy(2 * np.pi * rng(i).random((rows + 1, columns + 1)))
+        angles[i, : rows + 1, : columns + 1] = torch.from_numpy(
+            2 * np.pi * rng(i).random((rows + 1, columns + 1))
+        )
         expected.append(generate_perlin_noise_2d(shape, (rows, columns), rng=rng(i)))
     noise = perlin_noise(angles, torch.tensor(grids), *shape)
     np.testing.assert_allclose(noise.numpy(), np.stack(expected), atol=1e-12)
@@ -173,7 +194,9 @@ def test_rotation_moves_the_target_too():
 
 
 def test_a_recipe_is_a_function_of_its_generator():
-    first, again, other = (Synthesis().draw(rng(0, 2, i), 64, 64, NoiseTextures()) for i in (5, 5, 6))
+    first, again, other = (
+        Synthesis().draw(rng(0, 2, i), 64, 64, NoiseTextures()) for i in (5, 5, 6)
+    )
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert any(not torch.equal(first[k], other[k]) for k in first)
 

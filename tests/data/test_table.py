@@ -18,10 +18,13 @@ def write(root, *rows, name="samples.csv"):
 def test_a_table(trees):
     root = trees["table"]
     some, everything = (
-        Counter((s.split, s.label) for s in find_samples("table", root, category, {})) for category in ("a", None)
+        Counter((s.split, s.label) for s in find_samples("table", root, category, {}))
+        for category in ("a", None)
     )
     assert some == {("train", 0): 5, ("test", 0): 2, ("test", 1): 2}
-    with pytest.warns(UserWarning, match="has the categories a, b, and all of them are taken for one part"):
+    with pytest.warns(
+        UserWarning, match="has the categories a, b, and all of them are taken for one part"
+    ):
         find_samples("table", root, None, {})
     assert everything["train", 0] == 6
     assert {s.defect for s in find_samples("table", root, "a", {}) if s.label} == {"dent"}
@@ -33,13 +36,18 @@ def test_a_parquet_table_is_the_csv(trees, tmp_path):
     parquet, table = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow.csv")
     root = shutil.copytree(trees["table"], tmp_path / "table")
     parquet.write_table(table.read_csv(root / "samples.csv"), root / "samples.parquet")
-    assert find_samples("table", root, "a", {"file": "samples.parquet"}) == find_samples("table", root, "a", {})
+    assert find_samples("table", root, "a", {"file": "samples.parquet"}) == find_samples(
+        "table", root, "a", {}
+    )
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("a.png,training,good,,", r"line 3: split is one of train, validation, test; 'training' came"),
+        (
+            "a.png,training,good,,",
+            r"line 3: split is one of train, validation, test; 'training' came",
+        ),
         ("a.png,test,ok,,", r"line 3: label is good \(0\) or anomalous \(1\); 'ok' came"),
         ("a.png,train,1,,", "line 3: an anomalous image is for test or validation"),
         ("a.png,test,good,,dent", "label 'good' and defect 'dent' do not agree"),
@@ -64,7 +72,9 @@ def test_missing_tables_and_columns(tmp_path):
     with pytest.raises(DataError, match=r"no table .*samples\.csv"):
         find_samples("table", tmp_path, None, {})
     (tmp_path / "samples.csv").write_text("path,label\na,good\n")
-    with pytest.raises(DataError, match="needs the columns path, split, and label or defect; it has"):
+    with pytest.raises(
+        DataError, match="needs the columns path, split, and label or defect; it has"
+    ):
         find_samples("table", tmp_path, None, {})
 
 
@@ -85,5 +95,11 @@ def test_the_categories_of_a_table(trees, tmp_path):
 
 def test_a_table_may_have_anomalous_validation_images(tmp_path):
     write(tmp_path, "0.png,train,,,Normal", "1.png,validation,1,,dent", "2.png,validation,0,,good")
-    found = {Path(s.path).name: (s.split, s.defect) for s in find_samples("table", tmp_path, None, {})}
-    assert found == {"0.png": ("train", "good"), "1.png": ("validation", "dent"), "2.png": ("validation", "good")}
+    found = {
+        Path(s.path).name: (s.split, s.defect) for s in find_samples("table", tmp_path, None, {})
+    }
+    assert found == {
+        "0.png": ("train", "good"),
+        "1.png": ("validation", "dent"),
+        "2.png": ("validation", "good"),
+    }

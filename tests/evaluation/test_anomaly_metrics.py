@@ -49,7 +49,10 @@ def test_equals_the_single_metrics(data):
         for name, metric in {"AUROC": AUROC(), "AP": AveragePrecision(), "F1Max": F1Max()}.items():
             metric.update(scores, target)
             assert got[f"{level}_{name}"] == metric.compute().item()
-    for name, metric in {"pixel_AUPRO_0.30": AUPRO(), "pixel_AUPRO_0.05": AUPRO(limit=0.05)}.items():
+    for name, metric in {
+        "pixel_AUPRO_0.30": AUPRO(),
+        "pixel_AUPRO_0.05": AUPRO(limit=0.05),
+    }.items():
         metric.update(map, mask)
         assert got[name] == metric.compute().item()
 
@@ -78,7 +81,9 @@ def test_no_sigmoid_is_applied(data):
     metric = AUROC()
     for part, truth in zip(scores.split(2), torch.cat([label, label]).split(2), strict=True):
         metric.update(part, truth)
-    assert metric.compute().item() == functions.auroc(curve_of(scores, torch.cat([label, label]).float()))
+    assert metric.compute().item() == functions.auroc(
+        curve_of(scores, torch.cat([label, label]).float())
+    )
 
 
 def test_anomalous_image_without_outline_has_no_pixel_truth(data):
@@ -100,7 +105,13 @@ def test_anomalous_image_without_outline_has_no_pixel_truth(data):
 def test_plots_are_small_and_whole(data):
     metrics = filled(data)
     metrics.compute()
-    names = ["image ROC", "image precision-recall", "pixel ROC", "pixel precision-recall", "pixel PRO"]
+    names = [
+        "image ROC",
+        "image precision-recall",
+        "pixel ROC",
+        "pixel precision-recall",
+        "pixel PRO",
+    ]
     assert list(metrics.plots) == names
     for x, y in metrics.plots.values():
         assert 2 < len(x) == len(y) <= 300

@@ -8,7 +8,12 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import aupro, auroc, average_precision, curve_of
-from lightning_ad.evaluation.bootstrap import image_pixels, intervals, paired_difference, pixel_intervals
+from lightning_ad.evaluation.bootstrap import (
+    image_pixels,
+    intervals,
+    paired_difference,
+    pixel_intervals,
+)
 
 
 def draw(rng, good=60, bad=40, shift=1.0):
@@ -16,7 +21,9 @@ def draw(rng, good=60, bad=40, shift=1.0):
     return rng.normal(size=good + bad) + shift * labels, labels
 
 
-@pytest.mark.parametrize(("metric", "outside"), [(auroc, roc_auc_score), (average_precision, average_precision_score)])
+@pytest.mark.parametrize(
+    ("metric", "outside"), [(auroc, roc_auc_score), (average_precision, average_precision_score)]
+)
 def test_intervals_are_those_of_scipy(metric, outside):
     scores, labels = draw(np.random.default_rng(0))
     found = intervals({"it": metric}, scores, labels, draws=2000)["it"]
@@ -28,7 +35,9 @@ def test_intervals_are_those_of_scipy(metric, outside):
     expected = stats.bootstrap(
         parts, statistic, n_resamples=2000, method="percentile", random_state=1, vectorized=False
     )
-    assert found == pytest.approx((expected.confidence_interval.low, expected.confidence_interval.high), abs=0.012)
+    assert found == pytest.approx(
+        (expected.confidence_interval.low, expected.confidence_interval.high), abs=0.012
+    )
 
 
 def test_the_interval_holds_the_truth_about_as_often_as_it_says():
@@ -56,7 +65,9 @@ def test_a_better_run_is_told():
     scores, labels = draw(np.random.default_rng(3), 200, 200)
     worse = scores + np.random.default_rng(4).normal(size=400) * 2
     found = paired_difference(auroc, worse, scores, labels, draws=300)
-    assert found.value == pytest.approx(roc_auc_score(labels, scores) - roc_auc_score(labels, worse), abs=1e-6)
+    assert found.value == pytest.approx(
+        roc_auc_score(labels, scores) - roc_auc_score(labels, worse), abs=1e-6
+    )
     assert 0 < found.low < found.value < found.high
     assert found.p < 0.02
     back = paired_difference(auroc, scores, worse, labels, draws=300)
@@ -74,7 +85,12 @@ def test_pixel_intervals_equal_a_bootstrap_without_bins():
     images = []
     for number in range(30):
         weights = np.where(draw.random(400) < 0.05, 0.5, 0.0) if number % 3 else np.zeros(400)
-        images.append(((draw.normal(size=400) + 2 * (weights > 0) * draw.random()).astype(np.float32), weights))
+        images.append(
+            (
+                (draw.normal(size=400) + 2 * (weights > 0) * draw.random()).astype(np.float32),
+                weights,
+            )
+        )
     images.sort(key=lambda image: image[0].max())
     metrics = {"pixel_AUROC": auroc, "pixel_AP": average_precision, "pixel_AUPRO": aupro}
     order = draw.permutation(30)
@@ -85,13 +101,21 @@ def test_pixel_intervals_equal_a_bootstrap_without_bins():
         rows = np.concatenate([draw.choice(rows, len(rows)) for rows in kinds])
         score, weights = (np.concatenate([images[i][part] for i in rows]) for part in (0, 1))
         curve = curve_of(torch.from_numpy(score), torch.from_numpy(weights).float())
-        values.append([roc_auc_score(weights > 0, score), average_precision_score(weights > 0, score), aupro(curve)])
+        values.append(
+            [
+                roc_auc_score(weights > 0, score),
+                average_precision_score(weights > 0, score),
+                aupro(curve),
+            ]
+        )
     expected = np.quantile(values, [0.025, 0.975], axis=0).T
     for ends, exact in zip(found.values(), expected, strict=True):
         assert ends == pytest.approx(exact, abs=2e-3)
         assert ends[1] - ends[0] > 0.01
     some = np.arange(30) % 4 < 2
-    alone = pixel_intervals(metrics, image_pixels([image for image, kept in zip(images, some, strict=True) if kept]))
+    alone = pixel_intervals(
+        metrics, image_pixels([image for image, kept in zip(images, some, strict=True) if kept])
+    )
     among = pixel_intervals(metrics, image_pixels([images[i] for i in order]), some[order])
     for name, ends in among.items():
         assert ends == pytest.approx(alone[name], abs=2e-3)
@@ -101,4 +125,6 @@ def test_pixel_intervals_need_good_and_anomalous_images():
     good = image_pixels([(np.ones(4, np.float32), np.zeros(4))])
     assert pixel_intervals({"pixel_AUROC": auroc}, good) == {}
     constant = [(np.zeros(4, np.float32), np.zeros(4)), (np.zeros(4, np.float32), np.ones(4))]
-    assert pixel_intervals({"pixel_AUROC": auroc}, image_pixels(constant)) == {"pixel_AUROC": (0.5, 0.5)}
+    assert pixel_intervals({"pixel_AUROC": auroc}, image_pixels(constant)) == {
+        "pixel_AUROC": (0.5, 0.5)
+    }

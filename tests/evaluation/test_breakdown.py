@@ -5,7 +5,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
 from lightning_ad.data.sample import Regions
 from lightning_ad.errors import UsageError
@@ -32,7 +37,12 @@ def filled(memory_gb=4.0, sizes=(3, 4, 1), regions=None):
     for map, score, mask, label, kind in zip(*tensors, strict=True):
         own = [next(parts) for _ in range(len(map))] if regions else ()
         if regions:
-            mask = torch.stack([torch.zeros(12, 10, dtype=torch.bool) if r is None else r.masks.any(0) for r in own])
+            mask = torch.stack(
+                [
+                    torch.zeros(12, 10, dtype=torch.bool) if r is None else r.masks.any(0)
+                    for r in own
+                ]
+            )
         metrics.update(map, score, mask, label, kind, own)
     return metrics, metrics.compute()
 
@@ -43,8 +53,12 @@ def test_each_kind_of_defect_is_told_against_the_good_images(place):
     got = filled()[0].details["by_defect"][KINDS[place]]
     rows = np.isin(kind, [0, place])
     assert got["image_AUROC"] == pytest.approx(roc_auc_score(label[rows], score[rows]), abs=1e-12)
-    assert got["image_AP"] == pytest.approx(average_precision_score(label[rows], score[rows]), abs=1e-12)
-    assert got["pixel_AUROC"] == pytest.approx(roc_auc_score(mask[rows].ravel(), map[rows].ravel()), abs=1e-12)
+    assert got["image_AP"] == pytest.approx(
+        average_precision_score(label[rows], score[rows]), abs=1e-12
+    )
+    assert got["pixel_AUROC"] == pytest.approx(
+        roc_auc_score(mask[rows].ravel(), map[rows].ravel()), abs=1e-12
+    )
     expected = average_precision_score(mask[rows].ravel(), map[rows].ravel())
     assert got["pixel_AP"] == pytest.approx(expected, abs=1e-12)
 
@@ -53,7 +67,9 @@ def test_their_mean_and_anomalous_images_alone():
     map, _, mask, _, kind = scene()
     details = filled()[0].details
     for name, value in details["mean_over_defects"].items():
-        assert value == pytest.approx(np.mean([of[name] for of in details["by_defect"].values()]), abs=1e-12)
+        assert value == pytest.approx(
+            np.mean([of[name] for of in details["by_defect"].values()]), abs=1e-12
+        )
     alone = roc_auc_score(mask[kind > 0].ravel(), map[kind > 0].ravel())
     assert details["anomalous_images_only"]["pixel_AUROC"] == pytest.approx(alone, abs=1e-12)
     assert "image_AUROC" not in details["anomalous_images_only"]
@@ -77,7 +93,10 @@ def test_sensitivity_stands_in_the_details_and_refuses_what_is_no_rate():
 
 def test_groups_sorted_apart_give_the_curve_of_all():
     map, _, mask, _, kind = scene()
-    parts = [ranked(*(torch.from_numpy(a[kind == k]).flatten().float() for a in (map, mask))) for k in range(3)]
+    parts = [
+        ranked(*(torch.from_numpy(a[kind == k]).flatten().float() for a in (map, mask)))
+        for k in range(3)
+    ]
     whole = curve_of(*(torch.from_numpy(a).flatten().float() for a in (map, mask)))
     for got, expected in zip(merge(parts), whole, strict=True):
         np.testing.assert_array_equal(got, expected)
@@ -88,7 +107,9 @@ def test_in_bins_the_details_are_close_and_of_all_kinds():
     exact, binned = filled()[0].details, filled(1e-9)[0]
     assert binned.bounds
     for kind, metrics in exact["by_defect"].items():
-        assert binned.details["by_defect"][kind] == pytest.approx(metrics, abs=1e-9)  # whole numbers: a bin each
+        assert binned.details["by_defect"][kind] == pytest.approx(
+            metrics, abs=1e-9
+        )  # whole numbers: a bin each
     assert binned.details["sensitivity"] == pytest.approx(exact["sensitivity"], abs=1e-9)
 
 
@@ -105,7 +126,9 @@ def overlapping_regions():
 
 def slow_spro(maps, regions, limit):
     """The definition: at each threshold, the mean over regions of min(pixels found / saturation, 1)."""
-    union = np.stack([np.zeros(maps.shape[1:], bool) if r is None else r.masks.any(0).numpy() for r in regions])
+    union = np.stack(
+        [np.zeros(maps.shape[1:], bool) if r is None else r.masks.any(0).numpy() for r in regions]
+    )
     of_all = [
         (maps[i], mask.numpy(), float(share) * int(mask.sum()))
         for i, r in enumerate(regions) if r is not None for mask, share in zip(r.masks, r.shares, strict=True)
@@ -168,7 +191,10 @@ def test_the_thresholds_of_the_best_f1_are_those_of_scikit_learn():
     metrics = AnomalyMetrics()
     metrics.update(*(torch.from_numpy(part) for part in (map, score, mask, mask.any((1, 2)))))
     metrics.compute()
-    for truth, scores, name in ((mask.any((1, 2)), score, "oracle_threshold"), (mask, map, "oracle_pixel_threshold")):
+    for truth, scores, name in (
+        (mask.any((1, 2)), score, "oracle_threshold"),
+        (mask, map, "oracle_pixel_threshold"),
+    ):
         precision, recall, limits = precision_recall_curve(truth.ravel(), scores.ravel())
         best = (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1].argmax()
         assert metrics.details[name] == limits[best]

@@ -17,7 +17,10 @@ def calibration(good=200, bad=30):
 
 def test_conformal_is_the_default_where_there_are_enough_images():
     found = choose(None, None, calibration())
-    assert (found.method, found.image) == ("conformal", calibration().good[-2].item())  # 201 * 1 %: 2, one of them new
+    assert (found.method, found.image) == (
+        "conformal",
+        calibration().good[-2].item(),
+    )  # 201 * 1 %: 2, one of them new
     assert found.pixel == calibration().maxima[-2].item()
     assert "at most 1 % of good parts, on average, by 200" in found.basis
     assert choose(None, None, calibration(98)) is None
@@ -44,7 +47,9 @@ def test_f1_is_the_best_on_validation_images():
     assert found.image not in scores
     assert "200 good and 30 anomalous validation images" in found.basis
     assert found.pixel is None
-    with pytest.raises(UsageError, match=r"200 good and 0 anomalous ones\. Add .*validation_anomalies true"):
+    with pytest.raises(
+        UsageError, match=r"200 good and 0 anomalous ones\. Add .*validation_anomalies true"
+    ):
         choose("f1", None, calibration(bad=0))
 
 

@@ -14,11 +14,16 @@ SHARES = {"three and two batches": [[0, 2, 4], [1, 3]], "all and none": [[0, 1, 
 def batches():
     draw = torch.Generator().manual_seed(11)
     label = torch.arange(9) % 2
-    mask = (torch.rand(9, 12, 12, generator=draw, dtype=torch.float32) > 0.8) & label.bool()[:, None, None]
+    mask = (torch.rand(9, 12, 12, generator=draw, dtype=torch.float32) > 0.8) & label.bool()[
+        :, None, None
+    ]
     map = torch.rand(9, 12, 12, generator=draw, dtype=torch.float32) * 60 + mask * 15
     score = torch.rand(9, generator=draw, dtype=torch.float32) * 60 + label * 15
     kind = label * (1 + torch.arange(9) % 3 // 2)  # good, crack, hole
-    found = [Regions(one[None], torch.tensor([0.4], dtype=torch.float32)) if one.any() else None for one in mask]
+    found = [
+        Regions(one[None], torch.tensor([0.4], dtype=torch.float32)) if one.any() else None
+        for one in mask
+    ]
     regions = [found[sum(BATCHES[:i]) : sum(BATCHES[: i + 1])] for i in range(len(BATCHES))]
     tensors = [tensor.split(BATCHES) for tensor in (map, score, mask, label, kind)]
     return list(zip(*tensors, regions, strict=True))
@@ -89,7 +94,11 @@ def test_pixels_are_binned_where_one_process_has_too_many(over_processes):
     assert "details by_defect hole pixel_AUsPRO_0.05" in details
     for name in (name.removesuffix(" 0") for name in of_details if name.endswith(" 0")):
         assert of_details[f"{name} 0"] - 1e-9 <= exact[name] <= of_details[f"{name} 1"] + 1e-9
-    assert {name.split()[1] for name in of_details} == {"by_defect", "anomalous_images_only", "sensitivity"}
+    assert {name.split()[1] for name in of_details} == {
+        "by_defect",
+        "anomalous_images_only",
+        "sensitivity",
+    }
 
 
 def shares_of(rank: int) -> dict[str, dict[str, float]]:

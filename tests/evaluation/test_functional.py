@@ -55,11 +55,15 @@ def slow_aupro(maps, masks, limit):
     regions = []
     for index, mask in enumerate(masks):
         labels, count = ndimage.label(mask, structure=[[1, 1, 1]] * 3)
-        regions += [maps[index][labels == label].astype(np.float64) for label in range(1, count + 1)]
+        regions += [
+            maps[index][labels == label].astype(np.float64) for label in range(1, count + 1)
+        ]
     good = maps[~masks].astype(np.float64)
     points = [(0.0, 0.0)]
     for threshold in sorted(set(maps.ravel().tolist()), reverse=True):
-        points.append(((good >= threshold).mean(), np.mean([(r >= threshold).mean() for r in regions])))
+        points.append(
+            ((good >= threshold).mean(), np.mean([(r >= threshold).mean() for r in regions]))
+        )
     area = 0.0
     for (x0, y0), (x1, y1) in pairwise(points):
         if x1 > limit:
@@ -70,7 +74,9 @@ def slow_aupro(maps, masks, limit):
 
 
 def pixel_curve(maps, masks):
-    return curve_of(torch.from_numpy(maps).flatten(), region_weights(torch.from_numpy(masks)).flatten())
+    return curve_of(
+        torch.from_numpy(maps).flatten(), region_weights(torch.from_numpy(masks)).flatten()
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -82,16 +88,22 @@ def test_equals_scikit_learn(case):
     f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12))[:-1]
     best, threshold = f1_max(curve)
     assert auroc(curve) == pytest.approx(roc_auc_score(truth, score), abs=1e-12)
-    assert average_precision(curve) == pytest.approx(average_precision_score(truth, score), abs=1e-12)
+    assert average_precision(curve) == pytest.approx(
+        average_precision_score(truth, score), abs=1e-12
+    )
     assert best == pytest.approx(f1.max(), abs=1e-12)
-    assert threshold == pytest.approx(thresholds[np.flatnonzero(f1 >= f1.max() - 1e-12)[-1]], rel=1e-6)
+    assert threshold == pytest.approx(
+        thresholds[np.flatnonzero(f1 >= f1.max() - 1e-12)[-1]], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
 @pytest.mark.parametrize("case", CASES)
 def test_aupro_equals_the_definition(case, limit):
     maps, masks = scene(case)
-    assert aupro(pixel_curve(maps, masks), limit) == pytest.approx(slow_aupro(maps, masks, limit), abs=1e-6)
+    assert aupro(pixel_curve(maps, masks), limit) == pytest.approx(
+        slow_aupro(maps, masks, limit), abs=1e-6
+    )
 
 
 def test_aupro_by_hand():
@@ -128,12 +140,17 @@ def test_curve_counts_ties_once_and_skips_points_that_change_nothing():
     assert curve.true_positives.tolist() == [1, 1, 3, 3]
     assert curve.false_positives.tolist() == [0, 2, 3, 5]
     assert curve.overlap.tolist() == [1.0, 1.0, 2.5, 2.5]
-    assert auroc(curve) == pytest.approx((5 + 2 * 2.5) / 15)  # of 15 pairs, 5 + 2 * 2 right and 2 tied
+    assert auroc(curve) == pytest.approx(
+        (5 + 2 * 2.5) / 15
+    )  # of 15 pairs, 5 + 2 * 2 right and 2 tied
 
 
 def test_order_does_not_matter_to_the_last_bit():
     maps, masks = scene("ties")
-    scores, weights = torch.from_numpy(maps).flatten(), region_weights(torch.from_numpy(masks)).flatten()
+    scores, weights = (
+        torch.from_numpy(maps).flatten(),
+        region_weights(torch.from_numpy(masks)).flatten(),
+    )
     shuffled = torch.randperm(len(scores), generator=torch.Generator().manual_seed(0))
     one, other = curve_of(scores, weights), curve_of(scores[shuffled], weights[shuffled])
     assert all((a == b).all() for a, b in zip(one, other, strict=True))

@@ -11,7 +11,15 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from lightning_ad.errors import UserError
 from lightning_ad.evaluation import aupro, auroc, average_precision, curve_of, f1_max
 from lightning_ad.evaluation.functional import sensitivity
-from lightning_ad.evaluation.histogram import BINS, Histogram, add, bin_of, curve, interval, lowest_of
+from lightning_ad.evaluation.histogram import (
+    BINS,
+    Histogram,
+    add,
+    bin_of,
+    curve,
+    interval,
+    lowest_of,
+)
 
 METRICS = {
     "AUROC": auroc,
@@ -24,7 +32,11 @@ METRICS = {
 floats = st.floats(width=32, allow_nan=False)
 scores = st.one_of(
     arrays.arrays(np.float32, st.integers(2, 60), elements=floats),
-    arrays.arrays(np.float32, st.integers(2, 60), elements=st.sampled_from([0.0, -0.0, 1.0, 1.0001, 1.00002, 60.0])),
+    arrays.arrays(
+        np.float32,
+        st.integers(2, 60),
+        elements=st.sampled_from([0.0, -0.0, 1.0, 1.0001, 1.00002, 60.0]),
+    ),
     arrays.arrays(np.float32, st.integers(2, 60), elements=st.floats(1, 1 + 2**-12, width=32)),
 )
 
@@ -34,7 +46,9 @@ scores = st.one_of(
 def test_the_exact_metrics_lie_within_the_bounds(data):
     values = data.draw(scores)
     truth = data.draw(arrays.arrays(bool, len(values)))
-    gains = np.where(truth, np.float32(1) / data.draw(st.integers(1, 9)), np.float32(0)).astype(np.float32)
+    gains = np.where(truth, np.float32(1) / data.draw(st.integers(1, 9)), np.float32(0)).astype(
+        np.float32
+    )
     s, w = torch.from_numpy(values), torch.from_numpy(gains)
     exact, binned = curve_of(s, w), curve(Histogram.of(s, w))
     for metric in METRICS.values():
@@ -66,7 +80,9 @@ def normal(count=20000):
 
 def test_against_scikit_learn():
     values, truth = normal()
-    binned = curve(Histogram.of(torch.from_numpy(values), torch.from_numpy(truth.astype(np.float32))))
+    binned = curve(
+        Histogram.of(torch.from_numpy(values), torch.from_numpy(truth.astype(np.float32)))
+    )
     precision, recall, _ = precision_recall_curve(truth, values)
     f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()
     expected = (roc_auc_score(truth, values), average_precision_score(truth, values), f1)

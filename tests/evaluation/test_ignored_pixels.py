@@ -21,7 +21,10 @@ def scene():
     The highest and the lowest scores lie in what is ignored.
     """
     draw = torch.Generator().manual_seed(5)
-    mask, ignore = torch.zeros(6, 20, 20, dtype=torch.bool), torch.zeros(6, 20, 20, dtype=torch.bool)
+    mask, ignore = (
+        torch.zeros(6, 20, 20, dtype=torch.bool),
+        torch.zeros(6, 20, 20, dtype=torch.bool),
+    )
     mask[3, 4:9, 4:12] = mask[3, 15, 15] = mask[4, 2:12, 8:14] = mask[5, 10:14, 10:14] = True
     ignore[:, :, :3] = ignore[4, 5:20, :11] = ignore[5, 9:16, 9:16] = True
     map = torch.rand(6, 20, 20, generator=draw) + mask * torch.rand(6, 20, 20, generator=draw)
@@ -44,7 +47,12 @@ def slow_aupro(map, mask, kept):
         regions += [one[(labels == k + 1) & counts] for k in range(count)]
     good, points = map[~mask & kept], [(0.0, 0.0)]
     for threshold in np.unique(map[kept])[::-1]:
-        points.append(((good >= threshold).mean(), np.mean([(region >= threshold).mean() for region in regions])))
+        points.append(
+            (
+                (good >= threshold).mean(),
+                np.mean([(region >= threshold).mean() for region in regions]),
+            )
+        )
     area = 0.0
     for (x0, y0), (x1, y1) in pairwise(points):
         part = min(1.0, (LIMIT - x0) / (x1 - x0)) if x1 > x0 else 0.0
@@ -58,9 +66,15 @@ def test_pixel_metrics_equal_outside_references_on_the_rest(scene):
     kept[5] = False  # its whole defect is ignored: it has no pixel truth
     metrics, found = computed(scene)
     assert found["pixel_AUROC"] == pytest.approx(roc_auc_score(mask[kept], map[kept]), abs=1e-6)
-    assert found["pixel_AP"] == pytest.approx(average_precision_score(mask[kept], map[kept]), abs=1e-6)
+    assert found["pixel_AP"] == pytest.approx(
+        average_precision_score(mask[kept], map[kept]), abs=1e-6
+    )
     assert found["pixel_AUPRO_0.30"] == pytest.approx(slow_aupro(map, mask, kept), abs=1e-6)
-    assert metrics.intervals["pixel_AUROC"][0] <= found["pixel_AUROC"] <= metrics.intervals["pixel_AUROC"][1]
+    assert (
+        metrics.intervals["pixel_AUROC"][0]
+        <= found["pixel_AUROC"]
+        <= metrics.intervals["pixel_AUROC"][1]
+    )
 
 
 def test_image_metrics_keep_all_images(scene):

@@ -21,7 +21,9 @@ def test_good_parts_are_rejected_as_rarely_as_promised():
     draw = torch.Generator().manual_seed(0)
     scores = torch.rand(2000, 50, generator=draw) ** 3 * 60
     rejected = [(conformal_p_values(row[:1], row[1:]) <= 0.1).item() for row in scores]
-    assert 0.08 < sum(rejected) / len(rejected) <= 0.12  # 0.1 is exact here; 3 standard deviations are 0.02
+    assert (
+        0.08 < sum(rejected) / len(rejected) <= 0.12
+    )  # 0.1 is exact here; 3 standard deviations are 0.02
 
 
 def test_bad_input_is_told():
@@ -37,13 +39,16 @@ def test_no_scores_give_no_p_values():
     assert conformal_p_values(torch.empty(0), torch.ones(2)).shape == (0,)
 
 
-@pytest.mark.parametrize(("reject", "needed"), [(0.01, 99), (0.05, 19), (0.1, 9), (0.5, 1), (0.03, 33), (0.001, 999)])
+@pytest.mark.parametrize(
+    ("reject", "needed"), [(0.01, 99), (0.05, 19), (0.1, 9), (0.5, 1), (0.03, 33), (0.001, 999)]
+)
 def test_the_fewest_images_for_a_share(reject, needed):
     assert images_needed(reject) == needed
     assert 1 / (needed + 1) <= reject < 1 / needed
     assert conformal_threshold(torch.arange(float(needed)), reject) == needed - 1
     with pytest.raises(
-        UsageError, match=f"takes the scores of {needed} held-out good images, and there are {needed - 1}"
+        UsageError,
+        match=f"takes the scores of {needed} held-out good images, and there are {needed - 1}",
     ):
         conformal_threshold(torch.arange(needed - 1.0), reject)
 

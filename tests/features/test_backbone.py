@@ -40,11 +40,13 @@ def test_features_are_torchvisions_on_normalised_images(weights):
     reference = squeezenet1_1(weights=None).eval()
     reference.load_state_dict(torch.load(weights))
     image = torch.rand(2, 3, 64, 64)
-    normalised = (image - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor([0.229, 0.224, 0.225])[
-        :, None, None
-    ]
+    normalised = (image - torch.tensor([0.485, 0.456, 0.406])[:, None, None]) / torch.tensor(
+        [0.229, 0.224, 0.225]
+    )[:, None, None]
     expected = create_feature_extractor(reference, ["features.4"])(normalised)["features.4"]
-    torch.testing.assert_close(Backbone("squeezenet1_1", weights, ["features.4"])(image)[0], expected)
+    torch.testing.assert_close(
+        Backbone("squeezenet1_1", weights, ["features.4"])(image)[0], expected
+    )
 
 
 def test_frozen_and_always_in_eval_mode():
@@ -68,7 +70,9 @@ def test_unknown_names_list_what_there_is():
 
 
 def test_weights_that_do_not_fit_name_file_and_keys(weights, tmp_path):
-    with pytest.raises(WeightsError, match=r"squeezenet\.pth do not fit resnet18: .*missing.*unknown"):
+    with pytest.raises(
+        WeightsError, match=r"squeezenet\.pth do not fit resnet18: .*missing.*unknown"
+    ):
         Backbone("resnet18", weights)
     (tmp_path / "text.pth").write_text("no tensors")
     with pytest.raises(WeightsError, match=r"cannot read .*text\.pth"):
@@ -90,7 +94,9 @@ def test_named_weights_are_read_from_the_cache(monkeypatch, tmp_path):
     cache.mkdir(parents=True)
     torch.save(reference.state_dict(), cache / "squeezenet1_1-b8a52dc0.pth")
     own = Backbone("squeezenet1_1").body.state_dict()
-    torch.testing.assert_close(own["features.0.weight"], reference.state_dict()["features.0.weight"])
+    torch.testing.assert_close(
+        own["features.0.weight"], reference.state_dict()["features.0.weight"]
+    )
 
 
 def test_a_checkpoint_needs_no_weights():
@@ -117,4 +123,7 @@ def test_the_last_block_of_all_is_there_in_any_network(backbone):
 @pytest.mark.parametrize("blocks", [{"cpu": 1}, {"cpu": 4}, {}])
 def test_no_image_gives_maps_of_none(blocks):
     backbone = Backbone("resnet18", None, blocks=blocks)
-    assert [tuple(maps.shape) for maps in backbone(torch.rand(0, 3, 64, 64))] == [(0, 128, 8, 8), (0, 256, 4, 4)]
+    assert [tuple(maps.shape) for maps in backbone(torch.rand(0, 3, 64, 64))] == [
+        (0, 128, 8, 8),
+        (0, 256, 4, 4),
+    ]

@@ -44,7 +44,10 @@ def test_features_come_back_to_the_same_bits(backbone, tmp_path, monkeypatch):
 def test_another_network_or_layer_has_its_own(backbone, tmp_path):
     backbone.keep(tmp_path, 1)
     backbone(images())
-    for other in (Backbone("squeezenet1_1", None, LAYERS), Backbone("squeezenet1_1", None, LAYERS[:1])):
+    for other in (
+        Backbone("squeezenet1_1", None, LAYERS),
+        Backbone("squeezenet1_1", None, LAYERS[:1]),
+    ):
         expected = other(images())
         other.keep(tmp_path, 1)
         assert all(torch.equal(a, b) for a, b in zip(other(images()), expected, strict=True))

@@ -22,7 +22,11 @@ def lively(network):
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for values, low in ((module.weight, 0.5), (module.running_var, 0.5), (module.bias, -0.5)):
+            for values, low in (
+                (module.weight, 0.5),
+                (module.running_var, 0.5),
+                (module.bias, -0.5),
+            ):
                 values.data = torch.rand(values.shape, generator=generator) + low
             module.running_mean = torch.rand(module.running_mean.shape, generator=generator) - 0.5
     return network
@@ -38,7 +42,9 @@ def test_features_are_those_of_the_plain_network_in_float64(name):
     maps = backbone(images)
     assert backbone._fused.made is not None
     left = [m for m in backbone._fused.made[0].one.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert not left or name == "timm/tf_efficientnet_b0"  # whose normalisations are of timm's own kind
+    assert (
+        not left or name == "timm/tf_efficientnet_b0"
+    )  # whose normalisations are of timm's own kind
     expected = reference(((images - backbone.mean) / backbone.std).double())
     for layer, found in zip(backbone.layers, maps, strict=True):
         wanted = expected[layer]
@@ -49,11 +55,17 @@ def test_features_are_those_of_the_plain_network_in_float64(name):
 def test_every_sum_of_a_residual_block_is_fused(name):
     backbone = Backbone(name, None)
     backbone(torch.rand(1, 3, 64, 64))
-    assert [n.name for n in backbone._fused.made[0].one.graph.nodes if n.op == "call_function"] == []
+    assert [
+        n.name for n in backbone._fused.made[0].one.graph.nodes if n.op == "call_function"
+    ] == []
 
 
 def test_bits_depend_neither_on_threads_nor_on_the_batch():
-    backbone, images, threads = Backbone("mobilenet_v2", None), torch.rand(5, 3, 64, 64), torch.get_num_threads()
+    backbone, images, threads = (
+        Backbone("mobilenet_v2", None),
+        torch.rand(5, 3, 64, 64),
+        torch.get_num_threads(),
+    )
     together = backbone(images)
     try:
         for number in (1, 2, 3):
@@ -71,7 +83,11 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch():
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1", "resnet18"])
 def test_small_images_go_together_with_the_same_bits(name):
-    backbone, images, threads = lively(Backbone(name, None)), torch.rand(70, 3, 64, 64), torch.get_num_threads()
+    backbone, images, threads = (
+        lively(Backbone(name, None)),
+        torch.rand(70, 3, 64, 64),
+        torch.get_num_threads(),
+    )
     try:
         torch.set_num_threads(2)
         together = backbone(images)
@@ -107,7 +123,9 @@ def test_where_bits_would_differ_images_go_one_by_one(monkeypatch):
     assert made._fused.made[0].together == 1
 
 
-@pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="needs a processor with bfloat16")
+@pytest.mark.skipif(
+    not torch.cpu._is_avx512_bf16_supported(), reason="needs a processor with bfloat16"
+)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_bfloat16_is_as_near_as_that_of_pytorch(name, monkeypatch):
     backbone, images = lively(Backbone(name, None, strides=(4, 8, 16))), torch.rand(70, 3, 64, 64)
@@ -120,7 +138,9 @@ def test_bfloat16_is_as_near_as_that_of_pytorch(name, monkeypatch):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", bool)
         plain = backbone(images)
     for ours_, plain_, exact_ in zip(ours, plain, exact, strict=True):
-        errors = [float((found.float() - exact_).norm() / exact_.norm()) for found in (ours_, plain_)]
+        errors = [
+            float((found.float() - exact_).norm() / exact_.norm()) for found in (ours_, plain_)
+        ]
         assert 0 < errors[0] < 1.2 * errors[1] < 0.2
     torch.testing.assert_close(backbone(images), exact, rtol=0, atol=0)
 
@@ -132,11 +152,15 @@ def test_each_worker_has_one_thread_and_they_nest():
         work = torch.rand(10**6)
         seen = map_single_threaded(lambda _: (work + 1, torch.get_num_threads())[1], range(12))
         assert seen == [1] * 12
-        assert map_single_threaded(lambda _: sum(map_single_threaded(lambda k: k, range(3))), range(8)) == [3] * 8
+        assert (
+            map_single_threaded(lambda _: sum(map_single_threaded(lambda k: k, range(3))), range(8))
+            == [3] * 8
+        )
         assert torch.get_num_threads() == 4
         with torch.autocast("cpu"), torch.inference_mode():
             states = map_single_threaded(
-                lambda _: (torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()), [0, 1]
+                lambda _: (torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()),
+                [0, 1],
             )
         assert states == [(True, True)] * 2
         with pytest.raises(ZeroDivisionError):
@@ -192,7 +216,11 @@ def test_a_sum_that_spreads_one_of_its_maps():
     class Context(nn.Module):
         def __init__(self):
             super().__init__()
-            self.a, self.b, self.pool = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.AdaptiveAvgPool2d(1)
+            self.a, self.b, self.pool = (
+                nn.Conv2d(3, 4, 3),
+                nn.Conv2d(4, 4, 1),
+                nn.AdaptiveAvgPool2d(1),
+            )
 
         def forward(self, x):
             x = self.a(x)
@@ -206,7 +234,11 @@ def test_a_shortcut_before_its_input_is_changed_in_place(kind):
     class Shortcut(nn.Module):
         def __init__(self):
             super().__init__()
-            self.down, self.conv, self.relu = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True)
+            self.down, self.conv, self.relu = (
+                nn.Conv2d(3, 4, 1),
+                nn.Conv2d(3, 4, 3, padding=1),
+                nn.ReLU(inplace=True),
+            )
 
         def forward(self, x):
             x = x * 2

@@ -7,7 +7,9 @@ from lightning_ad.features.maps import score_map
 from lightning_ad.features.patches import patch_features
 
 
-@pytest.mark.parametrize(("height", "width", "sigma"), [(224, 224, 4.0), (50, 31, 4.0), (9, 12, 4.0), (40, 40, 0.7)])
+@pytest.mark.parametrize(
+    ("height", "width", "sigma"), [(224, 224, 4.0), (50, 31, 4.0), (9, 12, 4.0), (40, 40, 0.7)]
+)
 def test_score_map_is_a_bilinear_resize_and_scipys_blur(height, width, sigma):
     scores = torch.rand(2, 7, 5, dtype=torch.float64)
     resized = F.interpolate(scores[None], (height, width), mode="bilinear", align_corners=False)[0]
@@ -28,12 +30,16 @@ def by_the_book(maps, patch, layer_dimension, dimension):
     layers = []
     for m in maps:
         batch, channels = m.shape[:2]
-        values = F.unfold(m, patch, padding=patch // 2).view(batch, channels * patch**2, *m.shape[-2:])
+        values = F.unfold(m, patch, padding=patch // 2).view(
+            batch, channels * patch**2, *m.shape[-2:]
+        )
         values = F.interpolate(values, (height, width), mode="bilinear", align_corners=False)
         vectors = values.permute(0, 2, 3, 1).reshape(-1, 1, channels * patch**2)
         layers.append(F.adaptive_avg_pool1d(vectors, layer_dimension)[:, 0])
     stacked = torch.stack(layers, 1).reshape(-1, 1, len(maps) * layer_dimension)
-    return F.adaptive_avg_pool1d(stacked, dimension)[:, 0].view(len(maps[0]), height * width, dimension)
+    return F.adaptive_avg_pool1d(stacked, dimension)[:, 0].view(
+        len(maps[0]), height * width, dimension
+    )
 
 
 @pytest.mark.parametrize(("layer_dimension", "dimension"), [(1024, 1024), (100, 70), (16, 16)])

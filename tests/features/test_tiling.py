@@ -5,11 +5,11 @@ from lightning.pytorch import Trainer
 from torch import nn
 
 from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.data.sample import Prediction
 from lightning_ad.data.tiling import Tiles, blending_weights, tile_offsets
 from lightning_ad.errors import UsageError
 from lightning_ad.features.maps import score_map
 from lightning_ad.methods import PatchCore
-from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.tiled_scoring import score_by_tiles
 
 
@@ -29,7 +29,9 @@ class SmallScorer(nn.Module):
 
 def synthetic_image(height, width):
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    image = 0.5 + 0.3 * torch.stack([(rows / 9).sin(), (columns / 7).cos(), ((rows + columns) / 13).sin()])
+    image = 0.5 + 0.3 * torch.stack(
+        [(rows / 9).sin(), (columns / 7).cos(), ((rows + columns) / 13).sin()]
+    )
     image[:, height // 2 : height // 2 + 9, width // 3 : width // 3 + 14] = 1.0
     return (image + 0.1 * torch.rand(3, height, width)).clamp(0, 1)[None]
 
@@ -43,7 +45,9 @@ def test_a_large_image_is_covered_as_by_hand():
     assert tile_offsets(896, 512, 128) == [0, 384]  # fits exactly
 
 
-@pytest.mark.parametrize(("length", "tile", "overlap"), [(200, 64, 32), (210, 64, 32), (129, 128, 96), (300, 128, 96)])
+@pytest.mark.parametrize(
+    ("length", "tile", "overlap"), [(200, 64, 32), (210, 64, 32), (129, 128, 96), (300, 128, 96)]
+)
 def test_weights_sum_to_one_and_a_cut_view_counts_for_nothing(length, tile, overlap):
     offsets = tile_offsets(length, tile, overlap)
     weights = blending_weights(offsets, tile, overlap)
@@ -73,7 +77,9 @@ def test_the_blended_map_is_that_of_the_whole_image(height, width):
     with torch.no_grad():
         whole = scorer(image)
         for tile, overlap in ((128, 96), (128, 64)):
-            maps, scores = score_by_tiles(scorer, image, Tiles.of((height, width), tile, overlap))[:2]
+            maps, scores = score_by_tiles(scorer, image, Tiles.of((height, width), tile, overlap))[
+                :2
+            ]
             torch.testing.assert_close(maps, whole.map, rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(scores, whole.score)
 
@@ -87,11 +93,21 @@ def test_a_hard_seam_would_be_seen():
 
 
 def test_patchcore_by_tiles_is_patchcore_on_the_whole_image(trees, tmp_path):
-    options = {"layer_dimension": None, "dimension": None, "projection": None, "coreset_ratio": 0.03, "sigma": 1.0}
+    options = {
+        "layer_dimension": None,
+        "dimension": None,
+        "projection": None,
+        "coreset_ratio": 0.03,
+        "sigma": 1.0,
+    }
     module = PatchCore(backbone="resnet18", weights=None, layers=["layer1"], **options)
-    data = AnomalyDataModule("mvtec", str(trees["mvtec"]), "bottle", image_size=64, batch_size=4, num_workers=0)
+    data = AnomalyDataModule(
+        "mvtec", str(trees["mvtec"]), "bottle", image_size=64, batch_size=4, num_workers=0
+    )
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **quiet).fit(module, datamodule=data)
+    Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **quiet).fit(
+        module, datamodule=data
+    )
     image = synthetic_image(192, 320)
     with torch.no_grad():
         whole = module.eval()(image)
@@ -132,7 +148,11 @@ def test_an_image_smaller_than_a_tile_is_one():
 
 @pytest.mark.parametrize(
     ("tile", "overlap", "flag"),
-    [(100, 32, "tile "), (32, 32, "tile "), *((128, overlap, "tile_overlap") for overlap in (0, 50, 128))],
+    [
+        (100, 32, "tile "),
+        (32, 32, "tile "),
+        *((128, overlap, "tile_overlap") for overlap in (0, 50, 128)),
+    ],
 )
 def test_impossible_tiles(tile, overlap, flag):
     with pytest.raises(UsageError, match=rf"data\.{flag}.* multiple of 32"):
@@ -142,4 +162,6 @@ def test_impossible_tiles(tile, overlap, flag):
 def test_images_of_another_size_are_refused():
     tiles = Tiles.of((128, 160), 64, 32)
     with pytest.raises(UsageError, match=r"128x160 px .* 96x96 px came"):
-        score_by_tiles(lambda image: (image[:, 0], image[:, 0, 0, 0]), torch.rand(1, 3, 96, 96), tiles)
+        score_by_tiles(
+            lambda image: (image[:, 0], image[:, 0, 0, 0]), torch.rand(1, 3, 96, 96), tiles
+        )

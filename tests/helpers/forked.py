@@ -43,17 +43,28 @@ class Forked:
                 except ProcessLookupError:
                     break
                 time.sleep(0.1)
-            for kill in (lambda: os.killpg(child, signal.SIGKILL), lambda: ended or os.kill(child, signal.SIGKILL)):
+            for kill in (
+                lambda: os.killpg(child, signal.SIGKILL),
+                lambda: ended or os.kill(child, signal.SIGKILL),
+            ):
                 with contextlib.suppress(ProcessLookupError):
                     kill()
             code = self.code()
-            output, error = (Path(f).read_text(errors="replace") if Path(f).exists() else "" for f in files)
+            output, error = (
+                Path(f).read_text(errors="replace") if Path(f).exists() else "" for f in files
+            )
         return ended, code, output, error
 
     def begin(self, argv, output, error, **env):
         """Starts a script that writes into two files; its process's id. The one before has ended."""
         environment = {**os.environ, **self.environment, **env}
-        request = {"argv": argv, "environment": environment, "folder": os.getcwd(), "output": output, "error": error}
+        request = {
+            "argv": argv,
+            "environment": environment,
+            "folder": os.getcwd(),
+            "output": output,
+            "error": error,
+        }
         self._zygote.stdin.write(json.dumps(request).encode() + b"\n")
         return int(self._zygote.stdout.readline())
 
@@ -70,7 +81,10 @@ class ForkedTraining:
     """A run of `train.py`; stands for the `Popen` that `processes.start_training` gives."""
 
     def __init__(self, forked, flags, output, env):
-        self._forked, self.pid = forked, forked.begin([str(ROOT / "train.py"), *flags], output, output, **env)
+        self._forked, self.pid = (
+            forked,
+            forked.begin([str(ROOT / "train.py"), *flags], output, output, **env),
+        )
 
     def wait(self, timeout=None):
         if not self._forked.ended(timeout):

@@ -25,11 +25,20 @@ class KillAt(Callback):
         again: bool = False,
     ) -> None:
         self.batch, self.again = batch, again
-        self.step, self.test_batch, self.number, self.first = step, test_batch, signal.Signals[name], first
+        self.step, self.test_batch, self.number, self.first = (
+            step,
+            test_batch,
+            signal.Signals[name],
+            first,
+        )
         self.rank, self.job = rank, job
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        now = trainer.global_step == self.step or (self.first and not batch_idx) or batch_idx == self.batch
+        now = (
+            trainer.global_step == self.step
+            or (self.first and not batch_idx)
+            or batch_idx == self.batch
+        )
         if now and rank_zero_only.rank == self.rank:
             self.send()
 

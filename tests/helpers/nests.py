@@ -24,7 +24,10 @@ def nest(grids):
 def levels(grids, images=20, seed=0):
     """Maps [N, h w, d] with as many dimensions as DIMENSIONS says, far from the origin."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = [torch.rand(images, h * w, d, generator=generator) for (h, w), d in zip(grids, DIMENSIONS, strict=False)]
+    drawn = [
+        torch.rand(images, h * w, d, generator=generator)
+        for (h, w), d in zip(grids, DIMENSIONS, strict=False)
+    ]
     return [(values + values.mean(2, keepdim=True)).square() + 10 for values in drawn]
 
 

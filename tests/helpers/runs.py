@@ -32,11 +32,15 @@ SMALL = {
 
 
 def method_of(config):
-    return yaml.safe_load(config.read_text()).get("model", {}).get("class_path", "").rpartition(".")[2]
+    return (
+        yaml.safe_load(config.read_text()).get("model", {}).get("class_path", "").rpartition(".")[2]
+    )
 
 
 METHODS = sorted(p for p in CONFIGS.glob("*.yaml") if method_of(p) and p.stem != "demo")
-DATA_SETS = sorted(p for p in (CONFIGS / "data").glob("*.yaml") if p.stem != "demo")  # which has a test of its own
+DATA_SETS = sorted(
+    p for p in (CONFIGS / "data").glob("*.yaml") if p.stem != "demo"
+)  # which has a test of its own
 
 
 def flags(method, layout, trees, output, config=None):
@@ -44,7 +48,12 @@ def flags(method, layout, trees, output, config=None):
     data = ["--config", str(CONFIGS / f"data/{layout}.yaml"), "--data.root", str(trees[layout])]
     data += ["--data.category", CATEGORIES[layout]] if layout in CATEGORIES else []
     data += ["--data.image_size", "64", "--data.center_crop", "null", "--data.batch_size", "3"]
-    method_flags = ["--config", str(config or CONFIGS / f"{method.lower()}.yaml"), *data, *SMALL[method]]
+    method_flags = [
+        "--config",
+        str(config or CONFIGS / f"{method.lower()}.yaml"),
+        *data,
+        *SMALL[method],
+    ]
     return [*method_flags, "--output", str(output), "--data.num_workers", "0", *QUIET]
 
 

@@ -26,7 +26,9 @@ def assert_together_as_alone(module, together):
                 shown = torch.ones_like(ignore) if hidden is None else ~hidden
                 torch.testing.assert_close(whole.map[shown], alone[0][shown])
             first, whole = module(tiles.cut(image, 0)), module.score(image)
-        torch.testing.assert_close(whole.map[..., :32], first.map[..., :32])  # where no other tile is
+        torch.testing.assert_close(
+            whole.map[..., :32], first.map[..., :32]
+        )  # where no other tile is
     finally:
         hook.remove()
         module.tiles = None

@@ -47,5 +47,11 @@ def offline_run(folder):
 def artifacts(folder):
     """(type, names of its files) of each artifact of the only run in a folder `wandb`."""
     (path,) = folder.glob("offline-run-*/*.wandb")
-    kept = [record.artifact for record in records(path) if record.WhichOneof("record_type") == "artifact"]
-    return [(artifact.type, [entry.path for entry in artifact.manifest.contents]) for artifact in kept]
+    kept = [
+        record.artifact
+        for record in records(path)
+        if record.WhichOneof("record_type") == "artifact"
+    ]
+    return [
+        (artifact.type, [entry.path for entry in artifact.manifest.contents]) for artifact in kept
+    ]

@@ -60,7 +60,9 @@ def become(request):
     argv = request["argv"]
     if "--trainer.devices" in argv:
         spares = [Spare(request) for _ in range(int(argv[argv.index("--trainer.devices") + 1]) - 1)]
-        subprocess_script.subprocess = SimpleNamespace(Popen=lambda *a, **more: spares.pop(0).start(*a, **more))
+        subprocess_script.subprocess = SimpleNamespace(
+            Popen=lambda *a, **more: spares.pop(0).start(*a, **more)
+        )
     execute(request)
 
 

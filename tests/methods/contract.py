@@ -17,7 +17,13 @@ SMALL = {"backbone": "resnet18", "weights": None}
 
 def tree_data(root, **options):
     """The tiny MVTec tree of conftest: 7 good images for training, 3 good and 4 anomalous ones for testing."""
-    tree = {"layout": "mvtec", "root": str(root), "category": "bottle", "image_size": 64, "batch_size": 4}
+    tree = {
+        "layout": "mvtec",
+        "root": str(root),
+        "category": "bottle",
+        "image_size": 64,
+        "batch_size": 4,
+    }
     return AnomalyDataModule(**{**tree, "num_workers": 0, **options})
 
 
@@ -74,17 +80,22 @@ class FitOnlyContract:
                 assert torch.equal(value, other[name]), name
             else:
                 scale = float(value.abs().max()) or 1.0
-                torch.testing.assert_close(other[name], value, rtol=0, atol=self.tolerance * scale, msg=name)
+                torch.testing.assert_close(
+                    other[name], value, rtol=0, atol=self.tolerance * scale, msg=name
+                )
 
     @pytest.mark.parametrize(
-        "options", [{"batch_size": 16}, {"batch_size": 3, "num_workers": 2}, {"batch_size": 2, "seed": 9}]
+        "options",
+        [{"batch_size": 16}, {"batch_size": 3, "num_workers": 2}, {"batch_size": 2, "seed": 9}],
     )
     def test_batches_order_and_workers_do_not_matter(self, options, reference, trees, tmp_path):
         module, _ = fitted(self.make(), tree_data(trees["mvtec"], **options), tmp_path)
         self.assert_same(summary(reference), summary(module))
 
     @pytest.mark.parametrize("options", [{"batch_size": 16}, {"batch_size": 1, "num_workers": 2}])
-    def test_metrics_do_not_depend_on_batches_and_workers(self, options, reference, trees, tmp_path):
+    def test_metrics_do_not_depend_on_batches_and_workers(
+        self, options, reference, trees, tmp_path
+    ):
         found = []
         for one in ({}, options):
             run = trainer(tmp_path)
@@ -96,12 +107,16 @@ class FitOnlyContract:
     @pytest.mark.distributed
     @pytest.mark.xdist_group("processes")  # one worker: the fits are of all methods at once
     @pytest.mark.parametrize("processes", [2, 3])
-    def test_processes_do_not_matter(self, processes, reference, trees, fits_over_processes, tmp_path):
+    def test_processes_do_not_matter(
+        self, processes, reference, trees, fits_over_processes, tmp_path
+    ):
         found = fits_over_processes(processes)[self.method]
         self.assert_same(summary(reference), found["summary"])
         run = trainer(tmp_path)
         run.test(reference, datamodule=tree_data(trees["mvtec"]), verbose=False)
-        assert found["metrics"] == pytest.approx({k: float(v) for k, v in run.callback_metrics.items()}, abs=1e-6)
+        assert found["metrics"] == pytest.approx(
+            {k: float(v) for k, v in run.callback_metrics.items()}, abs=1e-6
+        )
 
     def test_scoring_before_a_fit_raises(self):
         with pytest.raises(NotFittedError, match="has not been fitted"):

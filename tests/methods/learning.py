@@ -27,7 +27,13 @@ METHODS = pytest.mark.parametrize("build", [draem, pfm])
 
 
 def data(trees, **more):
-    options = {"layout": "mvtec", "category": "bottle", "image_size": 64, "batch_size": 4, "num_workers": 0}
+    options = {
+        "layout": "mvtec",
+        "category": "bottle",
+        "image_size": 64,
+        "batch_size": 4,
+        "num_workers": 0,
+    }
     return AnomalyDataModule(root=str(trees["even"]), **{**options, **more})
 
 
@@ -38,7 +44,9 @@ def fit(model, datamodule, epochs=2, **more):
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    trainer = Trainer(**{**quiet, "accelerator": "cpu", "max_epochs": epochs, "num_sanity_val_steps": 0, **more})
+    trainer = Trainer(
+        **{**quiet, "accelerator": "cpu", "max_epochs": epochs, "num_sanity_val_steps": 0, **more}
+    )
     trainer.fit(model, datamodule=datamodule)
     return trainer
 

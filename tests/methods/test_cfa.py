@@ -18,21 +18,46 @@ from lightning_ad.methods.cfa import CFA
 from lightning_ad.methods.cfa.losses import hypersphere_losses, nearest_squared_distances
 from lightning_ad.methods.cfa.networks import coordinates
 
-QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+QUIET = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
 
 
 def small(**more):
     torch.manual_seed(0)
-    return CFA(**{"backbone": "squeezenet1_1", "weights": None, "features": "post_relu", "gamma_d": 16, **more})
+    return CFA(
+        **{
+            "backbone": "squeezenet1_1",
+            "weights": None,
+            "features": "post_relu",
+            "gamma_d": 16,
+            **more,
+        }
+    )
 
 
 def data(trees, **more):
-    options = {"layout": "mvtec", "category": "bottle", "image_size": 64, "batch_size": 4, "num_workers": 0}
+    options = {
+        "layout": "mvtec",
+        "category": "bottle",
+        "image_size": 64,
+        "batch_size": 4,
+        "num_workers": 0,
+    }
     return AnomalyDataModule(root=str(trees["mvtec"]), **{**options, **more})
 
 
 def fit(module, datamodule, folder, epochs=1, resumed=None, **more):
-    options = {**QUIET, "accelerator": "cpu", "default_root_dir": folder, "max_epochs": epochs, **more}
+    options = {
+        **QUIET,
+        "accelerator": "cpu",
+        "default_root_dir": folder,
+        "max_epochs": epochs,
+        **more,
+    }
     trainer = Trainer(**options)
     trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
     return trainer
@@ -48,9 +73,15 @@ def descriptors(module, image):
     height, width = maps[0].shape[2:]
     joined = torch.cat([F.interpolate(m, (height, width), mode="bilinear") for m in maps], 1)
     rows, columns = (np.linspace(-1, 1, n) for n in (height, width))
-    where = torch.from_numpy(np.stack(np.meshgrid(rows, columns, indexing="ij"))).expand(len(image), -1, -1, -1)
+    where = torch.from_numpy(np.stack(np.meshgrid(rows, columns, indexing="ij"))).expand(
+        len(image), -1, -1, -1
+    )
     weight = module.descriptor.projection.weight.detach().double()
-    x = F.conv2d(torch.cat([joined, where], 1), weight[:, :, None, None], module.descriptor.projection.bias.double())
+    x = F.conv2d(
+        torch.cat([joined, where], 1),
+        weight[:, :, None, None],
+        module.descriptor.projection.bias.double(),
+    )
     return x.detach().flatten(2).mT.numpy()
 
 
@@ -63,11 +94,19 @@ def test_the_bank_is_the_mean_of_the_first_descriptors_and_stays(trees, tmp_path
         def on_train_epoch_start(self, trainer, pl_module):
             banks.append(pl_module.bank.clone())
 
-    trainer = fit(module, datamodule, tmp_path, epochs=2, callbacks=[Keep()], enable_checkpointing=True)
+    trainer = fit(
+        module, datamodule, tmp_path, epochs=2, callbacks=[Keep()], enable_checkpointing=True
+    )
     images = torch.cat([datamodule.training_set()[i].image for i in range(7)])
-    np.testing.assert_allclose(banks[0], descriptors(untrained, images).mean(0), rtol=1e-4, atol=1e-5)
-    assert not torch.equal(module.descriptor.projection.weight, untrained.descriptor.projection.weight)
-    loaded = CFA.load_from_checkpoint(trainer.checkpoint_callback.best_model_path, weights_only=True)
+    np.testing.assert_allclose(
+        banks[0], descriptors(untrained, images).mean(0), rtol=1e-4, atol=1e-5
+    )
+    assert not torch.equal(
+        module.descriptor.projection.weight, untrained.descriptor.projection.weight
+    )
+    loaded = CFA.load_from_checkpoint(
+        trainer.checkpoint_callback.best_model_path, weights_only=True
+    )
     assert all(torch.equal(banks[0], bank) for bank in (banks[1], module.bank, loaded.bank))
     prediction = module.eval()(images)
     torch.testing.assert_close(loaded.eval()(images).map, prediction.map, rtol=0, atol=0)
@@ -76,11 +115,18 @@ def test_the_bank_is_the_mean_of_the_first_descriptors_and_stays(trees, tmp_path
 
 
 def test_the_bank_does_not_depend_on_batches_order_workers_or_what_an_epoch_reads(trees, tmp_path):
-    options = [{}, {"batch_size": 1}, {"batch_size": 16, "num_workers": 2}, {"batch_size": 3, "seed": 9}]
+    options = [
+        {},
+        {"batch_size": 1},
+        {"batch_size": 16, "num_workers": 2},
+        {"batch_size": 3, "seed": 9},
+    ]
     banks = []
     for more in options:
         module = small(gamma_c=2)
-        fit(module, data(trees, **more), tmp_path, limit_train_batches=1, enable_checkpointing=False)
+        fit(
+            module, data(trees, **more), tmp_path, limit_train_batches=1, enable_checkpointing=False
+        )
         banks.append(module.bank)
     assert len(banks[0]) == 15 * 15 // 2
     for bank in banks[1:]:
@@ -88,7 +134,9 @@ def test_the_bank_does_not_depend_on_batches_order_workers_or_what_an_epoch_read
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_neither_makes_the_bank_again_nor_reads_other_batches(workers, trees, tmp_path, monkeypatch):
+def test_a_resumed_run_neither_makes_the_bank_again_nor_reads_other_batches(
+    workers, trees, tmp_path, monkeypatch
+):
     seen = []
 
     class Order(Callback):
@@ -97,7 +145,14 @@ def test_a_resumed_run_neither_makes_the_bank_again_nor_reads_other_batches(work
 
     whole, half, resumed = small(), small(), small()
     datamodule = {"num_workers": workers}
-    fit(whole, data(trees, **datamodule), tmp_path, epochs=4, callbacks=[Order()], enable_checkpointing=False)
+    fit(
+        whole,
+        data(trees, **datamodule),
+        tmp_path,
+        epochs=4,
+        callbacks=[Order()],
+        enable_checkpointing=False,
+    )
     undisturbed = list(seen)
     assert [len(b) for b in undisturbed] == [4, 3] * 4
     trainer = fit(half, data(trees, **datamodule), tmp_path, epochs=2, enable_checkpointing=True)
@@ -119,7 +174,9 @@ def test_training_lowers_the_loss_and_moves_the_radius(trees, tmp_path):
             losses.append(float(trainer.callback_metrics["loss"]))
             assert set(trainer.callback_metrics) >= {"loss_attraction", "loss_repulsion"}
 
-    trainer = fit(module, data(trees), tmp_path, epochs=6, callbacks=[Keep()], enable_checkpointing=False)
+    trainer = fit(
+        module, data(trees), tmp_path, epochs=6, callbacks=[Keep()], enable_checkpointing=False
+    )
     assert losses[-1] < 0.7 * losses[0]
     assert module.radius.item() > 5e-3  # 12 steps of about the learning rate
     group = trainer.optimizers[0].param_groups[0]
@@ -132,7 +189,13 @@ def test_training_lowers_the_loss_and_moves_the_radius(trees, tmp_path):
 def test_losses_and_scores_are_those_of_all_distances(trees, tmp_path):
     """K = 2, J = 1, against all distances in float64; descriptors as released, the radius in between."""
     module = small(
-        backbone="resnet18", features="pre_relu", neighbours=2, hard_negatives=1, alpha=0.01, nu=0.5, sigma=0
+        backbone="resnet18",
+        features="pre_relu",
+        neighbours=2,
+        hard_negatives=1,
+        alpha=0.01,
+        nu=0.5,
+        sigma=0,
     )
     fit(module, data(trees), tmp_path, enable_checkpointing=False)
     image = torch.rand(2, 3, 64, 64)
@@ -159,13 +222,17 @@ def test_losses_and_scores_are_those_of_all_distances(trees, tmp_path):
 
 def test_the_loss_by_hand():
     """r = 1, alpha = 0.1, nu = 0.001, K = 3: (0 + 0 + 3 + 0 + 1 + 2) / 6 and (0.4 + 0 + 0 + ... ) / 6 thousand."""
-    squared = torch.tensor([[0.1, 0.2, 4.0, 0.5, 0.95, 9.0], [0.3, 2.0, 3.0, 4.0, 5.0, 6.0]], dtype=torch.float64)
+    squared = torch.tensor(
+        [[0.1, 0.2, 4.0, 0.5, 0.95, 9.0], [0.3, 2.0, 3.0, 4.0, 5.0, 6.0]], dtype=torch.float64
+    )
     radius = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     attraction, repulsion = hypersphere_losses(squared, radius, 3, 0.1, 1e-3)
     assert attraction.item() == pytest.approx(1000 * (3 + 1 + 2) / 6)
     assert repulsion.item() == pytest.approx(1000 * 0.4 / 6)
     (attraction + repulsion).backward()
-    assert radius.grad.item() == pytest.approx(1000 * (-2 * 3 + 2 * 1) / 6)  # three attracted, one repelled
+    assert radius.grad.item() == pytest.approx(
+        1000 * (-2 * 3 + 2 * 1) / 6
+    )  # three attracted, one repelled
 
 
 def test_distances_have_the_gradient_of_all_distances():
@@ -189,13 +256,17 @@ def test_pre_relu_taps_are_the_sums_in_a_plain_resnet(name):
     sums, image = {}, torch.rand(2, 3, 64, 64)
     for stage in (plain.layer1, plain.layer2, plain.layer3):
         # The last block's last call of its ReLU gets the sum; a copy is kept before it is overwritten.
-        stage[-1].relu.register_forward_pre_hook(lambda relu, args: sums.update({relu: args[0].clone()}))
+        stage[-1].relu.register_forward_pre_hook(
+            lambda relu, args: sums.update({relu: args[0].clone()})
+        )
     with torch.no_grad():
         plain((image - module.backbone.mean) / module.backbone.std)
     for twin in (module, copy.deepcopy(module)):
         for ours, expected in zip(twin.backbone(image), sums.values(), strict=True):
             assert (expected < 0).any()
-            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+            torch.testing.assert_close(
+                ours, expected, rtol=0, atol=1e-5 * expected.abs().max().item()
+            )
     negative = [m.min().item() for m in module._maps(image)]
     assert negative == pytest.approx([0.01 * s.min().item() for s in sums.values()], rel=1e-3)
 
@@ -204,7 +275,9 @@ def test_post_relu_takes_the_layers_as_they_are():
     image = torch.rand(1, 3, 64, 64)
     module = CFA("resnet18", None, features="post_relu")
     assert all(m.min() == 0 for m in module._maps(image))
-    linear = CFA("mobilenet_v2", None, features="post_relu", gamma_d=8)  # blocks that end in a sum, with no ReLU
+    linear = CFA(
+        "mobilenet_v2", None, features="post_relu", gamma_d=8
+    )  # blocks that end in a sum, with no ReLU
     assert linear.descriptor.projection.weight.shape == ((24 + 32 + 96) // 8, 24 + 32 + 96 + 2)
     assert linear._maps(image)[0].min() < 0
 
@@ -220,7 +293,9 @@ def test_coordinates_are_the_last_two_channels():
             parameter.zero_()
         module.descriptor.projection.weight[0, -2] = 1
         module.descriptor.projection.weight[1, -1] = 1
-        out = module.descriptor([torch.rand(2, 128, 3, 5), torch.rand(2, 256, 2, 3), torch.rand(2, 512, 1, 2)])
+        out = module.descriptor(
+            [torch.rand(2, 128, 3, 5), torch.rand(2, 256, 2, 3), torch.rand(2, 512, 1, 2)]
+        )
     assert torch.equal(out[1, :, :2], where)
 
 
@@ -238,7 +313,9 @@ def test_every_image_and_no_filler_is_in_the_bank(trees, tmp_path, monkeypatch):
     untrained = copy.deepcopy(module)
     fit(module, datamodule, tmp_path, enable_checkpointing=False)
     images = torch.cat([datamodule.training_set()[i].image for i in range(7) if i != 3])
-    np.testing.assert_allclose(module.bank, descriptors(untrained, images).mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        module.bank, descriptors(untrained, images).mean(0), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_scoring_before_a_fit_raises():
@@ -249,7 +326,10 @@ def test_scoring_before_a_fit_raises():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"features": "pre_relu"}, r"layer 'features.4' does not end in the ReLU .* model.features to post_relu"),
+        (
+            {"features": "pre_relu"},
+            r"layer 'features.4' does not end in the ReLU .* model.features to post_relu",
+        ),
         ({"gamma_c": 0}, "model.gamma_c must be at least 1, 0 came"),
         ({"gamma_d": 2000}, "model.gamma_d 2000 leaves no dimension of 896 channels"),
         ({"neighbours": 0}, "model.neighbours must be at least 1"),
@@ -265,7 +345,9 @@ def test_impossible_settings(options, message):
 
 def test_too_few_centres_are_refused_before_an_image_is_read(trees, tmp_path):
     small(gamma_c=37).check_image_size(64, 64)
-    with pytest.raises(UsageError, match=r"225 positions, and model.gamma_c 40 leaves 5 centres; 6 are needed"):
+    with pytest.raises(
+        UsageError, match=r"225 positions, and model.gamma_c 40 leaves 5 centres; 6 are needed"
+    ):
         fit(small(gamma_c=40), data(trees), tmp_path)
 
 

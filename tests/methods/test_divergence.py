@@ -27,7 +27,9 @@ class Poison(Callback):
 @METHODS
 def test_a_loss_that_is_not_finite_stops_the_run(build, trees, tmp_path):
     last = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
-    with pytest.raises(UserError, match=r"the loss is nan on .*train.good.*png, .*epoch 1, step 3.*last\.ckpt"):
+    with pytest.raises(
+        UserError, match=r"the loss is nan on .*train.good.*png, .*epoch 1, step 3.*last\.ckpt"
+    ):
         fit(build(), data(trees), enable_checkpointing=True, callbacks=[Poison(3), last])
     with pytest.raises(UserError, match="no checkpoint has been written"):
         fit(build(), data(trees), callbacks=[Poison(1)])
@@ -71,7 +73,9 @@ def test_a_scaler_that_leaves_out_every_step_stops_the_run(trees, monkeypatch):
 def test_weights_that_are_not_finite_are_not_saved(build, trees, tmp_path):
     """The second epoch's last step spoils them; the first epoch's checkpoint stays, and is named."""
     last = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
-    message = r"the norm of the weights is nan on .*train.good.*png.*last good checkpoint is .*last\.ckpt"
+    message = (
+        r"the norm of the weights is nan on .*train.good.*png.*last good checkpoint is .*last\.ckpt"
+    )
     with pytest.raises(UserError, match=message):
         fit(build(), data(trees), enable_checkpointing=True, callbacks=[Poison(4), last])
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -83,9 +87,14 @@ def test_weights_that_are_not_finite_are_not_saved(build, trees, tmp_path):
 def test_weights_that_are_not_finite_are_not_the_best(at_the_epochs_end, trees, tmp_path):
     """Lightning saves them at the end of the epoch, or at that of a validation within it."""
     best = ModelCheckpoint(
-        tmp_path, filename="best", monitor="validation_loss", save_on_train_epoch_end=at_the_epochs_end
+        tmp_path,
+        filename="best",
+        monitor="validation_loss",
+        save_on_train_epoch_end=at_the_epochs_end,
     )
     held_out = data(trees, validation="holdout", validation_share=0.3)
-    with pytest.raises(UserError, match=r"the norm of the weights is nan.*no checkpoint has been written"):
+    with pytest.raises(
+        UserError, match=r"the norm of the weights is nan.*no checkpoint has been written"
+    ):
         fit(draem(), held_out, enable_checkpointing=True, callbacks=[Poison(2), best])
     assert not list(tmp_path.iterdir())

@@ -42,7 +42,9 @@ def test_shapes_and_initialisation():
 def test_image_score_is_the_maximum_of_a_21x21_mean_with_zeros_outside():
     module = DRAEM(8, 8).eval()
     prediction = module(torch.rand(1, 3, 64, 64))
-    smooth = convolve(prediction.map[0].detach().double().numpy(), np.full((21, 21), 1 / 441), mode="constant")
+    smooth = convolve(
+        prediction.map[0].detach().double().numpy(), np.full((21, 21), 1 / 441), mode="constant"
+    )
     assert prediction.score.item() == pytest.approx(smooth.max(), rel=1e-5)
 
 
@@ -52,7 +54,9 @@ def similarity(x, y, span=1.0):
     window = np.outer(axis, axis) / axis.sum() ** 2
 
     def mean(a):
-        return np.stack([[convolve(channel, window, mode="constant") for channel in image] for image in a])
+        return np.stack(
+            [[convolve(channel, window, mode="constant") for channel in image] for image in a]
+        )
 
     mx, my, c1, c2 = mean(x), mean(y), (0.01 * span) ** 2, (0.03 * span) ** 2
     vx, vy, cxy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
@@ -65,7 +69,9 @@ def test_ssim_is_the_hand_computed_one():
     for first, span in ((x, 1.0), (2 * x - 1, 2.0)):
         ours = ssim_loss(torch.from_numpy(first), torch.from_numpy(y))
         assert ours.item() == pytest.approx(1 - similarity(first, y, span), rel=1e-6)
-    assert ssim_loss(torch.from_numpy(x), torch.from_numpy(2 * x - 1)).item() != pytest.approx(ours.item(), rel=1e-3)
+    assert ssim_loss(torch.from_numpy(x), torch.from_numpy(2 * x - 1)).item() != pytest.approx(
+        ours.item(), rel=1e-3
+    )
     assert ssim_loss(torch.from_numpy(x), torch.from_numpy(x)).item() == pytest.approx(0, abs=1e-9)
 
 
@@ -83,7 +89,11 @@ def test_focal_loss_is_the_released_formula_by_hand():
 
 def test_focal_loss_is_kornias_where_probabilities_are_moderate():
     logits, mask = torch.randn(2, 2, 8, 8), torch.rand(2, 8, 8) > 0.5
-    reference = kornia_focal_loss(logits, mask.long(), alpha=None, gamma=2.0, reduction="none").sum(1).mean()
+    reference = (
+        kornia_focal_loss(logits, mask.long(), alpha=None, gamma=2.0, reduction="none")
+        .sum(1)
+        .mean()
+    )
     assert focal_loss(logits, mask).item() == pytest.approx(reference.item(), rel=1e-3)
 
 
@@ -102,7 +112,9 @@ def test_the_training_step_is_the_released_one(joint):
     """The anomalous image goes in, the rotated good one is to come out; the discriminator sees both, in that order."""
     torch.manual_seed(0)
     module = DRAEM(8, 8, joint_gradient=joint, anomaly_probability=1.0, rotate_probability=1.0)
-    draws = [module.synthesis.draw(np.random.default_rng(i), 64, 64, NoiseTextures()) for i in range(4)]
+    draws = [
+        module.synthesis.draw(np.random.default_rng(i), 64, 64, NoiseTextures()) for i in range(4)
+    ]
     recipe = {name: torch.stack([d[name] for d in draws]) for name in draws[0]}
     good = torch.rand(4, 3, 64, 64)
     target, anomalous, mask = module.synthesis.apply(good, recipe)
@@ -117,9 +129,14 @@ def test_the_training_step_is_the_released_one(joint):
     span = 2.0 if made.min() < -0.5 else 1.0
     assert losses["loss_l2"].item() == pytest.approx(((made - wanted) ** 2).mean(), rel=1e-5)
     assert losses["loss_ssim"].item() == pytest.approx(1 - similarity(made, wanted, span), rel=1e-4)
-    assert losses["loss_focal"].item() == pytest.approx(focal_loss(inner.output, mask).item(), rel=1e-6)
+    assert losses["loss_focal"].item() == pytest.approx(
+        focal_loss(inner.output, mask).item(), rel=1e-6
+    )
     losses["loss_focal"].backward()
-    reached = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in module.reconstructive.parameters()]
+    reached = [
+        p.grad is not None and bool(p.grad.abs().sum() > 0)
+        for p in module.reconstructive.parameters()
+    ]
     assert reached[0] == joint
     assert any(reached) == joint
 
@@ -144,14 +161,21 @@ def test_any_segmentation_network_takes_the_place_of_one_of_ours(tmp_path):
     weights = torchvision.models.resnet18(weights=None).state_dict()
     torch.save(weights, tmp_path / "resnet18.pth")
     module = DRAEM(
-        8, discriminator="fpn", discriminator_encoder="resnet18", encoder_weights=str(tmp_path / "resnet18.pth")
+        8,
+        discriminator="fpn",
+        discriminator_encoder="resnet18",
+        encoder_weights=str(tmp_path / "resnet18.pth"),
     ).eval()
     encoder = module.discriminative.encoder.state_dict()
     assert torch.equal(encoder["layer3.1.conv2.weight"], weights["layer3.1.conv2.weight"])
     assert encoder["conv1.weight"].shape[1] == 6
-    torch.testing.assert_close(encoder["conv1.weight"].sum(1), weights["conv1.weight"].sum(1))  # repeated, and scaled
+    torch.testing.assert_close(
+        encoder["conv1.weight"].sum(1), weights["conv1.weight"].sum(1)
+    )  # repeated, and scaled
     assert module(torch.rand(2, 3, 64, 96)).map.shape == (2, 64, 96)
-    other = DRAEM(reconstructor="unet", reconstructor_encoder="efficientnet-b0", discriminative_width=8)
+    other = DRAEM(
+        reconstructor="unet", reconstructor_encoder="efficientnet-b0", discriminative_width=8
+    )
     image = torch.rand(2, 3, 64, 64)
     other.reconstructive(image).sum().backward()
     assert all(p.grad is not None for p in other.reconstructive.parameters() if p.requires_grad)
@@ -160,7 +184,9 @@ def test_any_segmentation_network_takes_the_place_of_one_of_ours(tmp_path):
 def test_without_a_discriminator_the_map_is_the_squared_error():
     module = DRAEM(8, discriminator=None).eval()
     image = torch.rand(2, 3, 64, 64)
-    torch.testing.assert_close(module(image).map, ((module.reconstructive(image) - image) ** 2).sum(1))
+    torch.testing.assert_close(
+        module(image).map, ((module.reconstructive(image) - image) ** 2).sum(1)
+    )
 
 
 def test_errors_name_the_argument(tmp_path):
@@ -169,13 +195,21 @@ def test_errors_name_the_argument(tmp_path):
         ({"lr_milestones": (400, 600)}, "model.lr_milestones are shares"),
         ({"encoder_weights": "imagenet"}, "model.encoder_weights has no effect"),
         ({"discriminator": "hourglass"}, "unknown network 'hourglass'"),
-        ({"discriminator": "unet", "discriminator_encoder": "resnet17"}, "unknown encoder 'resnet17'"),
+        (
+            {"discriminator": "unet", "discriminator_encoder": "resnet17"},
+            "unknown encoder 'resnet17'",
+        ),
     ):
         with pytest.raises(UsageError, match=message):
             DRAEM(8, 8, **arguments)
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="do not fit the encoder resnet18"):
-        DRAEM(8, discriminator="unet", discriminator_encoder="resnet18", encoder_weights=str(tmp_path / "other.pth"))
+        DRAEM(
+            8,
+            discriminator="unet",
+            discriminator_encoder="resnet18",
+            encoder_weights=str(tmp_path / "other.pth"),
+        )
 
 
 def test_a_milestone_never_comes_before_the_first_step():
@@ -187,9 +221,14 @@ def test_a_milestone_never_comes_before_the_first_step():
 
 
 def test_an_encoder_that_the_architecture_does_not_take_is_said():
-    with pytest.raises(UsageError, match=r"model\.discriminator dpt cannot be built .* choose another model\.disc"):
+    with pytest.raises(
+        UsageError, match=r"model\.discriminator dpt cannot be built .* choose another model\.disc"
+    ):
         DRAEM(8, discriminator="dpt", discriminator_encoder="resnet34")
-    with pytest.raises(UsageError, match=r"model\.reconstructor: unknown network 'unett'; expected original, .*unet"):
+    with pytest.raises(
+        UsageError,
+        match=r"model\.reconstructor: unknown network 'unett'; expected original, .*unet",
+    ):
         DRAEM(8, 8, reconstructor="unett")
 
 
@@ -210,7 +249,10 @@ def loss_of_share(rank):
 
 @pytest.mark.distributed
 def test_the_range_of_ssim_is_that_of_all_processes(over_processes):
-    whole, apart = ssim_loss(*reconstructions()).item(), ssim_loss(*(t[2:] for t in reconstructions())).item()
+    whole, apart = (
+        ssim_loss(*reconstructions()).item(),
+        ssim_loss(*(t[2:] for t in reconstructions())).item(),
+    )
     shares = over_processes(2, loss_of_share)
     assert sum(shares) / 2 == pytest.approx(whole, abs=1e-6)
     assert abs(shares[1] - apart) > 1e-3

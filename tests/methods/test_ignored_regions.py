@@ -61,7 +61,13 @@ def fitted(name, twins, which):
     trainer = fit(module, data, epochs=1)
     rows = trainer.predict(module, datamodule=data)
     trainer.test(module, datamodule=data, verbose=False)
-    return module, torch.cat([p.score for p in rows]), torch.cat([p.map for p in rows]), trainer.callback_metrics, data
+    return (
+        module,
+        torch.cat([p.score for p in rows]),
+        torch.cat([p.map for p in rows]),
+        trainer.callback_metrics,
+        data,
+    )
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -75,7 +81,9 @@ def test_what_it_shows_changes_nothing(name, twins):
         assert torch.equal(value, other.state_dict()[key]), key
     assert torch.equal(scores, other_scores)
     assert torch.equal(maps, other_maps)
-    assert {k: float(v) for k, v in metrics.items()} == pytest.approx({k: float(v) for k, v in other_metrics.items()})
+    assert {k: float(v) for k, v in metrics.items()} == pytest.approx(
+        {k: float(v) for k, v in other_metrics.items()}
+    )
     assert torch.equal(one.calibration.good, other.calibration.good)
     ignored = data._data("test", None)[0].ignore[0]
     assert bool((maps[:, ignored].amax(1) <= maps[:, ~ignored].amin(1)).all())
@@ -135,7 +143,10 @@ def test_a_tile_that_is_ignored_everywhere_gives_no_score(name, twins):
     image = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(3))
     ignore = torch.zeros(1, 64, 128, dtype=torch.bool)
     with torch.no_grad():
-        alone = [float(module(module.tiles.cut(image, number)).score) for number in range(len(module.tiles))]
+        alone = [
+            float(module(module.tiles.cut(image, number)).score)
+            for number in range(len(module.tiles))
+        ]
         worst = alone.index(max(alone))
         module.tiles.cut(ignore, worst)[:] = True
         scores = [
@@ -154,5 +165,7 @@ def test_suspicion_does_not_come_from_it(name, twins):
     with torch.no_grad():
         row, column = divmod(int(module.eval()(item.image).map.argmax()), 64)
         ignore[:, max(0, row - 20) : row + 20, max(0, column - 20) : column + 20] = True
-        assert module.leave_one_out(item.image, index, ignore) <= module.leave_one_out(item.image, index)
+        assert module.leave_one_out(item.image, index, ignore) <= module.leave_one_out(
+            item.image, index
+        )
         assert module.leave_one_out(item.image, index, ~ignore).isfinite().all()

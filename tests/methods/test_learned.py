@@ -42,7 +42,9 @@ def test_the_optimizer_and_schedule_of_the_configuration(build, trees):
 
 
 def test_draem_has_the_drops_of_its_configuration(trees):
-    trainer = fit(draem(lr_milestones=(0.4, 0.8), lr_factor=0.1), data(trees), epochs=5, limit_train_batches=1)
+    trainer = fit(
+        draem(lr_milestones=(0.4, 0.8), lr_factor=0.1), data(trees), epochs=5, limit_train_batches=1
+    )
     assert sorted(trainer.lr_scheduler_configs[0].scheduler.milestones) == [2, 4]
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-6)
 
@@ -63,7 +65,9 @@ def test_clipping_bounds_the_step(build, trees):
     module = build(optimizer=lambda p: torch.optim.SGD(p, lr=1.0))
     before, steps = [p.clone() for p in trained(module)], Snapshots()
     fit(module, data(trees), epochs=1, max_steps=1, gradient_clip_val=1e-3, callbacks=[steps])
-    length = sum(((a - b).double() ** 2).sum() for a, b in zip(before, steps.states[0], strict=True)).sqrt()
+    length = sum(
+        ((a - b).double() ** 2).sum() for a, b in zip(before, steps.states[0], strict=True)
+    ).sqrt()
     assert length.item() == pytest.approx(1e-3, rel=1e-2)
 
 
@@ -81,7 +85,9 @@ def test_ema_is_the_weighted_sum_of_the_weights_of_all_steps(build, trees):
 @pytest.mark.parametrize("validation", ["none", "holdout"])
 def test_the_average_of_the_last_epochs_is_the_mean_of_their_weights(validation, trees):
     module, steps = draem(), Snapshots()
-    datamodule = data(trees, validation=validation, validation_share=0.25)  # 2 steps an epoch, either way
+    datamodule = data(
+        trees, validation=validation, validation_share=0.25
+    )  # 2 steps an epoch, either way
     fit(module, datamodule, epochs=5, callbacks=[steps, LastEpochsAveraging(3)])
     assert len(steps.states) == 10
     for average, *ends in zip(trained(module), *(steps.states[i] for i in (5, 7, 9)), strict=True):
@@ -96,18 +102,24 @@ def test_compiled_networks_give_the_same_maps(build, trees):
     module = build().eval()
     compiled = copy.deepcopy(module)
     for network in compiled.compile_targets:
-        network.compile(backend="aot_eager")  # all of torch.compile but its C++ compiler, which takes minutes
+        network.compile(
+            backend="aot_eager"
+        )  # all of torch.compile but its C++ compiler, which takes minutes
     image = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(compiled(image).map, module(image).map, rtol=1e-3, atol=1e-4)
     assert compiled.state_dict().keys() == module.state_dict().keys()
     fit(compiled, data(trees), epochs=1)
 
 
-@pytest.mark.parametrize("build", [draem, lambda: draem(noise="device"), pfm], ids=["draem", "device noise", "pfm"])
+@pytest.mark.parametrize(
+    "build", [draem, lambda: draem(noise="device"), pfm], ids=["draem", "device noise", "pfm"]
+)
 def test_bf16_mixed_comes_near_to_float32(build, trees):
     losses = {}
     for precision in ("32-true", "bf16-mixed"):
-        losses[precision] = float(fit(build(), data(trees), precision=precision).callback_metrics["loss"])
+        losses[precision] = float(
+            fit(build(), data(trees), precision=precision).callback_metrics["loss"]
+        )
     assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.05)
     assert losses["bf16-mixed"] != losses["32-true"]
 
@@ -122,8 +134,14 @@ def test_channels_last_changes_rounding_only(build):
 @METHODS
 def test_synchronised_batch_norm_leaves_maps_and_frozen_networks_as_they_are(build, trees):
     """One process; over several it needs GPUs."""
-    module, image = build().eval(), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    before, frozen = module(image).map, {n for n, p in module.named_parameters() if not p.requires_grad}
+    module, image = (
+        build().eval(),
+        torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)),
+    )
+    before, frozen = (
+        module(image).map,
+        {n for n, p in module.named_parameters() if not p.requires_grad},
+    )
     synchronised = TorchSyncBatchNorm().apply(copy.deepcopy(module))
     assert any(isinstance(part, torch.nn.SyncBatchNorm) for part in synchronised.modules())
     torch.testing.assert_close(synchronised(image).map, before)
@@ -142,7 +160,11 @@ def test_a_validation_within_the_epoch_is_no_waiting(trees):
 
     held_out = data(trees, validation="holdout", validation_share=0.3)
     trainer = fit(
-        draem(norm="group"), held_out, epochs=1, val_check_interval=1, callbacks=[ThroughputMonitor(), Slow()]
+        draem(norm="group"),
+        held_out,
+        epochs=1,
+        val_check_interval=1,
+        callbacks=[ThroughputMonitor(), Slow()],
     )
     seconds = len(held_out.samples["train"]) / trainer.callback_metrics["images_per_second"].item()
     assert trainer.callback_metrics["wait_share"].item() * seconds < 0.9
@@ -152,11 +174,20 @@ def test_resuming_brings_back_scheduler_and_scaler(trees, tmp_path):
     """16-mixed as on a GPU, with its gradient scaler, on the CPU."""
 
     def run(resumed=None, **more):
-        scaler = torch.amp.GradScaler("cpu", growth_interval=2)  # grows each epoch, so that a fresh one would show
+        scaler = torch.amp.GradScaler(
+            "cpu", growth_interval=2
+        )  # grows each epoch, so that a fresh one would show
         module = draem(lr_milestones=(0.5, 1.0), norm="group")
         mixed = MixedPrecision("16-mixed", "cpu", scaler)
         quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
-        trainer = Trainer(accelerator="cpu", max_epochs=2, plugins=[mixed], default_root_dir=tmp_path, **quiet, **more)
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=2,
+            plugins=[mixed],
+            default_root_dir=tmp_path,
+            **quiet,
+            **more,
+        )
         trainer.fit(module, datamodule=data(trees), ckpt_path=resumed, weights_only=True)
         return module, scaler.get_scale(), trainer.optimizers[0].param_groups[0]["lr"]
 
@@ -179,7 +210,9 @@ def test_what_is_logged(trees, tmp_path):
     fit(draem(), data(trees), logger=logger, log_every_n_steps=1, callbacks=[ThroughputMonitor()])
     rows = list(csv.DictReader((tmp_path / "version_0/metrics.csv").open()))
     step = next(row for row in rows if row["loss"])
-    assert float(step["loss"]) == pytest.approx(sum(float(step[f"loss_{part}"]) for part in ("l2", "ssim", "focal")))
+    assert float(step["loss"]) == pytest.approx(
+        sum(float(step[f"loss_{part}"]) for part in ("l2", "ssim", "focal"))
+    )
     assert float(step["gradient_norm"]) > 0
     epoch = next(row for row in rows if row["wait_share"])
     assert 0 < float(epoch["wait_share"]) < 1
@@ -201,7 +234,9 @@ def test_the_average_leaves_alone_what_does_not_move(trees):
     before = {name: p.clone() for name, p in module.named_parameters() if not p.requires_grad}
     fit(module, data(trees), callbacks=[StepsAveraging(decay=0.9)])
     assert before
-    assert all(torch.equal(p, before[name]) for name, p in module.named_parameters() if name in before)
+    assert all(
+        torch.equal(p, before[name]) for name, p in module.named_parameters() if name in before
+    )
 
 
 def test_one_image_and_batch_norm_over_a_pooled_map_is_said(trees):
@@ -233,7 +268,12 @@ def test_held_out_images_keep_their_synthetic_anomalies(trees):
 
     class Keep(Callback):
         def on_validation_end(self, trainer, module):
-            seen.append({k: float(trainer.callback_metrics[k]) for k in ("validation_loss", "validation_AUROC")})
+            seen.append(
+                {
+                    k: float(trainer.callback_metrics[k])
+                    for k in ("validation_loss", "validation_AUROC")
+                }
+            )
 
     held_out = {"validation": "holdout", "validation_share": 0.4, "validation_anomalies": True}
     fit(module, data(trees, **held_out), epochs=3, callbacks=[Keep()])

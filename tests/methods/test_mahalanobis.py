@@ -83,15 +83,21 @@ def test_a_map_of_local_distances(fit, images):
     for train, level in zip(averages(module, training), module.backbone(images), strict=True):
         gaussian = LedoitWolf().fit(train)
         values = level.permute(0, 2, 3, 1).flatten(0, 2).double().numpy() - gaussian.location_
-        distances = np.sqrt(np.einsum("nd,de,ne->n", values, np.linalg.inv(gaussian.covariance_), values))
+        distances = np.sqrt(
+            np.einsum("nd,de,ne->n", values, np.linalg.inv(gaussian.covariance_), values)
+        )
         grid = torch.from_numpy(distances).view(3, 1, *level.shape[2:])
         stacked.append(torch.nn.functional.interpolate(grid, (64, 64), mode="bilinear")[:, 0])
-    torch.testing.assert_close(prediction.map.double(), torch.stack(stacked).mean(0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        prediction.map.double(), torch.stack(stacked).mean(0), rtol=1e-4, atol=0
+    )
 
 
 @pytest.mark.parametrize("components", ["pca", "npca"])
 def test_components(components, trees, images, tmp_path):
-    module, _ = fitted(model(components=components, variance=0.8), tree_data(trees["mvtec"]), tmp_path)
+    module, _ = fitted(
+        model(components=components, variance=0.8), tree_data(trees["mvtec"]), tmp_path
+    )
     kept = [gaussian.dimension for gaussian in module._gaussians()]
     assert all(1 <= k <= 6 for k in kept)  # 7 images have 6 directions
     assert module.thresholds(0.9)["layer4"] == pytest.approx(np.sqrt(chi2.ppf(0.9, kept[-1])))
@@ -109,10 +115,14 @@ def test_moments_in_the_checkpoint_are_float64(fit, images, tmp_path):
     module, run, _ = fit
     run.save_checkpoint(tmp_path / "a.ckpt")
     state = torch.load(tmp_path / "a.ckpt", weights_only=True)["state_dict"]
-    assert {state[name].dtype for name in ("means", "scatters", "thirds", "fourths")} == {torch.float64}
+    assert {state[name].dtype for name in ("means", "scatters", "thirds", "fourths")} == {
+        torch.float64
+    }
     assert len(state["scatters"]) == sum(width * (width + 1) // 2 for width in WIDTHS)
     fresh = MahalanobisAD.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
-    torch.testing.assert_close(fresh.eval()(images).score, module.eval()(images).score, rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        fresh.eval()(images).score, module.eval()(images).score, rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -129,12 +139,16 @@ def test_levels_of_a_network(backbone, levels):
 
 
 def test_a_network_without_the_usual_names():
-    with pytest.raises(UsageError, match=r"regnetx_002 has none .* it has stem, s1, .*model\.layers"):
+    with pytest.raises(
+        UsageError, match=r"regnetx_002 has none .* it has stem, s1, .*model\.layers"
+    ):
         model(backbone="timm/regnetx_002")
 
 
 def test_fewer_images_than_dimensions_want_shrinkage(trees, tmp_path):
-    with pytest.raises(UserError, match=r"covariance of 7 images has no inverse: .*model\.shrinkage"):
+    with pytest.raises(
+        UserError, match=r"covariance of 7 images has no inverse: .*model\.shrinkage"
+    ):
         fitted(model(shrinkage="none"), tree_data(trees["mvtec"]), tmp_path)
 
 

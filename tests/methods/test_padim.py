@@ -12,7 +12,9 @@ from lightning_ad.methods.padim import PaDiM
 
 def model(**options):
     torch.manual_seed(0)  # of the random backbone
-    return PaDiM(**{"backbone": "resnet18", "weights": None, "dimension": 24, "sigma": 1.0, **options})
+    return PaDiM(
+        **{"backbone": "resnet18", "weights": None, "dimension": 24, "sigma": 1.0, **options}
+    )
 
 
 def embedded(module, images):
@@ -30,7 +32,9 @@ def brute_force(module, training, images, epsilon=0.01, sigma=1.0):
     for row, column in np.ndindex(grid.shape[1:]):
         values = train[:, row, column]
         inverse = np.linalg.inv(np.cov(values.T) + epsilon * np.eye(values.shape[1]))
-        grid[:, row, column] = [mahalanobis(v, values.mean(0), inverse) for v in test[:, row, column]]
+        grid[:, row, column] = [
+            mahalanobis(v, values.mean(0), inverse) for v in test[:, row, column]
+        ]
     maps = F.interpolate(torch.from_numpy(grid)[:, None], images.shape[2:], mode="bilinear")[:, 0]
     maps = np.stack([gaussian_filter(m, sigma) for m in maps.numpy()])
     return maps, maps.max((1, 2))
@@ -114,7 +118,9 @@ def test_half_storage_takes_half_the_room(fit, images, trees, tmp_path):
     half, _ = fitted(model(storage="float16"), tree_data(trees["mvtec"]), tmp_path)
     assert half.factors.dtype == torch.float16
     assert half.factors.shape == module.factors.shape
-    torch.testing.assert_close(half.eval()(images).score, module.eval()(images).score, rtol=5e-3, atol=0)
+    torch.testing.assert_close(
+        half.eval()(images).score, module.eval()(images).score, rtol=5e-3, atol=0
+    )
     fresh = model()
     fresh.load_state_dict(half.state_dict())
     assert torch.equal(fresh.eval()(images).score, half(images).score)
@@ -122,10 +128,14 @@ def test_half_storage_takes_half_the_room(fit, images, trees, tmp_path):
 
 def test_float32_moments_are_near_float64(fit, images, trees, tmp_path):
     single, _ = fitted(model(accumulator="float32"), tree_data(trees["mvtec"]), tmp_path)
-    torch.testing.assert_close(single.eval()(images).score, fit[0].eval()(images).score, rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        single.eval()(images).score, fit[0].eval()(images).score, rtol=1e-4, atol=0
+    )
 
 
-@pytest.mark.parametrize(("options", "tolerance"), [({"accumulator": "float32"}, 1e-4), ({"storage": "float16"}, 5e-3)])
+@pytest.mark.parametrize(
+    ("options", "tolerance"), [({"accumulator": "float32"}, 1e-4), ({"storage": "float16"}, 5e-3)]
+)
 def test_growing_in_fewer_bits(options, tolerance, fit, images, trees, tmp_path):
     first, run = fitted(model(**options), tree_data(trees["mvtec"]), tmp_path)
     run.save_checkpoint(tmp_path / "a.ckpt")
@@ -135,7 +145,9 @@ def test_growing_in_fewer_bits(options, tolerance, fit, images, trees, tmp_path)
     whole, _ = fitted(model(), tree_data(trees["all"]), tmp_path)
     wanted = whole.eval()(images).score
     torch.testing.assert_close(grown.eval()(images).score, wanted, rtol=tolerance, atol=0)
-    assert not torch.allclose(first.eval()(images).score, wanted, rtol=tolerance, atol=0)  # the test can tell
+    assert not torch.allclose(
+        first.eval()(images).score, wanted, rtol=tolerance, atol=0
+    )  # the test can tell
 
 
 def test_a_checkpoint_of_an_earlier_version_is_refused(fit, tmp_path):
@@ -164,7 +176,9 @@ def test_images_of_another_size_are_refused(fit):
         fit[0](torch.rand(1, 3, 32, 96))
 
 
-@pytest.mark.parametrize("options", [{"dimension": 449}, {"dimension": 0}, {"epsilon": 0.0}, {"sigma": -1.0}])
+@pytest.mark.parametrize(
+    "options", [{"dimension": 449}, {"dimension": 0}, {"epsilon": 0.0}, {"sigma": -1.0}]
+)
 def test_impossible_settings(options):
     with pytest.raises(UsageError, match=r"model\."):
         model(**options)

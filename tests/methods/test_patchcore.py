@@ -17,7 +17,13 @@ def data(trees, **options):
 
 def model(**options):
     torch.manual_seed(0)
-    small = {"backbone": "resnet18", "weights": None, "layer_dimension": 40, "dimension": 32, "coreset_ratio": 0.2}
+    small = {
+        "backbone": "resnet18",
+        "weights": None,
+        "layer_dimension": 40,
+        "dimension": 32,
+        "coreset_ratio": 0.2,
+    }
     return PatchCore(**{**small, "projection": 8, **options})
 
 
@@ -40,7 +46,9 @@ def test_scores_are_distances_to_the_bank(trees, images, tmp_path):
     fit(module, data(trees), tmp_path)
     assert module.banks[0].bank.shape == (int(7 * 64 * 0.2), 32)
     queries = module._patches(images, 0)[0].detach()
-    squared = np.stack([cdist(q, module.banks[0].bank, "sqeuclidean").min(1) for q in queries.numpy()])
+    squared = np.stack(
+        [cdist(q, module.banks[0].bank, "sqeuclidean").min(1) for q in queries.numpy()]
+    )
     prediction = module.eval()(images)
     assert prediction.map.shape == (3, 64, 64)
     np.testing.assert_allclose(prediction.score.numpy(), squared.max(1), rtol=1e-4)
@@ -85,7 +93,9 @@ def test_the_bank_does_not_depend_on_batches_order_or_workers(trees, tmp_path):
 
 
 def test_concatenated_features_and_no_projection(trees, tmp_path):
-    module = model(layer_dimension=None, dimension=None, projection=None, selection="greedy", coreset_ratio=1.0)
+    module = model(
+        layer_dimension=None, dimension=None, projection=None, selection="greedy", coreset_ratio=1.0
+    )
     fit(module, data(trees), tmp_path)
     assert module.banks[0].bank.shape == (7 * 64, 128 + 256)
 
@@ -107,9 +117,13 @@ def test_a_second_fit_forgets_the_first(trees, tmp_path):
 def test_the_checkpoint_file_holds_the_bank(trees, images, tmp_path):
     module = model()
     trainer = fit(module, data(trees), tmp_path, enable_checkpointing=True)
-    fresh = PatchCore.load_from_checkpoint(trainer.checkpoint_callback.best_model_path, weights_only=True)
+    fresh = PatchCore.load_from_checkpoint(
+        trainer.checkpoint_callback.best_model_path, weights_only=True
+    )
     assert torch.equal(fresh.banks[0].bank, module.banks[0].bank)
-    torch.testing.assert_close(fresh.eval()(images).score, module.eval()(images).score, rtol=0, atol=0)
+    torch.testing.assert_close(
+        fresh.eval()(images).score, module.eval()(images).score, rtol=0, atol=0
+    )
 
 
 def test_validation_sees_a_complete_bank_and_calibrates(trees, tmp_path):
@@ -119,9 +133,19 @@ def test_validation_sees_a_complete_bank_and_calibrates(trees, tmp_path):
     assert module.calibration.good[0] > 0
 
 
-@pytest.mark.parametrize("wish", [{"max_epochs": 2}, {"max_steps": 1}, {"accumulate_grad_batches": 2}])
+@pytest.mark.parametrize(
+    "wish", [{"max_epochs": 2}, {"max_steps": 1}, {"accumulate_grad_batches": 2}]
+)
 def test_a_trainer_that_reads_the_images_not_once_is_refused(trees, tmp_path, wish):
-    trainer = Trainer(**{"max_epochs": 1, "accelerator": "cpu", "logger": False, "default_root_dir": tmp_path, **wish})
+    trainer = Trainer(
+        **{
+            "max_epochs": 1,
+            "accelerator": "cpu",
+            "logger": False,
+            "default_root_dir": tmp_path,
+            **wish,
+        }
+    )
     with pytest.raises(UsageError, match=rf"trainer\.{next(iter(wish))}"):
         trainer.fit(model(), datamodule=data(trees))
 
@@ -132,7 +156,8 @@ def test_a_coreset_of_nothing_says_what_would_be_something(trees, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "options", [{"patch_size": 2}, {"layer_dimension": None}, {"coreset_ratio": 0.0}, {"neighbours": 0}]
+    "options",
+    [{"patch_size": 2}, {"layer_dimension": None}, {"coreset_ratio": 0.0}, {"neighbours": 0}],
 )
 def test_impossible_settings(options):
     with pytest.raises(UsageError, match=r"model\."):
@@ -140,7 +165,10 @@ def test_impossible_settings(options):
 
 
 def test_a_tight_budget_merges_coresets(trees, images, tmp_path):
-    whole, bytes_each = model(coreset_ratio=0.1), 4 * (8 + 4)  # its projections, and what a selection keeps of each
+    whole, bytes_each = (
+        model(coreset_ratio=0.1),
+        4 * (8 + 4),
+    )  # its projections, and what a selection keeps of each
     fit(whole, data(trees), tmp_path)
     third = 7 * 64 * bytes_each / 3 / 2**30
     tight = model(coreset_ratio=0.1, memory_gb=third)
@@ -162,7 +190,9 @@ def test_growing_within_a_tight_budget(trees, tmp_path):
     first = model(coreset_ratio=0.1)
     trainer = fit(first, data(trees), tmp_path)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    grown = model(coreset_ratio=0.1, memory_gb=4 * (8 + 4) * (3 * 64 + len(first.banks[0].bank)) / 2**30)
+    grown = model(
+        coreset_ratio=0.1, memory_gb=4 * (8 + 4) * (3 * 64 + len(first.banks[0].bank)) / 2**30
+    )
     grown.grow_from(torch.load(tmp_path / "a.ckpt", weights_only=True))
     fit(grown, data(trees, root=str(trees["more"])), tmp_path)
     bank = grown.banks[0]
@@ -175,7 +205,9 @@ def test_growing_within_a_tight_budget(trees, tmp_path):
 
 def test_a_member_of_an_ensemble_weighs_alike_with_and_without_the_image(trees, tmp_path):
     """Members whose features differ by a factor of 1,000 say the same of an image."""
-    both = model(backbone=["squeezenet1_1"] * 2, weights=[None, None], layers=None, coreset_ratio=0.2)
+    both = model(
+        backbone=["squeezenet1_1"] * 2, weights=[None, None], layers=None, coreset_ratio=0.2
+    )
     fit(both, data(trees), tmp_path)
     large, small = both.banks
     small.load_state_dict(large.state_dict())
@@ -185,8 +217,13 @@ def test_a_member_of_an_ensemble_weighs_alike_with_and_without_the_image(trees, 
     factor = 1000.0
     small.bank, small.scale = small.bank * factor, small.scale * factor
     before = both._patches
-    both._patches = lambda image, member: (before(image, member)[0] * factor**member, before(image, member)[1])
-    torch.testing.assert_close(both.leave_one_out(images, torch.arange(len(images))), alone, rtol=1e-3, atol=1e-6)
+    both._patches = lambda image, member: (
+        before(image, member)[0] * factor**member,
+        before(image, member)[1],
+    )
+    torch.testing.assert_close(
+        both.leave_one_out(images, torch.arange(len(images))), alone, rtol=1e-3, atol=1e-6
+    )
 
 
 def test_an_image_has_itself_for_no_neighbour(trees, tmp_path):

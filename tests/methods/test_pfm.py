@@ -9,7 +9,12 @@ from lightning_ad.features.backbone import Backbone
 from lightning_ad.methods import PFM
 from lightning_ad.methods.pfm.networks import Mapping, position_encoding
 
-SMALL = {"source": "squeezenet1_1", "target": "mobilenet_v2", "source_weights": None, "target_weights": None}
+SMALL = {
+    "source": "squeezenet1_1",
+    "target": "mobilenet_v2",
+    "source_weights": None,
+    "target_weights": None,
+}
 
 
 def small(**more):
@@ -32,7 +37,11 @@ def count(module):
 def test_parameter_counts_are_the_published_ones():
     with torch.device("meta"):
         levels = [Mapping(64, 256, 200), Mapping(128, 512, 400), Mapping(256, 1024, 900)]
-    assert [count(level) for level in levels] == [894_312, 3_559_888, 17_100_532]  # 0.894 M, 3.560 M, 17.10 M
+    assert [count(level) for level in levels] == [
+        894_312,
+        3_559_888,
+        17_100_532,
+    ]  # 0.894 M, 3.560 M, 17.10 M
     module = PFM(source_weights=None, target_weights=None)
     assert sum(count(m) for m in module.mappings.values()) == sum(
         p.numel() for p in module.parameters() if p.requires_grad
@@ -46,12 +55,19 @@ def by_hand(mapping, x, y, name):
     z = x.double().numpy()
 
     def bare(z, key):
-        return np.einsum("oi,ihw->ohw", state[f"{key}.weight"][:, :, 0, 0], z) + state[f"{key}.bias"][:, None, None]
+        return (
+            np.einsum("oi,ihw->ohw", state[f"{key}.weight"][:, :, 0, 0], z)
+            + state[f"{key}.bias"][:, None, None]
+        )
 
     def full(z, conv, norm):
         z = bare(z, conv)
-        mean, var, scale, shift = (state[f"{norm}.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
-        z = (z - mean[:, None, None]) / np.sqrt(var + 1e-5)[:, None, None] * scale[:, None, None] + shift[:, None, None]
+        mean, var, scale, shift = (
+            state[f"{norm}.{k}"] for k in ("running_mean", "running_var", "weight", "bias")
+        )
+        z = (z - mean[:, None, None]) / np.sqrt(var + 1e-5)[:, None, None] * scale[
+            :, None, None
+        ] + shift[:, None, None]
         return np.maximum(z, 0)
 
     for k in (0, 3):
@@ -78,7 +94,9 @@ def test_score_and_loss_by_hand_for_each_direction_and_level(direction, fusion):
     module = small(direction=direction, fusion=fusion).eval()
     image = torch.rand(1, 3, 96, 64)
     maps, losses = [], {}
-    for (level, mapping), (s, t) in zip(module.mappings.items(), unit_features(module, image), strict=True):
+    for (level, mapping), (s, t) in zip(
+        module.mappings.items(), unit_features(module, image), strict=True
+    ):
         errors = {}
         if direction != "backward":
             errors["to_target"] = by_hand(mapping, s[0], t[0], "to_target")
@@ -86,7 +104,11 @@ def test_score_and_loss_by_hand_for_each_direction_and_level(direction, fusion):
             errors["to_source"] = by_hand(mapping, t[0], s[0], "to_source")
         losses |= {f"loss_{level}_{name}": error.mean() for name, error in errors.items()}
         grid = np.mean([error.sum(0) for error in errors.values()], axis=0)
-        maps.append(F.interpolate(torch.from_numpy(grid)[None, None], (96, 64), mode="bilinear")[0, 0].numpy())
+        maps.append(
+            F.interpolate(torch.from_numpy(grid)[None, None], (96, 64), mode="bilinear")[
+                0, 0
+            ].numpy()
+        )
     fused = np.mean(maps, axis=0) if fusion == "mean" else np.prod(maps, axis=0)
     with torch.no_grad():
         prediction, parts = module(image), module.losses(batch(image))
@@ -118,7 +140,9 @@ def test_position_encoding_is_the_formula(channels):
         axis, k = divmod(c, half)
         for y, x in ((0, 0), (3, 6), (4, 2)):
             angle = (x, y)[axis] / 10_000 ** (2 * (k // 2) / half)
-            assert encoding[c, y, x].item() == pytest.approx(np.cos(angle) if k % 2 else np.sin(angle), abs=1e-5)
+            assert encoding[c, y, x].item() == pytest.approx(
+                np.cos(angle) if k % 2 else np.sin(angle), abs=1e-5
+            )
 
 
 def test_the_position_enters_the_input_and_not_the_target():
@@ -130,15 +154,21 @@ def test_the_position_enters_the_input_and_not_the_target():
     s, t = unit_features(added, image)[0]
     expected = by_hand(mapping, (s + position_encoding(*s.shape[1:]))[0], t[0], "to_target").sum(0)
     estimate, wanted = mapping(s, t)["to_target"]
-    np.testing.assert_allclose((estimate - wanted)[0].square().sum(0).detach().numpy(), expected, rtol=1e-4)
+    np.testing.assert_allclose(
+        (estimate - wanted)[0].square().sum(0).detach().numpy(), expected, rtol=1e-4
+    )
     assert not torch.equal(plain(image).map, added(image).map)
 
 
 def test_backbones_stay_as_they_are():
     module = small().train()
     assert not module.source.training
-    assert all(not p.requires_grad for p in [*module.source.parameters(), *module.target.parameters()])
-    assert len([p for g in module.parameter_groups() for p in g["params"]]) == len([*module.mappings.parameters()])
+    assert all(
+        not p.requires_grad for p in [*module.source.parameters(), *module.target.parameters()]
+    )
+    assert len([p for g in module.parameter_groups() for p in g["params"]]) == len(
+        [*module.mappings.parameters()]
+    )
 
 
 def test_cached_features_are_the_same_bits(monkeypatch):
@@ -147,12 +177,16 @@ def test_cached_features_are_the_same_bits(monkeypatch):
     cached.on_train_start()
     calls = []
     forward = Backbone.forward
-    monkeypatch.setattr(Backbone, "forward", lambda self, x: calls.append(len(x)) or forward(self, x))
+    monkeypatch.setattr(
+        Backbone, "forward", lambda self, x: calls.append(len(x)) or forward(self, x)
+    )
     for index in ([0, 1, 2], [4, 0, 5], [5, 2, -1], [-1, 3, 1]):
         rows = torch.tensor(index)
         expected = plain.losses(batch(image[rows], rows))
         calls.clear()
-        assert all(torch.equal(expected[k], v) for k, v in cached.losses(batch(image[rows], rows)).items())
+        assert all(
+            torch.equal(expected[k], v) for k, v in cached.losses(batch(image[rows], rows)).items()
+        )
         calls_now = list(calls)
     assert calls_now == [2, 2]  # the row that is not counted, and row 3, once through each network
     cached.on_train_start()
@@ -164,7 +198,9 @@ def test_cached_features_are_the_same_bits(monkeypatch):
 
 
 def test_errors_name_the_argument():
-    with pytest.raises(UsageError, match=r"model.levels are distinct numbers from 1; \[2, 2\] came"):
+    with pytest.raises(
+        UsageError, match=r"model.levels are distinct numbers from 1; \[2, 2\] came"
+    ):
         small(levels=(2, 2))
     with pytest.raises(UsageError, match=r"has no layer 'features.99'.*model.target_layers"):
         small(target_layers=["features.3", "features.99", "features.13"])

@@ -33,7 +33,9 @@ def one_backbone():
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Of two images' maps."""
-    monkeypatch.setattr(row_store, "BLOCK_BYTES", 2 * 4 * (16 * 12 * 64 + 8 * 6 * 128 + 4 * 3 * 256))
+    monkeypatch.setattr(
+        row_store, "BLOCK_BYTES", 2 * 4 * (16 * 12 * 64 + 8 * 6 * 128 + 4 * 3 * 256)
+    )
 
 
 def rows(module):
@@ -55,7 +57,9 @@ TRAIN, TEST = images(7, seed=1), images(4, seed=2)
 def fit(module, train=TRAIN, order=None, growing=False):
     """What a trainer does, without one; `order` are the images that this process sees."""
     data = SimpleNamespace(input_size=train.shape[2:])
-    module.trainer = SimpleNamespace(datamodule=data, train_dataloader=SimpleNamespace(dataset=train))
+    module.trainer = SimpleNamespace(
+        datamodule=data, train_dataloader=SimpleNamespace(dataset=train)
+    )
     module.growing = growing
     with torch.no_grad():
         module.begin()
@@ -76,25 +80,38 @@ def score(module, test=TEST):
 def brute_force(module, train, test, k_image, k_pixel, neighbours, squared, concatenate):
     """In float64, one distance after another; maps are not smoothed."""
     with torch.no_grad():
-        (*bank, bank_last), (*query, query_last) = ([m.double() for m in module.backbone(x)] for x in (train, test))
+        (*bank, bank_last), (*query, query_last) = (
+            [m.double() for m in module.backbone(x)] for x in (train, test)
+        )
     metric = "sqeuclidean" if squared else "euclidean"
     between = cdist(query_last.mean((2, 3)), bank_last.mean((2, 3)), metric)
     order = between.argsort(1)
     scores = np.take_along_axis(between, order, 1)[:, :k_image].mean(1)
     if concatenate:
         grid = bank[0].shape[2:]
-        bank, query = ([torch.cat([F.interpolate(m, grid, mode="bilinear") for m in x], 1)] for x in (bank, query))
+        bank, query = (
+            [torch.cat([F.interpolate(m, grid, mode="bilinear") for m in x], 1)]
+            for x in (bank, query)
+        )
     maps, finest = [], []
     for b, q in zip(bank, query, strict=True):
         height, width = b.shape[2:]
         pixels = b.permute(0, 2, 3, 1).flatten(1, 2).numpy()  # [n, P, C]
         grids = []
         for k, few in enumerate(order[:, :k_pixel]):
-            distances = cdist(q[k].flatten(1).T.numpy(), pixels[few].reshape(-1, pixels.shape[2]), metric)
+            distances = cdist(
+                q[k].flatten(1).T.numpy(), pixels[few].reshape(-1, pixels.shape[2]), metric
+            )
             grids.append(np.sort(distances, 1)[:, :neighbours].mean(1).reshape(height, width))
             if len(maps) == 0:
                 found = distances.argmin(1)
-                finest.append((few[found // (height * width)], found % (height * width) // width, found % width))
+                finest.append(
+                    (
+                        few[found // (height * width)],
+                        found % (height * width) // width,
+                        found % width,
+                    )
+                )
         grids = torch.from_numpy(np.stack(grids))
         maps.append(F.interpolate(grids[:, None], SIZE, mode="bilinear")[:, 0])
     return scores, torch.stack(maps).mean(0).numpy(), finest
@@ -102,12 +119,19 @@ def brute_force(module, train, test, k_image, k_pixel, neighbours, squared, conc
 
 @pytest.mark.parametrize("pyramid", ["average", "concatenate"])
 @pytest.mark.parametrize(("distance", "neighbours"), [("plain", 1), ("squared", 3)])
-def test_scores_maps_and_neighbours_are_those_of_a_brute_force(pyramid, distance, neighbours, monkeypatch):
+def test_scores_maps_and_neighbours_are_those_of_a_brute_force(
+    pyramid, distance, neighbours, monkeypatch
+):
     monkeypatch.setattr(spade, "BLOCK_BYTES", 1)  # one gallery image at a time
     options = {"k_image": 3, "k_pixel": 2, "neighbours": neighbours}
     module = fit(model(pyramid=pyramid, distance=distance, **options))
     expected = brute_force(
-        module, TRAIN, TEST, squared=distance == "squared", concatenate=pyramid == "concatenate", **options
+        module,
+        TRAIN,
+        TEST,
+        squared=distance == "squared",
+        concatenate=pyramid == "concatenate",
+        **options,
     )
     prediction = score(module)
     np.testing.assert_allclose(prediction.score, expected[0], rtol=1e-4)
@@ -205,7 +229,9 @@ def test_leave_one_out_is_a_fit_without_the_image(options):
     module.growing = False
     for k in (0, 2, 7):
         without = fit(model(**options), train[torch.arange(8) != k])
-        torch.testing.assert_close(left_out[k], score(without, train[k : k + 1]).score[0], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(
+            left_out[k], score(without, train[k : k + 1]).score[0], rtol=1e-4, atol=1e-6
+        )
     with pytest.raises(UserError, match="one training image"):
         fit(model(), TRAIN[:1]).leave_one_out(TRAIN[:1], torch.tensor([0]))
 
@@ -226,7 +252,9 @@ def test_the_checkpoint_file_holds_the_gallery(memory_gb, trees, tmp_path):
         fresh.load_learned(torch.load(path, weights_only=True, mmap=mapped))
         assert all(torch.equal(a, b) for a, b in zip(score(fresh), expected, strict=True))
     with pytest.raises(RuntimeError, match=r"Missing key.*gallery\.rows\.0"):
-        fresh.load_state_dict({k: v for k, v in module.state_dict().items() if k != "gallery.rows.0"})
+        fresh.load_state_dict(
+            {k: v for k, v in module.state_dict().items() if k != "gallery.rows.0"}
+        )
 
 
 def grown_on_three(rank):
@@ -246,7 +274,9 @@ def test_scoring_before_fit_raises():
         model()(TEST)
 
 
-@pytest.mark.parametrize("options", [{"k_image": 0}, {"k_pixel": 0}, {"sigma": -1.0}, {"layers": ["layer1"]}])
+@pytest.mark.parametrize(
+    "options", [{"k_image": 0}, {"k_pixel": 0}, {"sigma": -1.0}, {"layers": ["layer1"]}]
+)
 def test_impossible_settings(options):
     with pytest.raises(UsageError, match=r"model\."):
         model(**options)

@@ -22,7 +22,13 @@ from lightning_ad.reporting.dashboards.panels import colours, drawn_curve, drawn
 pytestmark = pytest.mark.xdist_group("dashboards")  # one worker: the runs are made once
 ROOT = Path(__file__).parents[2]
 LOSSES = {"PatchCore": [], "DRAEM": ["loss", "loss_l2", "loss_ssim", "loss_focal"], "PFM": ["loss"]}
-COSTS = ["seconds_fit", "seconds_test", "test_images_per_second", "peak_memory_gib_host", "checkpoint_mib"]
+COSTS = [
+    "seconds_fit",
+    "seconds_test",
+    "test_images_per_second",
+    "peak_memory_gib_host",
+    "checkpoint_mib",
+]
 SHOWN = ["0 broken 000.png", "1 good 000.png", "2 broken 001.png"]
 
 
@@ -37,7 +43,12 @@ def run(request, trees, tmp_path_factory):
         patch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
         loggers = ["--trainer.logger+", "WandbLogger", "--trainer.logger.save_dir", str(folder)]
         loggers += ["--trainer.logger.log_model", "true"]
-        loggers += ["--trainer.logger+", "MLFlowLogger", "--trainer.logger.tracking_uri", f"file:{folder}/mlruns"]
+        loggers += [
+            "--trainer.logger+",
+            "MLFlowLogger",
+            "--trainer.logger.tracking_uri",
+            f"file:{folder}/mlruns",
+        ]
         held_out = ["--data.validation", "holdout", "--data.validation_share", "0.3"]
         held_out += ["--data.validation_anomalies", "true", "--dashboard_images", "3"]
         done = train([*flags(method, "mvtec", trees, folder / "runs"), *loggers, *held_out])
@@ -49,7 +60,11 @@ def run(request, trees, tmp_path_factory):
 
 def numbers_of(method):
     rate = {"DRAEM": "lr-Adam", "PFM": "lr-Adam/pg1"}.get(method)
-    epochs = ["images_per_second", "wait_share", rate] if rate else ["seconds_reading", "seconds_summarising"]
+    epochs = (
+        ["images_per_second", "wait_share", rate]
+        if rate
+        else ["seconds_reading", "seconds_summarising"]
+    )
     return [*METRIC_NAMES, *COSTS, *LOSSES[method], *epochs, "validation_score", "validation_AUROC"]
 
 
@@ -63,7 +78,9 @@ def test_tensorboard(run):
     times = {"PatchCore": 1}.get(method, 3)  # of a learned method also after each epoch
     assert len(events.Scalars("peak_memory_gib_host")) == times
     assert {f"test/{name}" for name in SHOWN} <= {*tags["images"]}
-    assert sum(tag.startswith("validation/") for tag in tags["images"]) == 2  # 7 images, 30 % held out
+    assert (
+        sum(tag.startswith("validation/") for tag in tags["images"]) == 2
+    )  # 7 images, 30 % held out
     assert {"curves/image ROC", "curves/pixel PRO"} <= {*tags["images"]}
     assert {"scores/good", "scores/anomalous"} == {*tags["histograms"]}
     picture = Image.open(io.BytesIO(events.Images(f"test/{SHOWN[0]}")[0].encoded_image_string))
@@ -86,12 +103,16 @@ def test_weights_and_biases(run):
     assert [c.partition(" ")[2] for c in history["test/images.captions"][-1]] == SHOWN
     (media,) = (folder / "wandb").glob("offline-run-*/files")
     for kind in ("test/images", "test/heat_maps", "validation/images", "validation/heat_maps"):
-        assert all((media / name).is_file() for names in history[f"{kind}.filenames"] for name in names)
+        assert all(
+            (media / name).is_file() for names in history[f"{kind}.filenames"] for name in names
+        )
     truth = Image.open(media / history["test/images.all_masks"][-1][0]["truth"]["path"])
     assert np.asarray(truth).max() == 1
     assert history["scores/good._type"] == ["histogram"]
     assert history["curves/pixel PRO_table._type"] == ["table-file"]
-    assert yaml.safe_load(config["config"])["model"]["class_path"] == f"lightning_ad.methods.{method}"
+    assert (
+        yaml.safe_load(config["config"])["model"]["class_path"] == f"lightning_ad.methods.{method}"
+    )
     content = json.loads((path / "metrics.json").read_text())
     sets = content["protocol"]["test_set"], content["training_set"]
     assert (config["test_set"], config["training_set"]) == sets
@@ -111,7 +132,10 @@ def test_mlflow(run):
     for name, value in metrics_of(path).items():
         assert found.data.metrics[name] == pytest.approx(value, rel=1e-6)
     assert found.data.tags["method"] == method
-    artifacts = {p.relative_to(folder).as_posix().partition("/artifacts/")[2] for p in folder.rglob("artifacts/**/*")}
+    artifacts = {
+        p.relative_to(folder).as_posix().partition("/artifacts/")[2]
+        for p in folder.rglob("artifacts/**/*")
+    }
     assert any(name.startswith("test/step_") and name.endswith("/02.png") for name in artifacts)
     assert any(name.startswith("scores/anomalous/step_") for name in artifacts)
     assert "config.yaml" in artifacts
@@ -140,7 +164,10 @@ def test_panels_show_the_outline_and_the_heat():
     heat = np.zeros((40, 60), np.float32)
     heat[12, 33] = 9
     image = np.full((40, 60, 3), 100, np.uint8)
-    bad, good = Scene("bad", 9, image, heat, truth), Scene("good", 1, image, heat * 0 + 1, truth & False)
+    bad, good = (
+        Scene("bad", 9, image, heat, truth),
+        Scene("good", 1, image, heat * 0 + 1, truth & False),
+    )
     assert colours([bad, good]) == (1.0, 9.0)
     drawn = panel(bad, 0.0, 9.0)
     assert drawn.shape == (40 + 18, 2 * 60 + 4, 3)
@@ -156,25 +183,48 @@ def test_drawn_charts_have_their_line_where_the_values_are():
     left, middle = np.flatnonzero(red.any(0))[0], red[:, (48 + 408) // 2]
     assert left == pytest.approx(48, abs=2)
     assert np.flatnonzero(middle)[0] == pytest.approx(26, abs=3)  # y = 1 is the top of the chart
-    bars = (drawn_histogram("scores", np.array([0.0, 1.0, 1.0], np.float32)) == (0xC2, 0x41, 0x0C)).all(-1)
+    bars = (
+        drawn_histogram("scores", np.array([0.0, 1.0, 1.0], np.float32)) == (0xC2, 0x41, 0x0C)
+    ).all(-1)
     assert bars[:, -20].sum() == pytest.approx(2 * bars[:, 50].sum(), rel=0.05)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/sweeps").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_sweeps_run_as_they_are(path, trees, tmp_path, monkeypatch):
     """The command that an agent would type for the first values of a sweep, on a small tree and a small network."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.chdir(ROOT)
     sweep = yaml.safe_load(path.read_text())
-    values = {k: p["values"][0] if "values" in p else p["min"] for k, p in sweep["parameters"].items()}
+    values = {
+        k: p["values"][0] if "values" in p else p["min"] for k, p in sweep["parameters"].items()
+    }
     own = [part for part in sweep["command"] if not part.startswith("$")]
-    assert [*sweep["command"][:3], sweep["command"][-1]] == ["${env}", "${interpreter}", "${program}", "${args}"]
+    assert [*sweep["command"][:3], sweep["command"][-1]] == [
+        "${env}",
+        "${interpreter}",
+        "${program}",
+        "${args}",
+    ]
     assert sweep["program"] == "train.py"
     method = {"patchcore": "PatchCore", "draem": "DRAEM"}[path.stem]
-    small = [f for f in flags(method, "mvtec", trees, tmp_path) if f not in ("--config",) and "configs/" not in f]
+    small = [
+        f
+        for f in flags(method, "mvtec", trees, tmp_path)
+        if f not in ("--config",) and "configs/" not in f
+    ]
     swept = [f"--{name}={value}" for name, value in values.items()]
-    small = [*small, "--trainer.logger.save_dir", str(tmp_path), "--data.validation_share", "0.3", *QUIET, *swept]
+    small = [
+        *small,
+        "--trainer.logger.save_dir",
+        str(tmp_path),
+        "--data.validation_share",
+        "0.3",
+        *QUIET,
+        *swept,
+    ]
     done = train([*own, *small])
     assert sweep["metric"]["name"] == "validation_AUROC"
     assert logged(done.path, "validation_AUROC")

@@ -10,7 +10,9 @@ from lightning_ad.reporting.maps import read_map, write_map
 @pytest.mark.parametrize("values", [(0.0, 1.0), (-3e-6, 2e-6), (1e4, 1.0001e4), (-1e30, 1e30)])
 def test_values_come_back(tmp_path, values):
     low, high = values
-    map = low + (high - low) * torch.rand(37, 53, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    map = low + (high - low) * torch.rand(
+        37, 53, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
     map = map.float()
     write_map(tmp_path / "maps" / "a.png", map)
     back = read_map(tmp_path / "maps" / "a.png")

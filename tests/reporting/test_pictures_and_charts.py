@@ -95,7 +95,9 @@ def test_data_uri_is_an_image(format):
         assert np.abs(np.asarray(back.convert("RGB")).astype(int) - image).max() < 6
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 1.05), (-3e-5, 2e-5), (990, 1010), (0, 84), (1e-6, 1)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0, 1.05), (-3e-5, 2e-5), (990, 1010), (0, 84), (1e-6, 1)]
+)
 def test_axis_has_a_few_ticks(low, high):
     axis = Axis.fit([low, high])
     ticks = axis.ticks()
@@ -127,6 +129,9 @@ def test_hatched_where_the_mask_is_and_nowhere_else():
     drawn = pictures.hatch(image, mask, 5)
     assert (drawn[~mask] == 200).all()
     assert drawn.dtype == np.uint8
-    assert {tuple(colour) for colour in drawn[mask].reshape(-1, 3).tolist()} == {(164,) * 3, (40,) * 3}
+    assert {tuple(colour) for colour in drawn[mask].reshape(-1, 3).tolist()} == {
+        (164,) * 3,
+        (40,) * 3,
+    }
     assert (drawn[mask] == 40).all(1).mean() == 0.2  # one of five
     assert (image == 200).all()

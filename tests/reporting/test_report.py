@@ -17,7 +17,13 @@ from lightning_ad.reporting.maps import write_map
 from lightning_ad.reporting.run_results import RunResults
 from lightning_ad.reporting.tables import ImageResult, read_predictions, write_predictions
 
-ODD = ['a, "b".png', "ünï/码 'c'.png", "<script>alert(1)</script>.png", "two\nlines.png", "back\\slash $title.png"]
+ODD = [
+    'a, "b".png',
+    "ünï/码 'c'.png",
+    "<script>alert(1)</script>.png",
+    "two\nlines.png",
+    "back\\slash $title.png",
+]
 
 
 def results(rows, **changes):
@@ -44,7 +50,15 @@ def run(folder, number, size=64, paths=None):
         write_map(folder / f"maps/{i}.png", torch.from_numpy(map))
         label = i % 2
         rows.append(
-            ImageResult(path, label, ["good", "hole"][label], float(map.max()), 0.5, bool(i % 3), f"maps/{i}.png")
+            ImageResult(
+                path,
+                label,
+                ["good", "hole"][label],
+                float(map.max()),
+                0.5,
+                bool(i % 3),
+                f"maps/{i}.png",
+            )
         )
         mask = (map > 0.8 * map.max()) & bool(label)
         pictures[path] = rng.integers(0, 256, (size, size, 3), dtype=np.uint8), mask
@@ -60,7 +74,14 @@ def written(folder, results, picture):
 @pytest.mark.parametrize("maps", [False, True])
 def test_predictions_come_back(tmp_path, maps):
     rows = [
-        ImageResult(path, i % 2, 'a "kind", odd', 0.1 + i / 3, [None, 1e-9][i % 2], [None, True, False][i % 3])
+        ImageResult(
+            path,
+            i % 2,
+            'a "kind", odd',
+            0.1 + i / 3,
+            [None, 1e-9][i % 2],
+            [None, True, False][i % 3],
+        )
         for i, path in enumerate(ODD)
     ]
     if maps:
@@ -114,7 +135,11 @@ def test_size_for_600_images(tmp_path):
 def test_one_kind_alone(tmp_path, label):
     rows, picture = run(tmp_path, 8)
     rows = [r for r in rows if r.label == label]
-    page = written(tmp_path, results(rows, metrics=dict.fromkeys(METRICS, math.nan), plots={}, training={}), picture)
+    page = written(
+        tmp_path,
+        results(rows, metrics=dict.fromkeys(METRICS, math.nan), plots={}, training={}),
+        picture,
+    )
     assert page.count('<b class="none">n/a</b>') == 8
     assert page.count(["<em>no anomalous images", "<em>no good images"][label]) == 8
     assert "nothing to tell apart" in page
@@ -139,8 +164,14 @@ def test_a_failed_report_leaves_the_old_one(tmp_path):
 
 def test_colour_scale(tmp_path):
     for name, value in {"a": 1.0, "b": 5.0}.items():
-        write_map(tmp_path / f"{name}.png", torch.tensor([[value, value], [value, value + 1]]).repeat_interleave(8, 0))
-    rows = [ImageResult("a", 0, "good", 1.0, map_path="a.png"), ImageResult("b", 1, "x", 6.0, map_path="b.png")]
+        write_map(
+            tmp_path / f"{name}.png",
+            torch.tensor([[value, value], [value, value + 1]]).repeat_interleave(8, 0),
+        )
+    rows = [
+        ImageResult("a", 0, "good", 1.0, map_path="a.png"),
+        ImageResult("b", 1, "x", 6.0, map_path="b.png"),
+    ]
     assert colour_scale(rows, tmp_path) == (1.0, 6.0)
     assert colour_scale([], tmp_path) == (0.0, 1.0)
 
@@ -151,7 +182,9 @@ def test_the_limit_is_drawn_where_it_is(tmp_path):
     between = Threshold((scores[4] + scores[5]) / 2, None, "number", "a number")
     assert "called anomalous above" in written(tmp_path, results(rows, threshold=between), picture)
     beyond = replace(between, image=scores[-1] + 100)
-    assert "called anomalous above" not in written(tmp_path, results(rows, threshold=beyond), picture)
+    assert "called anomalous above" not in written(
+        tmp_path, results(rows, threshold=beyond), picture
+    )
 
 
 def test_an_endless_score_is_a_number_for_the_page(tmp_path):

@@ -16,7 +16,9 @@ from lightning_ad.reporting.maps import write_map
 from lightning_ad.reporting.run_results import RunResults
 from lightning_ad.reporting.tables import ImageResult
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -41,10 +43,17 @@ def page(tmp_path_factory):
         map = ndimage.gaussian_filter(rng.normal(size=(48, 48)), 4).astype(np.float32)
         write_map(folder / f"{i}.png", torch.from_numpy(map))
         called = bool(score > LIMIT)
-        rows.append(ImageResult(f"/data/{i}.png", int(label), defect, float(score), 0.5, called, f"{i}.png"))
-        pictures[f"/data/{i}.png"] = rng.integers(0, 256, (48, 48, 3), np.uint8), (map > 0.05) & bool(label)
+        rows.append(
+            ImageResult(f"/data/{i}.png", int(label), defect, float(score), 0.5, called, f"{i}.png")
+        )
+        pictures[f"/data/{i}.png"] = (
+            rng.integers(0, 256, (48, 48, 3), np.uint8),
+            (map > 0.05) & bool(label),
+        )
     limit = Threshold(LIMIT, None, "number", "given")
-    results = RunResults("a run", dict.fromkeys(METRIC_NAMES, 0.9), rows, {}, {}, {}, "", threshold=limit)
+    results = RunResults(
+        "a run", dict.fromkeys(METRIC_NAMES, 0.9), rows, {}, {}, {}, "", threshold=limit
+    )
     write_report(folder / "report.html", results, lambda row: pictures[row.path], folder)
     return folder / "report.html"
 
@@ -65,8 +74,15 @@ def counts(dom):
 
 def expected(limit):
     above = limit < SCORES
-    sums = (above & (LABELS == 1), ~above & (LABELS == 1), ~above & (LABELS == 0), above & (LABELS == 0))
-    return dict(zip(("found", "missed", "passed", "false-alarm"), (int(s.sum()) for s in sums), strict=True))
+    sums = (
+        above & (LABELS == 1),
+        ~above & (LABELS == 1),
+        ~above & (LABELS == 0),
+        above & (LABELS == 0),
+    )
+    return dict(
+        zip(("found", "missed", "passed", "false-alarm"), (int(s.sum()) for s in sums), strict=True)
+    )
 
 
 def gallery(dom):
@@ -84,7 +100,12 @@ def test_it_opens_at_the_limit_of_the_run(page, tmp_path):
 @pytest.mark.parametrize("position", [0, 1, 4, 7])
 def test_the_slider_changes_counts_and_gallery(page, tmp_path, position):
     move = f'slider.limit.value = {position}; slider.limit.dispatchEvent(new Event("input", {{bubbles: true}}));'
-    dom = shown(page, tmp_path, "", move + 'form.verdict.value = "missed"; form.dispatchEvent(new Event("input"));')
+    dom = shown(
+        page,
+        tmp_path,
+        "",
+        move + 'form.verdict.value = "missed"; form.dispatchEvent(new Event("input"));',
+    )
     limit = [SCORES.min() - 1, *np.unique(SCORES)][position]
     assert counts(dom) == expected(limit)
     assert len(gallery(dom)) == expected(limit)["missed"]
@@ -106,10 +127,15 @@ def test_a_click_enlarges_and_keys_go_on(page, tmp_path):
     assert "7.png" in dialog  # the highest score
     assert [m for m in ("#p0", "#h0", "#i0") if m in dialog] == ["#p0", "#h0", "#i0"]
     key = 'large.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight"}));'
-    dialog = shown(page, tmp_path, "", click + key).partition("<dialog")[2].partition("</dialog>")[0]
+    dialog = (
+        shown(page, tmp_path, "", click + key).partition("<dialog")[2].partition("</dialog>")[0]
+    )
     assert "5.png" in dialog
     enter = 'grid.children[2].dispatchEvent(new KeyboardEvent("keydown", {key: "Enter"}));'
-    assert "3.png" in shown(page, tmp_path, "", enter).partition("<dialog")[2].partition("</dialog>")[0]
+    assert (
+        "3.png"
+        in shown(page, tmp_path, "", enter).partition("<dialog")[2].partition("</dialog>")[0]
+    )
 
 
 def test_an_address_brings_the_same_view_back(page, tmp_path):
@@ -117,7 +143,9 @@ def test_an_address_brings_the_same_view_back(page, tmp_path):
     assert counts(dom) == expected(0.35)
     assert len(gallery(dom)) == 2
     assert 'open=""' in dom.partition("<dialog")[2].partition(">")[0]
-    kept = shown(page, tmp_path, "limit=0.35&defect=hole", "remember(); document.title = location.hash;")
+    kept = shown(
+        page, tmp_path, "limit=0.35&defect=hole", "remember(); document.title = location.hash;"
+    )
     assert "<title>#defect=hole&amp;limit=0.35</title>" in kept
 
 

@@ -29,14 +29,18 @@ def naive_greedy(vectors, first, count, nearest=None):
 
 def test_greedy_equals_a_naive_one():
     vectors = np.random.default_rng(0).normal(size=(400, 7)).astype(np.float32)
-    ours = k_center_greedy(torch.from_numpy(vectors), 60, generator(), starting_points=None).rows.tolist()
+    ours = k_center_greedy(
+        torch.from_numpy(vectors), 60, generator(), starting_points=None
+    ).rows.tolist()
     assert ours == naive_greedy(vectors, ours[0], 60)
 
 
 def test_approximate_start_is_the_mean_distance_to_random_points():
     vectors = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32)
     starts = torch.randperm(300, generator=generator(4))[:10].numpy()
-    distances = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors[starts], axis=2).mean(1)
+    distances = np.linalg.norm(vectors[:, None].astype(np.float64) - vectors[starts], axis=2).mean(
+        1
+    )
     ours = k_center_greedy(torch.from_numpy(vectors), 40, generator(4)).rows.tolist()
     assert ours == naive_greedy(vectors, None, 40, distances)
 
@@ -105,7 +109,9 @@ before = held("VmRSS")
 k_center_greedy(vectors, 50, draw, {starting_points})
 print((held("VmHWM") - before) * 1024 / vectors.nbytes)
 """
-    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+    )
     assert float(ran.stdout) < 0.5
 
 
@@ -135,7 +141,9 @@ def test_a_selection_goes_on_where_it_was_stopped(monkeypatch, starting_points, 
     vectors = torch.randn(500, 6, generator=torch.Generator().manual_seed(3))
 
     def select(keeper=None):
-        return coreset.k_center_greedy(vectors, 60, torch.Generator().manual_seed(0), starting_points, keeper=keeper)
+        return coreset.k_center_greedy(
+            vectors, 60, torch.Generator().manual_seed(0), starting_points, keeper=keeper
+        )
 
     whole, stopped = select(), Kept(rounds)
     with pytest.raises(InterruptedError):

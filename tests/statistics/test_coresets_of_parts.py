@@ -17,7 +17,9 @@ def vectors():
 
 def merged(own, size):
     generator = torch.Generator().manual_seed(2)
-    return coresets_of_parts(lambda start, stop: own[start:stop], len(own), size, COUNT, generator, None)
+    return coresets_of_parts(
+        lambda start, stop: own[start:stop], len(own), size, COUNT, generator, None
+    )
 
 
 def covers(centres):
@@ -48,9 +50,13 @@ def test_no_more_is_left_than_can_be_held():
     assert COUNT <= len(left) <= 100
     for total, size, count in ((1500, 100, 95), (1401, 100, 90), (1500, 40, 40), (50, 30, 30)):
         own = vectors()[:total]
-        left, _ = coresets_of_parts(lambda a, b, v=own: v[a:b], total, size, count, torch.Generator(), None)
+        left, _ = coresets_of_parts(
+            lambda a, b, v=own: v[a:b], total, size, count, torch.Generator(), None
+        )
         assert count <= len(left.unique()) == len(left) <= size
-    with pytest.raises(UserError, match=r"40 vectors .* room for 39; raise it, or lower model\.coreset_ratio"):
+    with pytest.raises(
+        UserError, match=r"40 vectors .* room for 39; raise it, or lower model\.coreset_ratio"
+    ):
         merged(vectors(), 39)
 
 

@@ -46,7 +46,9 @@ def test_ledoit_wolf_is_that_of_scikit_learn(shape):
     expected, found = LedoitWolf().fit(values), gaussian(values)
     assert float(found.shrinkage) == pytest.approx(expected.shrinkage_, rel=1e-9)
     covariance = np.linalg.inv(found.whitening.T @ found.whitening)
-    np.testing.assert_allclose(covariance, expected.covariance_, rtol=0, atol=1e-9 * expected.covariance_.max())
+    np.testing.assert_allclose(
+        covariance, expected.covariance_, rtol=0, atol=1e-9 * expected.covariance_.max()
+    )
     wanted = distances(new, expected.location_, expected.covariance_)
     np.testing.assert_allclose(found.squared(torch.from_numpy(new)).sqrt(), wanted, rtol=1e-8)
 
@@ -54,7 +56,9 @@ def test_ledoit_wolf_is_that_of_scikit_learn(shape):
 def test_without_shrinkage():
     values, new = sample(40, 6), sample(7, 6)
     wanted = distances(new, values.mean(0), empirical_covariance(values))
-    np.testing.assert_allclose(gaussian(values, shrink=False).squared(torch.from_numpy(new)).sqrt(), wanted, rtol=1e-8)
+    np.testing.assert_allclose(
+        gaussian(values, shrink=False).squared(torch.from_numpy(new)).sqrt(), wanted, rtol=1e-8
+    )
     with pytest.raises(torch.linalg.LinAlgError):
         gaussian(sample(12, 30), shrink=False)
     with pytest.raises(torch.linalg.LinAlgError):
@@ -78,11 +82,17 @@ def test_principal_components_are_those_of_scikit_learn(shape, kind):
 
 def test_shrinkage_of_components_is_near_that_of_the_projected_vectors():
     rng = np.random.default_rng(0)
-    values = rng.normal(size=(20000, 20)) * np.linspace(5, 0.5, 20) * rng.gamma(5.0, 0.2, size=(20000, 1))
+    values = (
+        rng.normal(size=(20000, 20))
+        * np.linspace(5, 0.5, 20)
+        * rng.gamma(5.0, 0.2, size=(20000, 1))
+    )
     for kind in ("pca", "npca"):
         found = gaussian(values, kind, 0.8)
         projected = PCA().fit(values).transform(values)
-        kept = projected[:, : found.dimension] if kind == "pca" else projected[:, -found.dimension :]
+        kept = (
+            projected[:, : found.dimension] if kind == "pca" else projected[:, -found.dimension :]
+        )
         assert float(found.shrinkage) == pytest.approx(LedoitWolf().fit(kept).shrinkage_, rel=0.05)
 
 

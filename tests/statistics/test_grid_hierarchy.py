@@ -13,11 +13,17 @@ def test_each_position_lies_in_the_places_of_its_nearest_neighbours(grids):
     cells = nested.cells
     for stage in range(len(grids) - 1, -1, -1):
         (height, width), (down, right) = grids[stage], grids[-1]
-        wanted = [y * height // down * width + x * width // right for y in range(down) for x in range(right)]
+        wanted = [
+            y * height // down * width + x * width // right
+            for y in range(down)
+            for x in range(right)
+        ]
         assert nested.places[stage][cells].tolist() == wanted
         if stage:
             cells = cells // (nested.counts()[stage] // nested.counts()[stage - 1])
-    assert len(set(nested.cells.tolist())) == len(nested.cells)  # the last grid is that of the positions
+    assert len(set(nested.cells.tolist())) == len(
+        nested.cells
+    )  # the last grid is that of the positions
 
 
 @pytest.mark.parametrize(
@@ -26,7 +32,10 @@ def test_each_position_lies_in_the_places_of_its_nearest_neighbours(grids):
         ([(2, 3), (4, 6), (8, 12)], [6, 24, 96]),
         ([(1, 1)], [1]),
         ([(2, 2), (4, 4)], [4, 16]),
-        ([(2, 2), (3, 3)], [9, 9]),  # the middle third lies in both halves: two parts of 2 each would be 16
+        (
+            [(2, 2), (3, 3)],
+            [9, 9],
+        ),  # the middle third lies in both halves: two parts of 2 each would be 16
     ],
 )
 def test_how_many_cells_there_are(grids, counts):

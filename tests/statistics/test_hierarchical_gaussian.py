@@ -80,7 +80,9 @@ def test_moments_come_back(grids):
     fitted.resume(resumed, 20)
     whole = observed(fitted.nested, maps, 7).finish()
     wanted = at_positions(fitted.nested, whole.scatters)
-    np.testing.assert_allclose(at_positions(fitted.nested, resumed.scatters), wanted, atol=1e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(
+        at_positions(fitted.nested, resumed.scatters), wanted, atol=1e-5 * np.abs(wanted).max()
+    )
     for own, wanted in zip(resumed.means, whole.means, strict=True):
         np.testing.assert_allclose(own, wanted, rtol=1e-6)
     resumed.means[0].fill_(7.0)
@@ -92,7 +94,9 @@ def test_half_storage():
     maps, new = levels(grids), levels(grids, 3, seed=1)
     fitted = gaussian(grids, maps, torch.float16)
     assert fitted.factors[0][0].dtype == torch.float16
-    np.testing.assert_allclose(fitted.squared(fitted.nested.flat(new)), distances(grids, maps, new), rtol=2e-2)
+    np.testing.assert_allclose(
+        fitted.squared(fitted.nested.flat(new)), distances(grids, maps, new), rtol=2e-2
+    )
 
 
 def test_a_covariance_without_an_inverse_is_refused():

@@ -24,7 +24,9 @@ def test_no_worse_than_scikit_learn_from_the_same_start(tolerance, seed, monkeyp
     vectors = blobs() + 50  # far from the origin, where products cancel
     start = vectors[torch.randperm(600, generator=torch.Generator().manual_seed(seed))[:40]]
     found = kmeans(vectors, start, tolerance=tolerance)
-    theirs = KMeans(40, n_init=1, init=start.double().numpy(), tol=tolerance, algorithm="lloyd").fit(vectors.double())
+    theirs = KMeans(
+        40, n_init=1, init=start.double().numpy(), tol=tolerance, algorithm="lloyd"
+    ).fit(vectors.double())
     squared = cdist(vectors.double(), found.centres.double(), "sqeuclidean")
     assert found.inertia == pytest.approx(squared.min(1).sum(), rel=1e-6)
     assert found.inertia <= theirs.inertia_ * (1 + 1e-6)

@@ -42,7 +42,9 @@ def test_batches_do_not_change_a_bit_and_a_state_goes_on(monkeypatch):
     other = Moments(nested, torch.float64)
     other.restore(observed(nested, [m[:11] for m in maps], 11).state())
     other.update(nested.flat([m[11:] for m in maps]))
-    for one, two in zip(whole.finish().state()["sums"], other.finish().state()["sums"], strict=True):
+    for one, two in zip(
+        whole.finish().state()["sums"], other.finish().state()["sums"], strict=True
+    ):
         assert torch.equal(one, two)
 
 
@@ -53,7 +55,9 @@ def test_a_state_that_waits_for_more_than_a_block(monkeypatch):
     monkeypatch.setattr(streaming, "BLOCK", 8)  # it was 64
     restored.restore(state)
     assert restored.finish().count == 20
-    np.testing.assert_allclose(restored.means[-1][nested.cells], replicated(maps, grids).mean(0)[:, -2:], rtol=1e-12)
+    np.testing.assert_allclose(
+        restored.means[-1][nested.cells], replicated(maps, grids).mean(0)[:, -2:], rtol=1e-12
+    )
 
 
 def test_they_are_freed_at_once():
@@ -93,7 +97,9 @@ def test_processes_are_merged_even_where_one_has_seen_nothing(over_processes):
     whole = observed(nest(grids), levels(grids), 20).finish().state()["sums"]
     for sums in found:
         for one, two in zip(sums, whole, strict=True):
-            np.testing.assert_allclose(one, two, rtol=0, atol=1e-12 * max(two.abs().flatten().tolist(), default=0))
+            np.testing.assert_allclose(
+                one, two, rtol=0, atol=1e-12 * max(two.abs().flatten().tolist(), default=0)
+            )
 
 
 def vectors(images=75, dimension=7, offset=10.0):
@@ -114,7 +120,9 @@ def assert_norms(moments, values, tolerance=1e-11):
     assert moments.count == len(values)
     np.testing.assert_allclose(moments.mean, values.mean(0), rtol=tolerance)
     deviations = values - values.mean(0)
-    np.testing.assert_allclose(moments.scatter, deviations.T @ deviations, rtol=0, atol=tolerance * len(values))
+    np.testing.assert_allclose(
+        moments.scatter, deviations.T @ deviations, rtol=0, atol=tolerance * len(values)
+    )
     norms = (deviations**2).sum(1)
     np.testing.assert_allclose(moments.fourth[0], (norms**2).sum(), rtol=tolerance)
     third = (norms[:, None] * deviations).sum(0)

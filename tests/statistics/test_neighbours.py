@@ -15,7 +15,9 @@ def test_neighbours_are_scikit_learns(count, offset, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     bank = torch.randn(500, 16, generator=generator, dtype=torch.float64) + offset
     queries = torch.randn(40, 16, generator=generator, dtype=torch.float64) + offset
-    distances, rows = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(bank).kneighbors(queries)
+    distances, rows = (
+        NearestNeighbors(n_neighbors=count, algorithm="brute").fit(bank).kneighbors(queries)
+    )
     squared, found = nearest_neighbours(queries.float(), bank.float(), count)
     expected = torch.from_numpy(distances).square().float()
     torch.testing.assert_close(squared, expected, rtol=1e-4, atol=0)

@@ -18,7 +18,9 @@ def test_the_checkpoint_before_stays_until_the_next_is_whole(tmp_path):
     path, disk = tmp_path / "run/last.ckpt", WholeCheckpoints()
     disk.save_checkpoint({"epoch": 1, "weights": torch.arange(1000)}, path)
     with pytest.raises(OSError, match="No space left"):
-        disk.save_checkpoint({"epoch": 2, "weights": torch.arange(1000), "more": Unwritable()}, path)
+        disk.save_checkpoint(
+            {"epoch": 2, "weights": torch.arange(1000), "more": Unwritable()}, path
+        )
     found = read_state(path)
     assert found["epoch"] == 1
     assert torch.equal(found["weights"], torch.arange(1000))

@@ -43,7 +43,9 @@ def mapped_bytes():
     return int(Path("/proc/self/statm").read_text().split()[2]) * resource.getpagesize()
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="only Linux tells what is in memory")
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").is_file(), reason="only Linux tells what is in memory"
+)
 def test_pages_of_the_file_do_not_stay_in_memory():
     before, size = mapped_bytes(), 64 * 2**20
     store = VectorStore(size // 2**20, 1)

@@ -32,7 +32,10 @@ def test_rows_and_columns_are_given_as_they_were_put(memory_bytes, blocks, dtype
     assert torch.equal(store[which, slice(1, 4)], ROWS[which, 1:4].to(dtype))
     store.resize(9, 5, dtype, keep=6)
     store[torch.tensor([8, 6])] = -ROWS[:2]
-    assert torch.equal(store[torch.tensor([0, 5, 6, 8])], torch.stack([ROWS[0], ROWS[5], -ROWS[1], -ROWS[0]]).to(dtype))
+    assert torch.equal(
+        store[torch.tensor([0, 5, 6, 8])],
+        torch.stack([ROWS[0], ROWS[5], -ROWS[1], -ROWS[0]]).to(dtype),
+    )
 
 
 @pytest.mark.parametrize("memory_bytes", [None, 1])
@@ -63,7 +66,9 @@ def held(name):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="only Linux tells what is in memory")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").is_file(), reason="only Linux tells what is in memory"
+)
 def test_a_checkpoint_is_written_with_a_block_in_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(module, "BLOCK_BYTES", 4 * 2**20)
     store = RowStore(1)
@@ -82,11 +87,17 @@ def test_a_checkpoint_is_written_with_a_block_in_memory(monkeypatch, tmp_path):
 
 def shared_by(rank):
     module.BLOCK_BYTES = 3 * 2 * (2 * 2 + 8 + 2 * 4)  # two rows of each process at a time
-    rows = [torch.tensor([6, 0, 3, 5, 1]), torch.empty(0, dtype=torch.int64), torch.tensor([2, 4])][rank]
+    rows = [torch.tensor([6, 0, 3, 5, 1]), torch.empty(0, dtype=torch.int64), torch.tensor([2, 4])][
+        rank
+    ]
     ours, theirs = torch.full((7, 2), -1.0, dtype=torch.float16), torch.full((7,), -1)
     store = RowStore(1)
     store.resize(7, 2, torch.float32)
-    ours[rows], theirs[rows], store[rows] = rows[:, None].half(), rows * 10, rows[:, None].expand(-1, 2).float()
+    ours[rows], theirs[rows], store[rows] = (
+        rows[:, None].half(),
+        rows * 10,
+        rows[:, None].expand(-1, 2).float(),
+    )
     share_rows([ours, theirs, store], rows, torch.device("cpu"))
     return ours, theirs, store[torch.arange(7)]
 

@@ -18,7 +18,7 @@ from lightning_ad.commands.benchmark.slurm import job_array
 from lightning_ad.commands.benchmark.table import circumstances, reservations, result, rows
 from lightning_ad.commands.benchmark.writing import write_tables
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.reporting.run_folder import RunFolder
+from lightning_ad.system.run_folder import RunFolder
 
 ABOUT = """Runs methods on data sets with several seeds, and writes one table: metrics with intervals over seeds, costs,
 and what was published. Each cell is a run folder. The same command again goes on: finished cells are not run again, a
@@ -50,7 +50,9 @@ def benchmark(args: Sequence[str]) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"cannot make the folder {folder}: {error.strerror}; choose another with --output") from error
+        raise UsageError(
+            f"cannot make the folder {folder}: {error.strerror}; choose another with --output"
+        ) from error
     if wanted.slurm:
         typed = ["lightning-ad", "benchmark", *(arg for arg in args if arg != "--slurm")]
         print(job_array(typed, len(cells), f"{folder}/slurm-%a.txt"), end="")
@@ -61,7 +63,8 @@ def benchmark(args: Sequence[str]) -> int:
         _write(folder, cells)
     if failed:
         print(
-            f"error: {len(failed)} of {len(chosen)} cells failed; the same command tries them again:", file=sys.stderr
+            f"error: {len(failed)} of {len(chosen)} cells failed; the same command tries them again:",
+            file=sys.stderr,
         )
         print("\n".join(f"  {cell.name}: {why}" for cell, why in failed.items()), file=sys.stderr)
     return 1 if failed else 0
@@ -90,8 +93,13 @@ def _write(folder: Path, cells: Sequence[Cell]) -> None:
     """The table of the cells that are finished."""
     found, reports = {}, {}
     for cell in cells:
-        if finished := [version for version in RunFolder.versions(folder / cell.name) if version.finished]:
-            found[cell], reports[cell.name] = result(finished[-1]), finished[-1].report.relative_to(folder)
+        if finished := [
+            version for version in RunFolder.versions(folder / cell.name) if version.finished
+        ]:
+            found[cell], reports[cell.name] = (
+                result(finished[-1]),
+                finished[-1].report.relative_to(folder),
+            )
     if not found:
         return
     table, told, beside = rows(found), reservations(found), circumstances(found)
@@ -100,7 +108,9 @@ def _write(folder: Path, cells: Sequence[Cell]) -> None:
     print("\n" + files[0].read_text())
     if missing := [cell.name for cell in cells if cell not in found]:
         print(f"{len(found)} of {len(cells)} cells are finished; missing: {', '.join(missing)}")
-    print(f"Tables and plots: {folder / 'index.html'}; beside it metrics and costs as .md, .csv, .tex")
+    print(
+        f"Tables and plots: {folder / 'index.html'}; beside it metrics and costs as .md, .csv, .tex"
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,24 +118,39 @@ def _parser() -> argparse.ArgumentParser:
         "lightning-ad benchmark", description=ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("--methods", required=True, help="names in configs/, or YAML files, between commas")
-    parser.add_argument("--data", required=True, help="names in configs/data/, or YAML files, between commas")
     parser.add_argument(
-        "--categories", help="of the data sets that have some, which then must be named: all, or names between commas"
+        "--methods", required=True, help="names in configs/, or YAML files, between commas"
     )
     parser.add_argument(
-        "--seeds", default="0", help="one run for each, between commas: its seed_everything (default: 0)"
+        "--data", required=True, help="names in configs/data/, or YAML files, between commas"
+    )
+    parser.add_argument(
+        "--categories",
+        help="of the data sets that have some, which then must be named: all, or names between commas",
+    )
+    parser.add_argument(
+        "--seeds",
+        default="0",
+        help="one run for each, between commas: its seed_everything (default: 0)",
     )
     parser.add_argument("--output", default="runs", help="the folder of all runs (default: runs)")
-    parser.add_argument("--name", default="benchmark", help="of the benchmark, a folder there (default: benchmark)")
+    parser.add_argument(
+        "--name", default="benchmark", help="of the benchmark, a folder there (default: benchmark)"
+    )
     parser.add_argument(
         "--devices",
         type=int,
         help="cells at a time: one on each GPU, or sharing the processor (default: all GPUs, or 1)",
     )
-    parser.add_argument("--slurm", action="store_true", help="print a SLURM job array that runs the cells, and end")
-    parser.add_argument("--cell", type=int, help="run this one alone, from 0 on, and write no table")
-    parser.add_argument("--table_only", action="store_true", help="run nothing, write the table of what is finished")
+    parser.add_argument(
+        "--slurm", action="store_true", help="print a SLURM job array that runs the cells, and end"
+    )
+    parser.add_argument(
+        "--cell", type=int, help="run this one alone, from 0 on, and write no table"
+    )
+    parser.add_argument(
+        "--table_only", action="store_true", help="run nothing, write the table of what is finished"
+    )
     return parser
 
 
@@ -138,7 +163,9 @@ def _devices(wanted: int | None) -> list[dict[str, str]]:
     there = torch.cuda.device_count()
     count = wanted if wanted is not None else there or 1
     if count < 1 or (there and count > there):
-        raise UsageError(f"--devices must be at least 1{f' and at most {there}' if there else ''}; {count} came")
+        raise UsageError(
+            f"--devices must be at least 1{f' and at most {there}' if there else ''}; {count} came"
+        )
     if there:
         names = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(there)))).split(",")
         return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:count]]
@@ -161,7 +188,9 @@ def _config(name: str, folder: Path) -> Path:
 def _seeds(text: str) -> list[int]:
     seeds = _listed(text)
     if not seeds or not all(seed.isdecimal() for seed in seeds) or len({*seeds}) < len(seeds):
-        raise UsageError(f"--seeds takes different numbers between commas, such as 0,1,2; {text!r} came")
+        raise UsageError(
+            f"--seeds takes different numbers between commas, such as 0,1,2; {text!r} came"
+        )
     return [int(seed) for seed in seeds]
 
 

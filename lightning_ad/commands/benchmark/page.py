@@ -33,7 +33,9 @@ def write_page(
         for metric, called in ACCURACY.items():
             for cost in ("images_per_second", "fit_seconds"):
                 if any(metric in row.metrics for row in shown):
-                    plots.append(f"<figure><h3>{escape(of)}</h3>{_scatter(shown, metric, called, cost)}</figure>")
+                    plots.append(
+                        f"<figure><h3>{escape(of)}</h3>{_scatter(shown, metric, called, cost)}</figure>"
+                    )
     template = Template(Path(__file__).with_name("page.html.template").read_text(encoding="utf-8"))
     text = template.substitute(
         title=escape(title),
@@ -43,7 +45,8 @@ def write_page(
         notes="".join(f"<li>{escape(line)}</li>" for line in notes(rows, reservations)),
         circumstances="".join(f"<li>{escape(line)}</li>" for line in circumstances),
         reports="".join(
-            f'<li><a href="{quote(str(place))}">{escape(name)}</a></li>' for name, place in reports.items()
+            f'<li><a href="{quote(str(place))}">{escape(name)}</a></li>'
+            for name, place in reports.items()
         ),
     )
     with replacing(path, errors="xmlcharrefreplace") as file:
@@ -55,7 +58,10 @@ def _table(lines: Sequence[Sequence[str]], published: Sequence[bool]) -> str:
     body = []
     for number, line in enumerate(lines[1:]):
         kind = ' class="published"' if published and published[number] else ""
-        cells = "".join(f"<td{' class=place' if n < len(PLACE) else ''}>{escape(c)}</td>" for n, c in enumerate(line))
+        cells = "".join(
+            f"<td{' class=place' if n < len(PLACE) else ''}>{escape(c)}</td>"
+            for n, c in enumerate(line)
+        )
         body.append(f"<tr{kind}>{cells}</tr>")
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
@@ -70,7 +76,9 @@ def _scatter(rows: Sequence[Row], metric: str, called: str, cost: str) -> str:
     parts = []
     for value, share in zip(x.ticks(), x.place(x.ticks()), strict=True):
         at = LEFT + share * inner
-        parts.append(f'<path class="grid" d="M{at:.1f} {TOP}v{high}"/>{_text(f"{value:.10g}", at, TOP + high + 15)}')
+        parts.append(
+            f'<path class="grid" d="M{at:.1f} {TOP}v{high}"/>{_text(f"{value:.10g}", at, TOP + high + 15)}'
+        )
     for value, share in zip(y.ticks(), y.place(y.ticks()), strict=True):
         at = TOP + (1 - share) * high
         parts.append(
@@ -85,9 +93,14 @@ def _scatter(rows: Sequence[Row], metric: str, called: str, cost: str) -> str:
         across = LEFT + float(x.place(spent)) * inner
         up = TOP + (1 - float(y.place(found.mean))) * high
         low, top = (
-            TOP + (1 - float(y.place(min(max(e, y.low), y.high)))) * high for e in _ends(found.mean, found.half)
+            TOP + (1 - float(y.place(min(max(e, y.low), y.high)))) * high
+            for e in _ends(found.mean, found.half)
         )
-        named = row.configuration if len({r.category for r in rows}) == 1 else f"{row.configuration} {row.category}"
+        named = (
+            row.configuration
+            if len({r.category for r in rows}) == 1
+            else f"{row.configuration} {row.category}"
+        )
         label = max([up + 4, *(t + 12 for t in taken if abs(t - up - 4) < 12)])
         taken.append(label)
         parts.append(f'<path class="interval" d="M{across:.1f} {low:.1f}V{top:.1f}"/>')

@@ -14,15 +14,17 @@ from queue import SimpleQueue
 
 from lightning_ad.commands.benchmark.cells import Cell
 from lightning_ad.errors import Preempted, UsageError
-from lightning_ad.reporting.run_folder import RunFolder
 from lightning_ad.system.files import write_json
+from lightning_ad.system.run_folder import RunFolder
 from lightning_ad.system.signals import handing_on, say
 from lightning_ad.system.subprocesses import start_training
 
 LOG, LOCK, SETTINGS = "log.txt", ".lock", "cell.json"
 
 
-def run_cells(cells: Sequence[Cell], output: Path, devices: Sequence[dict[str, str]]) -> dict[Cell, str]:
+def run_cells(
+    cells: Sequence[Cell], output: Path, devices: Sequence[dict[str, str]]
+) -> dict[Cell, str]:
     """Runs those that are not finished, on as many devices at a time as there are.
 
     A cell goes on from its last checkpoint. Its output goes into `<output>/<cell>/log.txt`.
@@ -50,7 +52,11 @@ def run_cells(cells: Sequence[Cell], output: Path, devices: Sequence[dict[str, s
         number, cell = place
         device = free.get()
         try:
-            why = None if told else _run(cell, output / cell.name, f"[{number}/{len(cells)}]", device, told)
+            why = (
+                None
+                if told
+                else _run(cell, output / cell.name, f"[{number}/{len(cells)}]", device, told)
+            )
         finally:
             free.put(device)
         if why:
@@ -81,7 +87,9 @@ def check_cells(cells: Sequence[Cell], output: Path) -> None:
             )
 
 
-def _run(cell: Cell, folder: Path, label: str, device: dict[str, str], told: list[int]) -> str | None:
+def _run(
+    cell: Cell, folder: Path, label: str, device: dict[str, str], told: list[int]
+) -> str | None:
     """Runs a cell unless it is finished; why there is no result, or None. No other benchmark runs it meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder, f"{label} {cell.name}", told) as lock:
@@ -94,16 +102,32 @@ def _run(cell: Cell, folder: Path, label: str, device: dict[str, str], told: lis
             return None
         write_json(folder / SETTINGS, cell.settings)
         print(f"{label} {cell.name} {'goes on' if versions else 'begins'}", flush=True)
-        flags = [*cell.flags, "--output", str(folder.parent), "--name", cell.name, *(["--resume"] if versions else [])]
+        flags = [
+            *cell.flags,
+            "--output",
+            str(folder.parent),
+            "--name",
+            cell.name,
+            *(["--resume"] if versions else []),
+        ]
         with (folder / LOG).open("a") as log:
             start = log.tell()
             child = start_training(
-                flags, device, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, pass_fds=[lock]
+                flags,
+                device,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                pass_fds=[lock],
             )
             code = _wait(child, told)
     if code == 0:
         found = json.loads(RunFolder.find(folder).metrics.read_text())["metrics"]
-        shown = [f"{name} {found[name]:.4f}" for name in ("image_AUROC", "pixel_AUPRO_0.30") if found[name] is not None]
+        shown = [
+            f"{name} {found[name]:.4f}"
+            for name in ("image_AUROC", "pixel_AUPRO_0.30")
+            if found[name] is not None
+        ]
         print(f"{label} {cell.name}: {', '.join(shown)}", flush=True)
         return None
     if code == Preempted.exit_code or told:
@@ -111,7 +135,11 @@ def _run(cell: Cell, folder: Path, label: str, device: dict[str, str], told: lis
         return None
     ended = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
     why = _last_words(folder / LOG, start) or ended
-    print(f"{label} {cell.name} FAILED ({ended}): {why}  ({folder / LOG})", file=sys.stderr, flush=True)
+    print(
+        f"{label} {cell.name} FAILED ({ended}): {why}  ({folder / LOG})",
+        file=sys.stderr,
+        flush=True,
+    )
     return why
 
 

@@ -15,7 +15,7 @@ from scipy.special import stdtrit
 from lightning_ad.commands.benchmark.cells import Cell
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.reporting.provenance import differences
-from lightning_ad.reporting.run_folder import RunFolder
+from lightning_ad.system.run_folder import RunFolder
 
 MEAN = "mean"
 COSTS = {
@@ -37,7 +37,10 @@ class Estimate(NamedTuple):
         """Of at least one value."""
         if len(values) < 2:
             return cls(values[0])
-        return cls(fmean(values), float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values)))
+        return cls(
+            fmean(values),
+            float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values)),
+        )
 
 
 class Row(NamedTuple):
@@ -84,7 +87,9 @@ def result(folder: RunFolder) -> Result:
         "fit_seconds": seconds["fit"],
         "images_per_second": counts["test"] / seconds["test"],
         "peak_memory_gib": max(found["peak_memory_gib"].values()),
-        "checkpoint_mib": folder.checkpoint.stat().st_size / 2**20 if folder.checkpoint.is_file() else math.nan,
+        "checkpoint_mib": folder.checkpoint.stat().st_size / 2**20
+        if folder.checkpoint.is_file()
+        else math.nan,
     }
     method, layout = config["model"]["class_path"].rpartition(".")[2], config["data"]["layout"]
     return Result(method, layout, found["metrics"], costs, found["protocol"], found["device"])
@@ -97,7 +102,9 @@ def rows(results: Mapping[Cell, Result]) -> list[Row]:
         own = {cell: r for cell, r in results.items() if cell.data == data}
         names = list(dict.fromkeys(cell.category or "" for cell in own))
         for category in names:
-            made += _of_category(data, category, {c: r for c, r in own.items() if (c.category or "") == category})
+            made += _of_category(
+                data, category, {c: r for c, r in own.items() if (c.category or "") == category}
+            )
         if len(names) > 1:
             made += _means(data, names, own)
     return made
@@ -147,7 +154,11 @@ def _over_seeds(runs: Sequence[Result]) -> tuple[dict[str, Estimate], dict[str, 
 
 def _published(of: Result, data: str, category: str) -> Iterator[Row]:
     """One row for each source."""
-    found = [p for p in published() if (p["method"], p["data"], p["category"]) == (of.method, of.layout, category)]
+    found = [
+        p
+        for p in published()
+        if (p["method"], p["data"], p["category"]) == (of.method, of.layout, category)
+    ]
     for source in dict.fromkeys(p["source"] for p in found):
         metrics = {p["metric"]: Estimate(float(p["value"])) for p in found if p["source"] == source}
         yield Row(data, category, of.method, "", 0, metrics, {}, source)
@@ -162,10 +173,16 @@ def _published_mean(of: Result, data: str, categories: Sequence[str]) -> Iterato
     parts = [row for category in categories for row in _published(of, data, category)]
     for source in dict.fromkeys(row.note for row in parts):
         own = [row.metrics for row in parts if row.note == source]
-        named = [name for name in METRIC_NAMES if len(own) == len(categories) and all(name in m for m in own)]
+        named = [
+            name
+            for name in METRIC_NAMES
+            if len(own) == len(categories) and all(name in m for m in own)
+        ]
         if named:
             metrics = {name: Estimate(fmean(m[name].mean for m in own)) for name in named}
-            yield Row(data, MEAN, of.method, "", 0, metrics, {}, f"{source}, mean of these categories")
+            yield Row(
+                data, MEAN, of.method, "", 0, metrics, {}, f"{source}, mean of these categories"
+            )
 
 
 @cache
@@ -186,7 +203,10 @@ def reservations(results: Mapping[Cell, Result]) -> list[str]:
                 told += [
                     f"{data}, not measured alike: {name} {reference.protocol.get(name)} of {first.method}, "
                     f"{other.protocol.get(name)} of {cell.method}"
-                    for name in (line.partition(":")[0] for line in differences(reference.protocol, other.protocol))
+                    for name in (
+                        line.partition(":")[0]
+                        for line in differences(reference.protocol, other.protocol)
+                    )
                     if name != "resolution"  # which the resize tells
                 ]
     return list(dict.fromkeys(told))
@@ -222,6 +242,7 @@ def circumstances(results: Mapping[Cell, Result]) -> list[str]:
     """What costs are of: devices, and the size of images."""
     devices = ", ".join(sorted({r.device for r in results.values()}))
     sizes = dict.fromkeys(
-        f"{cell.method} on {cell.data}: {r.protocol.get('resolution')}" for cell, r in results.items()
+        f"{cell.method} on {cell.data}: {r.protocol.get('resolution')}"
+        for cell, r in results.items()
     )
     return [f"on {devices}; other work on the machine counts too", *sizes]

@@ -15,7 +15,10 @@ PLACE = ["data", "category", "method", "runs"]
 
 
 def write_tables(
-    folder: Path, rows: Sequence[Row], reservations: Sequence[str], circumstances: Sequence[str] = ()
+    folder: Path,
+    rows: Sequence[Row],
+    reservations: Sequence[str],
+    circumstances: Sequence[str] = (),
 ) -> list[Path]:
     """Writes `metrics` and `costs`, each as .md, .csv and .tex, with the reservations about the ones and the
     circumstances of the others; the files.
@@ -24,11 +27,17 @@ def write_tables(
     """
     metrics, costs = shown_metrics(rows, "±"), shown_costs(rows)
     texts = {
-        "metrics.md": _markdown(metrics) + "".join(f"\n- {line}" for line in notes(rows, reservations)) + "\n",
+        "metrics.md": _markdown(metrics)
+        + "".join(f"\n- {line}" for line in notes(rows, reservations))
+        + "\n",
         "metrics.csv": _csv([_csv_head(), *map(_csv_row, rows)]),
-        "metrics.tex": _latex(shown_metrics(rows, r"$\pm$"), [f"% {line}" for line in notes(rows, reservations)]),
+        "metrics.tex": _latex(
+            shown_metrics(rows, r"$\pm$"), [f"% {line}" for line in notes(rows, reservations)]
+        ),
         "costs.md": _markdown(costs) + "".join(f"\n- {line}" for line in circumstances) + "\n",
-        "costs.csv": _csv([[*PLACE, *COSTS], *([*_place(r), *_values(r, repr)] for r in rows if r.costs)]),
+        "costs.csv": _csv(
+            [[*PLACE, *COSTS], *([*_place(r), *_values(r, repr)] for r in rows if r.costs)]
+        ),
         "costs.tex": _latex(costs, []),
     }
     for name, text in texts.items():
@@ -40,24 +49,34 @@ def write_tables(
 def shown_metrics(rows: Sequence[Row], between: str) -> list[list[str]]:
     """Head and lines of the metrics, to three digits; `between` a mean and half its interval."""
     names = [
-        f"{name.replace('_', ' ').replace('pixel AUPRO', 'AUPRO')} {oracle(name)}".rstrip() for name in METRIC_NAMES
+        f"{name.replace('_', ' ').replace('pixel AUPRO', 'AUPRO')} {oracle(name)}".rstrip()
+        for name in METRIC_NAMES
     ]
-    lines = [[*_place(r), *(_shown(r.metrics.get(name), between) for name in METRIC_NAMES)] for r in rows]
+    lines = [
+        [*_place(r), *(_shown(r.metrics.get(name), between) for name in METRIC_NAMES)] for r in rows
+    ]
     return [[*PLACE, *names], *lines]
 
 
 def shown_costs(rows: Sequence[Row]) -> list[list[str]]:
     """Head and lines of what runs cost, of the measured ones."""
-    return [[*PLACE, *COSTS.values()], *([*_place(r), *_values(r, "{:.3g}".format)] for r in rows if r.costs)]
+    return [
+        [*PLACE, *COSTS.values()],
+        *([*_place(r), *_values(r, "{:.3g}".format)] for r in rows if r.costs),
+    ]
 
 
 def notes(rows: Sequence[Row], reservations: Sequence[str]) -> list[str]:
     """What is to be said below the table: sources of the published numbers, missing categories, reservations."""
     sources = dict.fromkeys(f"{r.method}, published: {r.note}" for r in rows if not r.runs)
-    missing = dict.fromkeys(f"{r.data}, {r.configuration}: mean of {r.note}" for r in rows if r.runs and r.note)
+    missing = dict.fromkeys(
+        f"{r.data}, {r.configuration}: mean of {r.note}" for r in rows if r.runs and r.note
+    )
     several = max((r.runs for r in rows), default=0) > 1
     wide = "; of two seeds it is wide" if any(r.runs == 2 for r in rows) else ""
-    explained = [f"±: half of the 95 % interval of Student's t over the seeds{wide}"] if several else []
+    explained = (
+        [f"±: half of the 95 % interval of Student's t over the seeds{wide}"] if several else []
+    )
     return [*explained, *missing, *sources, *reservations]
 
 
@@ -88,7 +107,11 @@ def _csv_row(row: Row) -> list[str]:
         found = row.metrics.get(name)
         half = None if found is None else found.half
         cells += ["" if found is None else repr(found.mean)]
-        ends = [] if found is None or half is None else [max(0.0, found.mean - half), min(1.0, found.mean + half)]
+        ends = (
+            []
+            if found is None or half is None
+            else [max(0.0, found.mean - half), min(1.0, found.mean + half)]
+        )
         cells += [repr(end) for end in ends] or ["", ""]
     return [*cells, row.note]
 
@@ -109,7 +132,10 @@ def _latex(lines: Sequence[Sequence[str]], comments: Sequence[str]) -> str:
     r"""A tabular with booktabs' rules; for \input."""
     head, *rest = lines
     columns = "l" * len(PLACE) + "r" * (len(head) - len(PLACE))
-    body = [" & ".join(cell if "$" in cell else _escaped(cell) for cell in line) + r" \\" for line in rest]
+    body = [
+        " & ".join(cell if "$" in cell else _escaped(cell) for cell in line) + r" \\"
+        for line in rest
+    ]
     top = " & ".join(map(_escaped, head)) + r" \\"
     parts = [*comments, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", top, r"\midrule", *body]
     return "\n".join([*parts, r"\bottomrule", r"\end{tabular}"]) + "\n"

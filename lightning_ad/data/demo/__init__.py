@@ -17,7 +17,12 @@ LEAST_AREA = 0.003  # of the image; a smaller defect is drawn again
 
 
 def draw_demo(
-    root: Path, seed: int = 0, size: int = 256, train: int = 140, good: int = 20, per_defect: int = 8
+    root: Path,
+    seed: int = 0,
+    size: int = 256,
+    train: int = 140,
+    good: int = 20,
+    per_defect: int = 8,
 ) -> None:
     """Write the data set under ``root``: train/good, test/good, test/<defect> and ground_truth/<defect>.
 
@@ -27,7 +32,9 @@ def draw_demo(
     root = Path(root)
     for split, count in (("train", train), ("test", good)):
         for number in range(count):
-            _save(good_image(seed, split, number, size), root / split / "good" / f"{number:03d}.png")
+            _save(
+                good_image(seed, split, number, size), root / split / "good" / f"{number:03d}.png"
+            )
     for defect in DEFECTS:
         for number in range(per_defect):
             image, mask = defective_image(seed, defect, number, size)
@@ -41,7 +48,9 @@ def good_image(seed: int, split: str, number: int, size: int = 256) -> Image.Ima
     return expose(photograph(build(conditions, size), conditions, size), conditions)
 
 
-def defective_image(seed: int, defect: str, number: int, size: int = 256) -> tuple[Image.Image, Image.Image]:
+def defective_image(
+    seed: int, defect: str, number: int, size: int = 256
+) -> tuple[Image.Image, Image.Image]:
     """The RGB image ``number`` of a defect, and its mask: 255 where the defect visibly changes the image."""
     rng = _rng(seed, f"test/{defect}", number)
     conditions = Conditions(rng)
@@ -67,7 +76,9 @@ def _changed(image: np.ndarray, good: np.ndarray) -> np.ndarray:
     across = np.arange(-reach, reach + 1)
     disc = np.hypot(across, across[:, None]) < reach + 0.5
     differs = np.pad(np.abs(image - good).max(axis=2) > VISIBLE, reach)
-    changed = _large(ndimage.binary_closing(differs, disc)[reach:-reach, reach:-reach], 12 * unit**2)
+    changed = _large(
+        ndimage.binary_closing(differs, disc)[reach:-reach, reach:-reach], 12 * unit**2
+    )
     gaps = ndimage.binary_fill_holes(changed) & ~changed
     return changed | (gaps & ~_large(gaps, 60 * unit**2))
 

@@ -5,11 +5,33 @@ from collections.abc import Callable
 import numpy as np
 from scipy import ndimage
 
-from lightning_ad.data.demo.parts import DIAL_RADIUS, DIAL_X, DIAL_Y, HALF, SCREWS, Layers, Pen, grid, smooth_step
+from lightning_ad.data.demo.parts import (
+    DIAL_RADIUS,
+    DIAL_X,
+    DIAL_Y,
+    HALF,
+    SCREWS,
+    Layers,
+    Pen,
+    grid,
+    smooth_step,
+)
 
 # The printed blocks that a misprint befalls: left, top, right, bottom.
-WORDS = ((31, -52, 99, -33), (31, -52, 99, -23), (31, -52, 99, -9), (31, -1, 80, 28), (31, -52, 99, 28))
-SCALES = ((-102, -62, -37, 2), (-37, -62, 28, 2), (-102, -30, -70, 55), (-8, -30, 28, 55), (-82, -62, 8, -30))
+WORDS = (
+    (31, -52, 99, -33),
+    (31, -52, 99, -23),
+    (31, -52, 99, -9),
+    (31, -1, 80, 28),
+    (31, -52, 99, 28),
+)
+SCALES = (
+    (-102, -62, -37, 2),
+    (-37, -62, 28, 2),
+    (-102, -30, -70, 55),
+    (-8, -30, 28, 55),
+    (-82, -62, 8, -30),
+)
 
 
 def _spot(rng: np.random.Generator, margin: float) -> np.ndarray:
@@ -21,10 +43,17 @@ def _spot(rng: np.random.Generator, margin: float) -> np.ndarray:
             return spot
 
 
-def _inside(rng: np.random.Generator, dx: np.ndarray, dy: np.ndarray, radius: float, rough: float) -> np.ndarray:
+def _inside(
+    rng: np.random.Generator, dx: np.ndarray, dy: np.ndarray, radius: float, rough: float
+) -> np.ndarray:
     """(S, S), units: how far within a wavy outline around 0 each place lies, along its ray."""
     turn, n = np.linspace(-np.pi, np.pi, 400), np.arange(2, 9)[:, None]
-    waves = rough / n * rng.uniform(0.3, 1, n.shape) * np.cos(n * turn + rng.uniform(0, 2 * np.pi, n.shape))
+    waves = (
+        rough
+        / n
+        * rng.uniform(0.3, 1, n.shape)
+        * np.cos(n * turn + rng.uniform(0, 2 * np.pi, n.shape))
+    )
     outline = radius * (1 + waves.sum(axis=0)).astype(np.float32)
     return outline[((np.arctan2(dy, dx) / np.pi + 1) * 199.4).astype(int)] - np.hypot(dx, dy)
 
@@ -34,17 +63,33 @@ def scratch(layers: Layers, rng: np.random.Generator, size: int, kind: str) -> N
     count = {"score": 1, "slip": rng.integers(2, 4), "scuff": rng.integers(6, 10)}[kind]
     length = rng.uniform(*{"score": (50, 130), "slip": (40, 90), "scuff": (28, 55)}[kind])
     width = rng.uniform(*{"score": (2.6, 3.8), "slip": (2.0, 3.0), "scuff": (1.2, 1.8)}[kind])
-    centre, angle = _spot(rng, 24), rng.uniform(0.25, np.pi - 0.25)  # along the brushing it would not be seen
-    bend, strength, t = rng.uniform(-0.22, 0.22), rng.uniform(0.55, 0.75), np.linspace(-0.5, 0.5, 420)
+    centre, angle = (
+        _spot(rng, 24),
+        rng.uniform(0.25, np.pi - 0.25),
+    )  # along the brushing it would not be seen
+    bend, strength, t = (
+        rng.uniform(-0.22, 0.22),
+        rng.uniform(0.55, 0.75),
+        np.linspace(-0.5, 0.5, 420),
+    )
     for _ in range(count):
         turn, span = angle + rng.normal(0, 0.05), length * rng.uniform(0.65, 1)
-        axes = np.array([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])  # along, across
-        arc = bend * span * (4 * t * t - 0.5) / 2 + np.cumsum(np.cumsum(rng.normal(0, 4e-5, t.size)))
-        path = centre + (rng.normal(0, (6, 5)) * (count > 1) + np.stack([t * span, arc], axis=1)) @ axes
+        axes = np.array(
+            [[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]]
+        )  # along, across
+        arc = bend * span * (4 * t * t - 0.5) / 2 + np.cumsum(
+            np.cumsum(rng.normal(0, 4e-5, t.size))
+        )
+        path = (
+            centre
+            + (rng.normal(0, (6, 5)) * (count > 1) + np.stack([t * span, arc], axis=1)) @ axes
+        )
         pressure = np.interp(t, np.linspace(-0.5, 0.5, 9), rng.uniform(0.6, 1.25, 9))
         taper = smooth_step(t, -0.5, rng.uniform(-0.45, -0.1)) * smooth_step(-t, -0.5, -0.42)
         pen = Pen(size)
-        for at, half in zip((path + 128) * pen.k, width * pressure * (0.25 + 0.75 * taper) * pen.k / 2, strict=True):
+        for at, half in zip(
+            (path + 128) * pen.k, width * pressure * (0.25 + 0.75 * taper) * pen.k / 2, strict=True
+        ):
             pen.draw.ellipse((*(at - half), *(at + half)), 255)
         groove = ndimage.gaussian_filter(pen.coverage(), size / 512) * layers.alpha
         layers.ink *= 1 - groove
@@ -64,10 +109,14 @@ def stain(layers: Layers, rng: np.random.Generator, size: int, kind: str) -> Non
     inside = _inside(rng, dx, dy / rng.uniform(0.7, 1), radius, 0.3)
     for _ in range(rng.integers(0, 4)):  # splashes beside it
         at, where = rng.uniform(1.2, 1.8) * radius, rng.uniform(0, 2 * np.pi)
-        splash = _inside(rng, x - at * np.cos(where), y - at * np.sin(where), rng.uniform(1.5, 5), 0.2)
+        splash = _inside(
+            rng, x - at * np.cos(where), y - at * np.sin(where), rng.uniform(1.5, 5), 0.2
+        )
         inside = np.maximum(inside, splash)
     if kind == "oil":
-        for at, run in zip(radius * rng.uniform(-0.5, 0.5, 2), radius * rng.uniform(1.2, 2.6, 2), strict=True):
+        for at, run in zip(
+            radius * rng.uniform(-0.5, 0.5, 2), radius * rng.uniform(1.2, 2.6, 2), strict=True
+        ):
             drip = rng.uniform(2.2, 3.6) - np.hypot(x - at, y - np.clip(y, 0, run))
             inside = np.maximum(inside, drip)
         body, rim = smooth_step(inside, -1, 3), np.exp(-(((inside - 1.2) / 1.1) ** 2))
@@ -101,7 +150,9 @@ def hole(layers: Layers, rng: np.random.Generator, size: int, kind: str) -> None
         radius = rng.uniform(7, 12)
         inside = _inside(rng, x, y * rng.uniform(0.9, 1.3), radius, 0.1)
         layers.height -= radius * rng.uniform(0.55, 0.8) * smooth_step(inside, -1.5, radius * 0.9)
-        layers.height += 0.8 * np.exp(-(((inside + 1.2) / 1.3) ** 2))  # the metal pushed up around it
+        layers.height += 0.8 * np.exp(
+            -(((inside + 1.2) / 1.3) ** 2)
+        )  # the metal pushed up around it
         layers.depth *= 1 - 0.35 * smooth_step(inside, 0, radius)
     else:
         for at in rng.normal(0, 7.5, (rng.integers(6, 12), 2)):
@@ -121,7 +172,9 @@ def missing_piece(layers: Layers, rng: np.random.Generator, size: int, kind: str
         r = np.hypot(x - at[0], y - at[1])
         seat = layers.height[r < 12].max() + 0.55 * np.clip(r - 9, bore - 9, 0)
         layers.height = np.where(r < 10, seat, layers.height)
-        layers.depth = np.where(r < 10, 1 - 0.86 * smooth_step(-r, -bore - 0.6, -bore + 0.6), layers.depth)
+        layers.depth = np.where(
+            r < 10, 1 - 0.86 * smooth_step(-r, -bore - 0.6, -bore + 0.6), layers.depth
+        )
         return
     side = rng.choice([-1, 1], 2)
     if kind == "corner":
@@ -138,7 +191,9 @@ def missing_piece(layers: Layers, rng: np.random.Generator, size: int, kind: str
         inside = (1 - np.hypot(along / wide, across / deep)) * deep
     jags = 2.2 * ndimage.gaussian_filter1d(rng.standard_normal(300), 1.2) + rng.normal(0, 0.3, 300)
     inside = inside + np.interp(along, np.linspace(-160, 160, 300), jags).astype(np.float32)
-    face = smooth_step(inside, -rng.uniform(2, 3.5), 0) * layers.alpha  # the bare face of the fracture
+    face = (
+        smooth_step(inside, -rng.uniform(2, 3.5), 0) * layers.alpha
+    )  # the bare face of the fracture
     grain = ndimage.gaussian_filter(rng.standard_normal(x.shape, dtype=np.float32), 1.5)
     layers.ink *= 1 - face
     layers.height -= (1.5 + 3 * grain) * face
@@ -155,10 +210,15 @@ def misprint(layers: Layers, rng: np.random.Generator, size: int, kind: str) -> 
     turn, far = rng.uniform(0, 2 * np.pi), rng.uniform(7, 11)
     move = k * far * np.array([np.sin(turn), np.cos(turn)])
     if kind == "doubled":
-        layers.ink = np.maximum(layers.ink, rng.uniform(0.7, 1) * np.roll(block, np.rint(move).astype(int), (1, 2)))
+        layers.ink = np.maximum(
+            layers.ink, rng.uniform(0.7, 1) * np.roll(block, np.rint(move).astype(int), (1, 2))
+        )
     elif kind == "smeared":
         steps = enumerate(np.linspace(0, rng.uniform(1.8, 2.6), 12))
-        trail = sum((1 - i / 14) * np.roll(block, np.rint(move * step).astype(int), (1, 2)) for i, step in steps)
+        trail = sum(
+            (1 - i / 14) * np.roll(block, np.rint(move * step).astype(int), (1, 2))
+            for i, step in steps
+        )
         layers.ink = np.clip(layers.ink - 0.35 * block + rng.uniform(0.22, 0.3) * trail, 0, 1)
     elif kind == "missing":
         ramp = rng.uniform(-1, 1) * (x - (left + right) / 2) + y - (top + bottom) / 2
@@ -182,7 +242,9 @@ def misprint(layers: Layers, rng: np.random.Generator, size: int, kind: str) -> 
 
 
 # Each kind of defect, and its variants in the order in which its images show them.
-DEFECTS: dict[str, tuple[Callable[[Layers, np.random.Generator, int, str], None], tuple[str, ...]]] = {
+DEFECTS: dict[
+    str, tuple[Callable[[Layers, np.random.Generator, int, str], None], tuple[str, ...]]
+] = {
     "scratch": (scratch, ("score", "slip", "scuff")),
     "stain": (stain, ("oil", "rust", "rim")),
     "hole": (hole, ("bore", "dent", "pits")),

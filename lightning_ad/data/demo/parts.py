@@ -28,10 +28,15 @@ class Conditions:
         self.print_offset = rng.uniform(-0.9, 0.9, 2)  # y and x: the press's tolerance
         self.pointer, self.crosses = np.deg2rad(rng.uniform(-120, -60)), rng.uniform(0, 0.7, 4)
         self.serial = rng.integers(10000, 99999)
-        self.light, self.slant = math.radians(rng.uniform(-115, -65)), rng.uniform(0.5, 0.8)  # from above, grazing
+        self.light, self.slant = (
+            math.radians(rng.uniform(-115, -65)),
+            rng.uniform(0.5, 0.8),
+        )  # from above, grazing
         self.exposure, self.gamma = rng.uniform(0.86, 1.12), rng.uniform(0.94, 1.07)
         self.gradient, self.warmth = rng.uniform(0.04, 0.14), rng.normal(0, 0.012)
-        self.sheen = rng.uniform((-110, -0.7, 40, 0.03), (110, 0.7, 80, 0.10))  # centre, slope, width, strength
+        self.sheen = rng.uniform(
+            (-110, -0.7, 40, 0.03), (110, 0.7, 80, 0.10)
+        )  # centre, slope, width, strength
         self.grain = rng.uniform(0.03, 0.055)
         self.blur, self.noise = rng.uniform(0.35, 0.65), rng.uniform(0.0015, 0.004)
         self.texture_seed = rng.integers(2**32)
@@ -70,14 +75,23 @@ class Pen:
         self.image = Image.new("L", (2 * size * finer, 2 * size * finer))
         self.draw = ImageDraw.Draw(self.image)
 
-    def spoke(self, at: tuple[float, float], angle: float, start: float, end: float, width: float) -> None:
+    def spoke(
+        self, at: tuple[float, float], angle: float, start: float, end: float, width: float
+    ) -> None:
         """A line from distance ``start`` to ``end`` from a point, at an angle."""
         ends = [(at[0] + r * np.cos(angle), at[1] + r * np.sin(angle)) for r in (start, end)]
-        self.draw.line([((x + 128) * self.k, (y + 128) * self.k) for x, y in ends], 255, round(width * self.k))
+        self.draw.line(
+            [((x + 128) * self.k, (y + 128) * self.k) for x, y in ends], 255, round(width * self.k)
+        )
 
-    def text(self, x: float, y: float, text: str, height: float, bold: float = 0.1, anchor: str = "ls") -> None:
+    def text(
+        self, x: float, y: float, text: str, height: float, bold: float = 0.1, anchor: str = "ls"
+    ) -> None:
         """Letters whose strokes are ``bold`` wider on each side."""
-        font, at = ImageFont.load_default(size=height * self.k), ((x + 128) * self.k, (y + 128) * self.k)
+        font, at = (
+            ImageFont.load_default(size=height * self.k),
+            ((x + 128) * self.k, (y + 128) * self.k),
+        )
         self.draw.text(at, text, 255, font, anchor, stroke_width=bold * self.k)
 
     def coverage(self) -> np.ndarray:
@@ -103,14 +117,18 @@ def _fixed(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
     x, y = grid(size)
     qx, qy = (np.abs(v) - float(half) + CORNER for v, half in zip(grid(size), HALF, strict=True))
-    inside = CORNER - np.hypot(np.maximum(qx, 0), np.maximum(qy, 0)) - np.minimum(np.maximum(qx, qy), 0)
+    inside = (
+        CORNER - np.hypot(np.maximum(qx, 0), np.maximum(qy, 0)) - np.minimum(np.maximum(qx, qy), 0)
+    )
     r = np.hypot(x - DIAL_X, y - DIAL_Y) - DIAL_RADIUS
     height = 0.75 * np.clip(inside, 0, 2.6) + 0.9 * smooth_step(-r, 0, 2.5)
     height -= 0.7 * smooth_step(-np.abs(r - 1.8), -2.6, -1.4)
     depth = 1 - 0.85 * smooth_step(-np.abs(r - 1.6), -1.7, -0.9)
     for screw_x, screw_y in SCREWS:
         r = np.hypot(x - screw_x, y - screw_y)
-        height += np.where(r < SCREW_RADIUS, 1.3 - 0.022 * r**2, 0) - 0.8 * smooth_step(-r, -9.8, -8)
+        height += np.where(r < SCREW_RADIUS, 1.3 - 0.022 * r**2, 0) - 0.8 * smooth_step(
+            -r, -9.8, -8
+        )
         depth *= 1 - 0.7 * smooth_step(-np.abs(r - SCREW_RADIUS - 0.4), -1.3, -0.4)
     alpha = np.clip(inside * size / 128 + 0.5, 0, 1)
     return np.stack([black.coverage(), accent.coverage()]), height, depth, alpha
@@ -149,8 +167,12 @@ def _metal(conditions: Conditions, size: int, rng: np.random.Generator) -> np.nd
     sheen = strength * np.exp(-(((x + slope * y - centre) / width) ** 2))
     metal = (0.62 + sheen) * (1 + conditions.grain * (fine + broad))
     grooves = ndimage.gaussian_filter1d(rng.standard_normal(2 * size), 0.8).astype(np.float32)
-    for cx, cy, radius, groove in [(DIAL_X, DIAL_Y, DIAL_RADIUS, 0.09)] + [(*s, SCREW_RADIUS, 0.03) for s in SCREWS]:
-        rows, columns = (slice(int((c - radius + 127) * k), int((c + radius + 130) * k)) for c in (cy, cx))
+    for cx, cy, radius, groove in [(DIAL_X, DIAL_Y, DIAL_RADIUS, 0.09)] + [
+        (*s, SCREW_RADIUS, 0.03) for s in SCREWS
+    ]:
+        rows, columns = (
+            slice(int((c - radius + 127) * k), int((c + radius + 130) * k)) for c in (cy, cx)
+        )
         dx, dy = x[rows, columns] - cx, y[rows, columns] - cy
         r, along = np.hypot(dx, dy), np.arctan2(dy, dx) - conditions.light
         shine = 0.42 * np.abs(np.cos(along)) ** 10 + 0.22 * np.abs(np.cos(along - 1.25)) ** 14
@@ -171,19 +193,25 @@ def photograph(layers: Layers, conditions: Conditions, size: int) -> np.ndarray:
     accent *= shade * (1 - black)
     part = np.empty((*metal.shape, 4), np.uint8)
     for i, paint in enumerate(ACCENT):  # 200 leaves room for highlights
-        part[..., i] = np.clip((grey + accent * paint) * (layers.colour[i] * np.float32(200)), 0, 255)
+        part[..., i] = np.clip(
+            (grey + accent * paint) * (layers.colour[i] * np.float32(200)), 0, 255
+        )
     part[..., 3] = layers.alpha * 255
 
     cos, sin = np.cos(c.angle) / c.scale, np.sin(c.angle) / c.scale
     ox, oy = size / 2 + c.shift * k
     inverse = (cos, sin, size / 2 - cos * ox - sin * oy, -sin, cos, size / 2 + sin * ox - cos * oy)
     placed = Image.fromarray(part).reduce(2)
-    placed = placed.transform(placed.size, Image.Transform.AFFINE, inverse, Image.Resampling.BICUBIC)
+    placed = placed.transform(
+        placed.size, Image.Transform.AFFINE, inverse, Image.Resampling.BICUBIC
+    )
     placed = np.asarray(placed).astype(np.float32)
     alpha = placed[..., 3:] / 255
 
     speckle = ndimage.gaussian_filter(rng.standard_normal((size, size), dtype=np.float32), 1.25 * k)
-    weave = ndimage.uniform_filter(rng.standard_normal((size, size), dtype=np.float32), round(9 * k), mode="wrap")
+    weave = ndimage.uniform_filter(
+        rng.standard_normal((size, size), dtype=np.float32), round(9 * k), mode="wrap"
+    )
     offset = -(3 + 4 * c.slant) * k * np.array([math.sin(c.light), math.cos(c.light)])
     cast = ndimage.shift(ndimage.gaussian_filter(alpha[..., 0], 3.2 * k), offset, order=1)
     contact = ndimage.gaussian_filter(alpha[..., 0], 1.2 * k)
@@ -194,12 +222,18 @@ def photograph(layers: Layers, conditions: Conditions, size: int) -> np.ndarray:
     image *= (c.exposure * field)[..., None] * np.float32([1 + c.warmth, 1, 1 - c.warmth])
     image = ndimage.gaussian_filter(image, (c.blur * k, c.blur * k, 0))
     image = np.maximum(image, 0) ** np.float32(c.gamma)
-    return np.where(image < 0.8, image, 0.8 + 0.2 * np.tanh((image - 0.8) / 0.2))  # highlights roll off
+    return np.where(
+        image < 0.8, image, 0.8 + 0.2 * np.tanh((image - 0.8) / 0.2)
+    )  # highlights roll off
 
 
 def expose(image: np.ndarray, conditions: Conditions) -> Image.Image:
     """Add the sensor's noise to a (size, size, 3) image in 0..1 and make it an 8-bit RGB image."""
     rng = np.random.default_rng([conditions.texture_seed, 1])
-    noise = rng.standard_normal(image.shape[:2], dtype=np.float32)[..., None] * np.float32(conditions.noise)
-    levels = np.rint(np.clip(image + noise, 0, 1) * 127)  # every other level, under the noise: smaller files
+    noise = rng.standard_normal(image.shape[:2], dtype=np.float32)[..., None] * np.float32(
+        conditions.noise
+    )
+    levels = np.rint(
+        np.clip(image + noise, 0, 1) * 127
+    )  # every other level, under the noise: smaller files
     return Image.fromarray((levels * 2).astype(np.uint8))

@@ -37,7 +37,9 @@ def prepare_layout(layout: str, root: Path) -> None:
         prepare(root)
 
 
-def categories(layout: str, root: Path, options: Mapping[str, Any] = MappingProxyType({})) -> list[str]:
+def categories(
+    layout: str, root: Path, options: Mapping[str, Any] = MappingProxyType({})
+) -> list[str]:
     """The categories of a data set; none where the layout has none, or `root` is one.
 
     Args:
@@ -51,10 +53,14 @@ def categories(layout: str, root: Path, options: Mapping[str, Any] = MappingProx
     names = getattr(layout_module(layout), "categories", None)
     if names is None or not root.is_dir():
         return []
-    return names(root, **{k: v for k, v in options.items() if k in inspect.signature(names).parameters})
+    return names(
+        root, **{k: v for k, v in options.items() if k in inspect.signature(names).parameters}
+    )
 
 
-def find_samples(layout: str, root: Path, category: str | None, options: dict[str, Any]) -> list[Sample]:
+def find_samples(
+    layout: str, root: Path, category: str | None, options: dict[str, Any]
+) -> list[Sample]:
     """All samples of a data set, in an order that depends on the file names alone.
 
     Whether their files are there is not asked.
@@ -71,7 +77,10 @@ def find_samples(layout: str, root: Path, category: str | None, options: dict[st
             f"it has {', '.join(known) if known else 'none'} (data.layout_options)"
         )
     kinds = inspect.signature(find).parameters
-    for name, value in options.items():  # a flag such as --data.layout_options.test_share brings a text
+    for (
+        name,
+        value,
+    ) in options.items():  # a flag such as --data.layout_options.test_share brings a text
         if isinstance(value, str) and kinds[name].annotation in (int, float, bool):
             options = {**options, name: _number(name, value, kinds[name].annotation)}
     if not root.is_dir():
@@ -113,5 +122,7 @@ def layout_module(layout: str) -> ModuleType:
         UsageError: for an unknown one.
     """
     if layout not in layout_names():
-        raise UsageError(f"unknown layout '{layout}'; data.layout is one of {', '.join(layout_names())}")
+        raise UsageError(
+            f"unknown layout '{layout}'; data.layout is one of {', '.join(layout_names())}"
+        )
     return import_module(f"{__name__}.{layout}")

@@ -20,7 +20,9 @@ def images(folder: Path, *, recursive: bool = False) -> list[Path]:
     if not folder.is_dir():
         raise MissingFolderError(f"there is no folder {folder}, where images were expected")
     found = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+    return sorted(
+        p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
+    )
 
 
 def good_samples(folder: Path, split: Split, recursive: bool = False) -> list[Sample]:
@@ -53,8 +55,12 @@ def category_folder(root: Path, category: str | None, marker: str) -> Path:
         if (root / marker).is_dir():
             return root
         if there:
-            raise UsageError(f"{root} has several categories; set data.category to one of {', '.join(there)}")
-        raise DataError(f"neither {root} nor a folder in it has a folder '{marker}'; is data.root the right one?")
+            raise UsageError(
+                f"{root} has several categories; set data.category to one of {', '.join(there)}"
+            )
+        raise DataError(
+            f"neither {root} nor a folder in it has a folder '{marker}'; is data.root the right one?"
+        )
     if category not in there:
         listed = ", ".join(there) if there else f"no folder with a '{marker}' in it"
         raise UsageError(f"there is no category '{category}' in {root}; there is {listed}")
@@ -71,7 +77,9 @@ def partners(images: list[Path], folder: Path, suffixes: tuple[str, ...] = ("",)
     """
     masks = _by_stem(images_or_none(folder))
     _by_stem(images)
-    found = [next((masks[i.stem + s] for s in suffixes if i.stem + s in masks), None) for i in images]
+    found = [
+        next((masks[i.stem + s] for s in suffixes if i.stem + s in masks), None) for i in images
+    ]
     return [m or folder / f"{i.stem}{suffixes[0]}.png" for i, m in zip(images, found, strict=True)]
 
 
@@ -79,7 +87,9 @@ def _by_stem(paths: list[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
         if (other := found.setdefault(path.stem, path)) != path:
-            raise DataError(f"{other} and {path.name} have one name: which mask is of which image? Rename one of them")
+            raise DataError(
+                f"{other} and {path.name} have one name: which mask is of which image? Rename one of them"
+            )
     return found
 
 

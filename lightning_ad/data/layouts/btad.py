@@ -5,7 +5,13 @@ ROOT/{01,02,03}/ground_truth/ko/0000.png            (images and masks .png or .b
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import category_folder, category_names, good_samples, images, partners
+from lightning_ad.data.layouts._files import (
+    category_folder,
+    category_names,
+    good_samples,
+    images,
+    partners,
+)
 from lightning_ad.data.sample import Sample
 
 SOURCE = "avires.dimi.uniud.it/papers/btad"

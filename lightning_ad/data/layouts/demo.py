@@ -26,7 +26,9 @@ def prepare(root: Path) -> None:
     if marker.is_file() and marker.read_text() == version:
         return
     if root.is_dir() and any(root.iterdir()) and not marker.is_file():
-        raise DataError(f"{root} holds files that are not the demo's; set data.root to a new or empty folder")
+        raise DataError(
+            f"{root} holds files that are not the demo's; set data.root to a new or empty folder"
+        )
     partial = root.with_name(f"{root.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

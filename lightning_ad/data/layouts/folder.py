@@ -52,7 +52,9 @@ def find(
     for folder in _tree(root / bad):
         defect = next(iter(folder.relative_to(root / bad).parts), "anomalous")
         if defect == GOOD:
-            raise DataError(f"{folder} lies among the bad images; give it as good_test, or rename it")
+            raise DataError(
+                f"{folder} lies among the bad images; give it as good_test, or rename it"
+            )
         found = images(folder)
         if masks is None:
             samples += [Sample(str(p), "test", defect) for p in found]
@@ -65,5 +67,7 @@ def find(
 
 def _tree(folder: Path, links: bool = True) -> list[Path]:
     """A folder, and all that lie in it, however deep; of links to folders, those in the folder itself."""
-    inner = [p for p in subfolders(folder) if links or not p.is_symlink()] if folder.is_dir() else []
+    inner = (
+        [p for p in subfolders(folder) if links or not p.is_symlink()] if folder.is_dir() else []
+    )
     return [folder, *(deep for one in inner for deep in _tree(one, links=False))]

@@ -15,7 +15,12 @@ LABELS_FROM_MASKS = True  # an image whose mask is not blank is defective
 
 
 def find(
-    root: Path, category: str | None, *, by_item: bool = True, test_share: float = 0.2, seed: int = 0
+    root: Path,
+    category: str | None,
+    *,
+    by_item: bool = True,
+    test_share: float = 0.2,
+    seed: int = 0,
 ) -> list[Sample]:
     """KolektorSDD (Tabernik et al., JIM 2020): 399 images of 50 commutators, 52 of them defective.
 
@@ -28,7 +33,9 @@ def find(
         DataError: for a missing folder.
     """
     if category is not None:
-        raise UsageError(f"the layout 'ksdd' has no categories; leave data.category out (it is '{category}')")
+        raise UsageError(
+            f"the layout 'ksdd' has no categories; leave data.category out (it is '{category}')"
+        )
     items = [folder for folder in subfolders(root) if folder.name.startswith("kos")]
     if not items:
         raise MissingFolderError(f"there is no folder kos01 in {root}")
@@ -37,7 +44,11 @@ def find(
     good = [p for p, m in zip(parts, labels, strict=True) if is_blank(str(m))]
     units = items if by_item else good
     held = {*seeded_split(units, test_share, seed)[1]}
-    samples = [Sample(str(p), "test" if (p.parent if by_item else p) in held else "train") for p in good]
+    samples = [
+        Sample(str(p), "test" if (p.parent if by_item else p) in held else "train") for p in good
+    ]
     known = {*good}
     pairs = zip(parts, labels, strict=True)
-    return samples + [Sample(str(p), "test", "defect", str(m), 0) for p, m in pairs if p not in known]
+    return samples + [
+        Sample(str(p), "test", "defect", str(m), 0) for p, m in pairs if p not in known
+    ]

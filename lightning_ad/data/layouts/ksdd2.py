@@ -25,7 +25,9 @@ def find(root: Path, category: str | None) -> list[Sample]:
         DataError: for a missing folder.
     """
     if category is not None:
-        raise UsageError(f"the layout 'ksdd2' has no categories; leave data.category out (it is '{category}')")
+        raise UsageError(
+            f"the layout 'ksdd2' has no categories; leave data.category out (it is '{category}')"
+        )
     samples: list[Sample] = []
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:

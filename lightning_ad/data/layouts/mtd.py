@@ -15,7 +15,12 @@ LICENCE = "none named; cite Huang et al. 2018"
 
 
 def find(
-    root: Path, category: str | None, *, train_list: str | None = None, test_share: float = 0.2, seed: int = 0
+    root: Path,
+    category: str | None,
+    *,
+    train_list: str | None = None,
+    test_share: float = 0.2,
+    seed: int = 0,
 ) -> list[Sample]:
     """Magnetic tile defects (Huang et al. 2018) in their own tree: 952 good images, 392 defective ones.
 
@@ -29,7 +34,9 @@ def find(
         DataError: for a missing folder, or a name of the list that is not there.
     """
     if category is not None:
-        raise UsageError(f"the layout 'mtd' has no categories; leave data.category out (it is '{category}')")
+        raise UsageError(
+            f"the layout 'mtd' has no categories; leave data.category out (it is '{category}')"
+        )
     free = _images(root, "Free")
     if train_list is None:
         train, test = seeded_split(free, test_share, seed)
@@ -44,14 +51,18 @@ def find(
     samples = [Sample(str(p), "train") for p in train] + [Sample(str(p), "test") for p in test]
     for defect in DEFECTS:
         for image in _images(root, defect):
-            samples.append(Sample(str(image), "test", defect.lower(), str(image.with_suffix(".png"))))
+            samples.append(
+                Sample(str(image), "test", defect.lower(), str(image.with_suffix(".png")))
+            )
     return samples
 
 
 def _images(root: Path, name: str) -> list[Path]:
     found = sorted((root / f"MT_{name}" / "Imgs").glob("*.jpg"))
     if not found:
-        raise DataError(f"no *.jpg in {root / f'MT_{name}' / 'Imgs'}; is data.root the folder that holds MT_Free?")
+        raise DataError(
+            f"no *.jpg in {root / f'MT_{name}' / 'Imgs'}; is data.root the folder that holds MT_Free?"
+        )
     return found
 
 

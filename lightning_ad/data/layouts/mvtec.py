@@ -6,7 +6,14 @@ ROOT/<category>/ground_truth/<defect>/000_mask.png   (0 and 255)
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import category_folder, category_names, good_samples, images, partners, subfolders
+from lightning_ad.data.layouts._files import (
+    category_folder,
+    category_names,
+    good_samples,
+    images,
+    partners,
+    subfolders,
+)
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError
 
@@ -34,7 +41,9 @@ def find(root: Path, category: str | None) -> list[Sample]:
     if (base / "validation").is_dir():
         samples += good_samples(base / "validation" / GOOD, "validation")
     if not (base / "test").is_dir():
-        raise DataError(f"there is no folder {base / 'test'}, where test/good and test/<defect> were expected")
+        raise DataError(
+            f"there is no folder {base / 'test'}, where test/good and test/<defect> were expected"
+        )
     for folder in subfolders(base / "test"):
         found = images(folder)
         if folder.name == GOOD:

@@ -5,7 +5,14 @@ ROOT/<category>/test/<defect>/gt/000.png
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import category_folder, category_names, good_samples, images, partners, subfolders
+from lightning_ad.data.layouts._files import (
+    category_folder,
+    category_names,
+    good_samples,
+    images,
+    partners,
+    subfolders,
+)
 from lightning_ad.data.sample import GOOD, Sample
 
 SOURCE = 'mvtec.com, "MVTec 3D-AD"'

@@ -5,7 +5,13 @@ ROOT/<category>/test_public/ground_truth/bad/000_regular_mask.png, ...
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import category_folder, category_names, good_samples, images, partners
+from lightning_ad.data.layouts._files import (
+    category_folder,
+    category_names,
+    good_samples,
+    images,
+    partners,
+)
 from lightning_ad.data.sample import GOOD, Sample
 
 SOURCE = 'mvtec.com, "MVTec AD 2"'

@@ -9,7 +9,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import category_folder, category_names, good_samples, images, subfolders
+from lightning_ad.data.layouts._files import (
+    category_folder,
+    category_names,
+    good_samples,
+    images,
+    subfolders,
+)
 from lightning_ad.data.sample import GOOD, Sample, Saturation
 from lightning_ad.errors import DataError
 
@@ -37,7 +43,9 @@ def find(root: Path, category: str | None) -> list[Sample]:
     saturations = read_saturations(base / "defects_config.json")
     samples = good_samples(base / "train" / GOOD, "train")
     samples += good_samples(base / "validation" / GOOD, "validation")
-    samples += [replace(s, saturations=saturations) for s in good_samples(base / "test" / GOOD, "test")]
+    samples += [
+        replace(s, saturations=saturations) for s in good_samples(base / "test" / GOOD, "test")
+    ]
     for folder in subfolders(base / "test"):
         for image in [] if folder.name == GOOD else images(folder):
             masks = base / "ground_truth" / folder.name / image.stem
@@ -55,7 +63,11 @@ def read_saturations(path: Path) -> tuple[Saturation, ...]:
         return ()
     try:
         found = tuple(
-            Saturation(int(k["pixel_value"]), float(k["saturation_threshold"]), bool(k["relative_saturation"]))
+            Saturation(
+                int(k["pixel_value"]),
+                float(k["saturation_threshold"]),
+                bool(k["relative_saturation"]),
+            )
             for k in json.loads(path.read_text())
         )
         if bad := [s for s in found if s.threshold <= 0]:

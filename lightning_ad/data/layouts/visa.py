@@ -8,7 +8,13 @@ ROOT/1cls/<category>/{train/good,test/good,test/bad,ground_truth/bad}
 import csv
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import category_folder, category_names, good_samples, images, partners
+from lightning_ad.data.layouts._files import (
+    category_folder,
+    category_names,
+    good_samples,
+    images,
+    partners,
+)
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError, UsageError
 
@@ -38,15 +44,21 @@ def find(root: Path, category: str | None, *, protocol: str = "1cls") -> list[Sa
         return _converted(_level(root, protocol), category)
     there = categories(root, protocol=protocol)
     if category not in there:
-        raise UsageError(f"{root} has no category {category!r}; set data.category to one of {', '.join(there)}")
+        raise UsageError(
+            f"{root} has no category {category!r}; set data.category to one of {', '.join(there)}"
+        )
     rows = [row for row in _rows(root, protocol) if row["object"] == category]
-    return [_sample(root, row) for row in rows if row["split"] != "train" or row["label"] == "normal"]
+    return [
+        _sample(root, row) for row in rows if row["split"] != "train" or row["label"] == "normal"
+    ]
 
 
 def _rows(root: Path, protocol: str) -> list[dict[str, str]]:
     tables = {p.stem: p for p in sorted((root / "split_csv").glob("*.csv"))}
     if protocol not in tables:
-        raise UsageError(f"there is no {root / 'split_csv' / protocol}.csv; there is {', '.join(tables)}")
+        raise UsageError(
+            f"there is no {root / 'split_csv' / protocol}.csv; there is {', '.join(tables)}"
+        )
     with tables[protocol].open(newline="") as file:
         rows = list(csv.DictReader(file))
     if missing := {"object", "split", "label", "image", "mask"} - set(rows[0] if rows else {}):
@@ -64,7 +76,9 @@ def _sample(root: Path, row: dict[str, str]) -> Sample:
     if row["label"] == "normal":
         return Sample(str(root / row["image"]), split)
     if not row["mask"]:
-        raise DataError(f"the anomalous image {root / row['image']} has no mask in the table of splits")
+        raise DataError(
+            f"the anomalous image {root / row['image']} has no mask in the table of splits"
+        )
     return Sample(str(root / row["image"]), split, BAD, str(root / row["mask"]), 0)
 
 

@@ -9,18 +9,26 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lightning_ad.data.sample import Batch
+from lightning_ad.data.sample import Batch, Prediction
 from lightning_ad.data.sampler import KeySampler
 from lightning_ad.errors import NotFittedError, UsageError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map
-from lightning_ad.methods.base import Prediction
-from lightning_ad.methods.cfa.losses import hypersphere_losses, nearest_squared_distances, softmin_score
+from lightning_ad.methods.cfa.losses import (
+    hypersphere_losses,
+    nearest_squared_distances,
+    softmin_score,
+)
 from lightning_ad.methods.cfa.networks import PatchDescriptor, tap_sums
 from lightning_ad.methods.forecast import COMPARED, Plan, Stage, evaluating
 from lightning_ad.methods.learned import LearnedModule
 from lightning_ad.statistics.kmeans import kmeans, kmeans_plus_plus
-from lightning_ad.system.distributed import gather_rows, process_rank, sum_over_processes, world_size
+from lightning_ad.system.distributed import (
+    gather_rows,
+    process_rank,
+    sum_over_processes,
+    world_size,
+)
 from lightning_ad.system.progress import progress
 
 FIRST_RADIUS = 1e-5
@@ -81,8 +89,16 @@ class CFA(LearnedModule):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
-        counts = {"gamma_c": gamma_c, "gamma_d": gamma_d, "neighbours": neighbours, "hard_negatives": hard_negatives}
-        for name, (came, least) in {**{k: (v, 1) for k, v in counts.items()}, "sigma": (sigma, 0)}.items():
+        counts = {
+            "gamma_c": gamma_c,
+            "gamma_d": gamma_d,
+            "neighbours": neighbours,
+            "hard_negatives": hard_negatives,
+        }
+        for name, (came, least) in {
+            **{k: (v, 1) for k, v in counts.items()},
+            "sigma": (sigma, 0),
+        }.items():
             if came < least:
                 raise UsageError(f"model.{name} must be at least {least}, {came} came")
         if nu <= 0:
@@ -94,12 +110,21 @@ class CFA(LearnedModule):
             tap_sums(self.backbone)
         channels = sum(shape.channels for shape in self.backbone.shapes(256, 256))
         if gamma_d > channels:
-            raise UsageError(f"model.gamma_d {gamma_d} leaves no dimension of {channels} channels; lower it")
-        self.descriptor = PatchDescriptor(channels, channels // gamma_d, torch.Generator().manual_seed(seed))
+            raise UsageError(
+                f"model.gamma_d {gamma_d} leaves no dimension of {channels} channels; lower it"
+            )
+        self.descriptor = PatchDescriptor(
+            channels, channels // gamma_d, torch.Generator().manual_seed(seed)
+        )
         self.radius = nn.Parameter(torch.tensor(FIRST_RADIUS))
         self.register_dynamic_buffer("bank", torch.empty(0, 0))
         self.features, self.gamma_c, self.sigma, self.seed = features, gamma_c, sigma, seed
-        self.neighbours, self.hard_negatives, self.alpha, self.nu = neighbours, hard_negatives, alpha, nu
+        self.neighbours, self.hard_negatives, self.alpha, self.nu = (
+            neighbours,
+            hard_negatives,
+            alpha,
+            nu,
+        )
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
 
     @property
@@ -113,15 +138,24 @@ class CFA(LearnedModule):
 
     def stages(self, plan: Plan) -> list[Stage]:
         """An epoch goes through the descriptor and its gradients, and compares each patch with the centres."""
-        grid, projection = self.backbone.shapes(plan.height, plan.width)[0], self.descriptor.projection
-        positions, wide, narrow = grid.height * grid.width, projection.in_features, projection.out_features
+        grid, projection = (
+            self.backbone.shapes(plan.height, plan.width)[0],
+            self.descriptor.projection,
+        )
+        positions, wide, narrow = (
+            grid.height * grid.width,
+            projection.in_features,
+            projection.out_features,
+        )
         centres = positions // self.gamma_c
         describing = 2 * positions * wide * narrow
 
         def comparing(count: int) -> float:
             return 2 * positions * centres * (narrow + count * COMPARED)
 
-        step = 2 * describing + comparing(self.neighbours + self.hard_negatives)  # weights alone have gradients
+        step = 2 * describing + comparing(
+            self.neighbours + self.hard_negatives
+        )  # weights alone have gradients
         held = 4.0 * plan.batch * positions * (2 * wide + 4 * narrow)
         clustering = 0 if self.gamma_c == 1 else MAX_ITERATIONS * comparing(1)
         return [
@@ -156,7 +190,9 @@ class CFA(LearnedModule):
             NotFittedError: before a fit.
         """
         if not len(self.bank):
-            raise NotFittedError("this CFA has no bank; run train.py, or load the checkpoint of a fitted one")
+            raise NotFittedError(
+                "this CFA has no bank; run train.py, or load the checkpoint of a fitted one"
+            )
         maps = self._maps(image)
         batch, _, rows, columns = maps[0].shape
         squared = self._squared_distances(maps, self.neighbours)
@@ -166,13 +202,19 @@ class CFA(LearnedModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Attraction and repulsion, each a mean over patches and centres."""
-        squared = self._squared_distances(self._maps(batch.image), self.neighbours + self.hard_negatives)
-        attraction, repulsion = hypersphere_losses(squared, self.radius, self.neighbours, self.alpha, self.nu)
+        squared = self._squared_distances(
+            self._maps(batch.image), self.neighbours + self.hard_negatives
+        )
+        attraction, repulsion = hypersphere_losses(
+            squared, self.radius, self.neighbours, self.alpha, self.nu
+        )
         return {"loss_attraction": attraction, "loss_repulsion": repulsion}
 
     def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """AdamW with amsgrad."""
-        return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay, amsgrad=True)
+        return torch.optim.AdamW(
+            groups, lr=self.learning_rate, weight_decay=self.weight_decay, amsgrad=True
+        )
 
     def _maps(self, image: Tensor) -> list[Tensor]:
         with torch.no_grad():
@@ -195,10 +237,14 @@ class CFA(LearnedModule):
             image = batch.without_padding().image.to(self.device)
             if len(image):
                 count += len(image)
-                totals = [t + m.double().sum(0) for t, m in zip(totals, self._maps(image), strict=True)]
+                totals = [
+                    t + m.double().sum(0) for t, m in zip(totals, self._maps(image), strict=True)
+                ]
         # The descriptor is linear: what it says of the mean features is the mean of what it says.
         images = sum_over_processes(count, self.device)
-        bank = self.descriptor([(gather_rows(t[None]).sum(0, keepdim=True) / images).float() for t in totals])[0]
+        bank = self.descriptor(
+            [(gather_rows(t[None]).sum(0, keepdim=True) / images).float() for t in totals]
+        )[0]
         if self.gamma_c == 1:
             return bank
         own = bank.tensor_split(world_size())[process_rank()]
@@ -210,7 +256,9 @@ class CFA(LearnedModule):
     def _training_images(self) -> DataLoader[Batch]:
         """This process's share of the trainer's images, in order; its own loader has already begun to read ahead."""
         loader = self.trainer.train_dataloader
-        sampler = KeySampler(loader.dataset, shuffle=False, seed=0, rank=process_rank(), world_size=world_size())
+        sampler = KeySampler(
+            loader.dataset, shuffle=False, seed=0, rank=process_rank(), world_size=world_size()
+        )
         return DataLoader(
             loader.dataset,
             batch_size=loader.batch_size,

@@ -34,7 +34,9 @@ def segmentation_network(
     if name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         null = ", or null" if setting == "discriminator" else ""
-        raise UsageError(f"model.{setting}: unknown network '{name}'; expected original, {known}{null}")
+        raise UsageError(
+            f"model.{setting}: unknown network '{name}'; expected original, {known}{null}"
+        )
     if not encoder.startswith("tu-") and encoder not in smp.encoders.get_encoder_names():
         raise UsageError(
             f"model.{setting}_encoder: unknown encoder '{encoder}'; see segmentation_models_pytorch.encoders."
@@ -44,10 +46,14 @@ def segmentation_network(
         weights = None
     file = Path(weights) if weights is not None and is_path(weights) else None
     if file and encoder.startswith("tu-"):
-        raise UsageError(f"weights of the encoder {encoder} cannot be given as a file; give their name, or null")
+        raise UsageError(
+            f"weights of the encoder {encoder} cannot be given as a file; give their name, or null"
+        )
     try:
         named = None if file else weights
-        network = smp.create_model(name, encoder, named, in_channels=3 if file else inputs, classes=outputs)
+        network = smp.create_model(
+            name, encoder, named, in_channels=3 if file else inputs, classes=outputs
+        )
     except (OSError, KeyError, ValueError, RuntimeError) as error:
         if named is None:
             raise UsageError(

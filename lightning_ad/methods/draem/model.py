@@ -8,14 +8,17 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_ad.data.augmenters import AUGMENTERS
-from lightning_ad.data.sample import Batch
+from lightning_ad.data.sample import Batch, Prediction
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.errors import UsageError
 from lightning_ad.features.maps import hide
-from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.draem.architectures import segmentation_network
 from lightning_ad.methods.draem.losses import focal_loss, ssim_loss
-from lightning_ad.methods.draem.networks import DiscriminativeNetwork, ReconstructiveNetwork, initialise
+from lightning_ad.methods.draem.networks import (
+    DiscriminativeNetwork,
+    ReconstructiveNetwork,
+    initialise,
+)
 from lightning_ad.methods.layers import Norm
 from lightning_ad.methods.learned import LearnedModule
 
@@ -89,13 +92,23 @@ class DRAEM(LearnedModule):
         if not 0 <= opacity[0] <= opacity[1] <= 1:
             raise UsageError(f"model.opacity is (low, high) within 0 and 1; {list(opacity)} came")
         if any(not 0 < share <= 1 for share in lr_milestones):
-            raise UsageError(f"model.lr_milestones are shares of the epochs, above 0, at most 1; {list(lr_milestones)}")
+            raise UsageError(
+                f"model.lr_milestones are shares of the epochs, above 0, at most 1; {list(lr_milestones)}"
+            )
         if not 0 <= augmenters <= len(AUGMENTERS):
-            raise UsageError(f"model.augmenters must lie within 0 and {len(AUGMENTERS)}; {augmenters} came")
+            raise UsageError(
+                f"model.augmenters must lie within 0 and {len(AUGMENTERS)}; {augmenters} came"
+            )
         if score_window < 1 or score_window % 2 == 0:
             raise UsageError(f"model.score_window must be odd and positive, {score_window} came")
-        if encoder_weights is not None and reconstructor == ORIGINAL and discriminator in (ORIGINAL, None):
-            raise UsageError("model.encoder_weights has no effect on the original networks; name a model.discriminator")
+        if (
+            encoder_weights is not None
+            and reconstructor == ORIGINAL
+            and discriminator in (ORIGINAL, None)
+        ):
+            raise UsageError(
+                "model.encoder_weights has no effect on the original networks; name a model.discriminator"
+            )
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.reconstructive: nn.Module
         self.discriminative: nn.Module | None = None
@@ -112,21 +125,35 @@ class DRAEM(LearnedModule):
                 "discriminator", discriminator, discriminator_encoder, encoder_weights, 6, 2
             )
         for network in (self.reconstructive, self.discriminative):
-            if isinstance(network, ReconstructiveNetwork | DiscriminativeNetwork) and released_initialisation:
+            if (
+                isinstance(network, ReconstructiveNetwork | DiscriminativeNetwork)
+                and released_initialisation
+            ):
                 initialise(network)
         if channels_last:
             self.to(memory_format=torch.channels_last)
         self.joint_gradient, self.score_window = joint_gradient, score_window
-        self.learning_rate, self.lr_milestones, self.lr_factor = learning_rate, lr_milestones, lr_factor
+        self.learning_rate, self.lr_milestones, self.lr_factor = (
+            learning_rate,
+            lr_milestones,
+            lr_factor,
+        )
         self.synthesis = Synthesis(
-            anomaly_probability, rotate_probability, rotate_degrees, tuple(opacity), augmenters, noise
+            anomaly_probability,
+            rotate_probability,
+            rotate_degrees,
+            tuple(opacity),
+            augmenters,
+            noise,
         )
         self.validation_synthesis = self.synthesis.held_out()
 
     @property
     def compile_targets(self) -> list[nn.Module]:
         """What torch.compile is worth while for."""
-        return [network for network in (self.reconstructive, self.discriminative) if network is not None]
+        return [
+            network for network in (self.reconstructive, self.discriminative) if network is not None
+        ]
 
     def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
         """The map is the probability of an anomaly, in [0, 1], and the score the largest mean of it over a window.
@@ -137,7 +164,9 @@ class DRAEM(LearnedModule):
         if self.discriminative is None:
             maps = (reconstruction.float() - image).square().sum(1)
         else:
-            maps = self.discriminative(torch.cat((reconstruction, image), 1)).float().softmax(1)[:, 1]
+            maps = (
+                self.discriminative(torch.cat((reconstruction, image), 1)).float().softmax(1)[:, 1]
+            )
         maps = hide(maps, ignore)
         smooth = F.avg_pool2d(maps, self.score_window, stride=1, padding=self.score_window // 2)
         return Prediction(maps, smooth.flatten(1).amax(1))
@@ -153,14 +182,18 @@ class DRAEM(LearnedModule):
         }
         if self.discriminative is not None:
             seen = reconstruction if self.joint_gradient else reconstruction.detach()
-            losses["loss_focal"] = focal_loss(self.discriminative(torch.cat((seen, image), 1)), mask)
+            losses["loss_focal"] = focal_loss(
+                self.discriminative(torch.cat((seen, image), 1)), mask
+            )
         return losses
 
     def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Adam."""
         return torch.optim.Adam(groups, lr=self.learning_rate)
 
-    def default_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    def default_scheduler(
+        self, optimizer: torch.optim.Optimizer
+    ) -> torch.optim.lr_scheduler.LRScheduler:
         """Drops after shares of `trainer.max_epochs`.
 
         Raises:
@@ -168,6 +201,8 @@ class DRAEM(LearnedModule):
         """
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
-            raise UsageError(f"DRAEM's schedule needs trainer.max_epochs of at least 1, {epochs} came")
+            raise UsageError(
+                f"DRAEM's schedule needs trainer.max_epochs of at least 1, {epochs} came"
+            )
         milestones = [max(1, round(share * epochs)) for share in self.lr_milestones]
         return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, self.lr_factor)

@@ -11,7 +11,11 @@ from lightning_ad.methods.layers import Norm, norm_layer
 
 def unit(inputs: int, outputs: int, norm: Norm) -> list[nn.Module]:
     """Convolution 3x3 with bias, norm, ReLU."""
-    return [nn.Conv2d(inputs, outputs, 3, padding=1), norm_layer(norm, outputs), nn.ReLU(inplace=True)]
+    return [
+        nn.Conv2d(inputs, outputs, 3, padding=1),
+        norm_layer(norm, outputs),
+        nn.ReLU(inplace=True),
+    ]
 
 
 def block(*widths: int, norm: Norm) -> nn.Sequential:
@@ -69,7 +73,9 @@ class DiscriminativeNetwork(nn.Module):
     def __init__(self, width: int = 64, norm: Norm = "batch") -> None:
         super().__init__()
         widths = [width * k for k in (1, 2, 4, 8, 8, 8)]
-        self.encoder = nn.ModuleList(block(i, o, o, norm=norm) for i, o in zip([6, *widths], widths, strict=False))
+        self.encoder = nn.ModuleList(
+            block(i, o, o, norm=norm) for i, o in zip([6, *widths], widths, strict=False)
+        )
         targets = [width * k for k in (8, 4, 2, 1, 1)]
         inputs = [widths[-1], *targets[:-1]]
         skips = widths[-2::-1]

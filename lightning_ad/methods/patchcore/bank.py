@@ -6,7 +6,12 @@ from torch import Tensor, nn
 
 from lightning_ad.errors import UserError
 from lightning_ad.methods.base import register_dynamic_buffer
-from lightning_ad.statistics.coreset import Keeper, coresets_of_parts, k_center_greedy, random_projection
+from lightning_ad.statistics.coreset import (
+    Keeper,
+    coresets_of_parts,
+    k_center_greedy,
+    random_projection,
+)
 from lightning_ad.statistics.neighbours import nearest_neighbours
 from lightning_ad.system.distributed import gather_rows, process_rank, sum_over_processes, take_rows
 from lightning_ad.system.memory import gather_rows_from_file, in_memory, release
@@ -80,10 +85,16 @@ class PatchBank(nn.Module):
         """
         held, patches = len(self.bank), grid[0] * grid[1]
         if held and self.bank.shape[1] != vectors.shape[2]:
-            raise UserError(f"the bank's rows have {self.bank.shape[1]} numbers, those to be added {vectors.shape[2]}")
+            raise UserError(
+                f"the bank's rows have {self.bank.shape[1]} numbers, those to be added {vectors.shape[2]}"
+            )
         device, generator = self.bank.device, torch.Generator().manual_seed(seed)
         own = (held + (images - first)[:, None] * patches + torch.arange(patches)).flatten()
-        matrix = None if projection is None else random_projection(vectors.shape[2], projection, generator)
+        matrix = (
+            None
+            if projection is None
+            else random_projection(vectors.shape[2], projection, generator)
+        )
         bound, numbers, left = 0.0, own, None
         if (size := _part(vectors, projection, memory_bytes, held, device)) is not None:
             left, bound = self._left(vectors, matrix, size, count, generator, starting_points)
@@ -96,12 +107,16 @@ class PatchBank(nn.Module):
             all_numbers = gather_rows(numbers.to(device)).sort().values
             places = torch.searchsorted(all_numbers, numbers.to(device))
         with counting(count, "Selecting the coreset", "patch") as advance:
-            chosen = k_center_greedy(candidates, count, generator, starting_points, places, advance, keeper)
+            chosen = k_center_greedy(
+                candidates, count, generator, starting_points, places, advance, keeper
+            )
         del candidates
         rows = (chosen.rows if all_numbers is None else all_numbers[chosen.rows]).cpu()
         old = rows < held
         mine = torch.isin(own, rows[~old]).nonzero().flatten()
-        found = take_rows(gather_rows_from_file(vectors.flatten(0, 1), mine), own[mine], rows[~old], device).cpu()
+        found = take_rows(
+            gather_rows_from_file(vectors.flatten(0, 1), mine), own[mine], rows[~old], device
+        ).cpu()
         bank = found.new_empty(len(rows), found.shape[1])
         bank[~old] = found
         image, place = (rows - held).div(patches, rounding_mode="floor"), (rows - held) % patches
@@ -134,10 +149,18 @@ class PatchBank(nn.Module):
 
         with counting(None, "Selecting from parts", "patch") as advance:
             return coresets_of_parts(
-                read, len(vectors) * patches, images * patches, count, generator, starting_points, advance
+                read,
+                len(vectors) * patches,
+                images * patches,
+                count,
+                generator,
+                starting_points,
+                advance,
             )
 
-    def search(self, queries: Tensor, count: int = 1, without: range | None = None) -> tuple[Tensor, Tensor]:
+    def search(
+        self, queries: Tensor, count: int = 1, without: range | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Squared distances [M, count] to the nearest rows, and the rows; `without` leaves out those of some images.
 
         Raises:
@@ -150,14 +173,20 @@ class PatchBank(nn.Module):
             own = (self.origin[:, 0] >= without.start) & (self.origin[:, 0] < without.stop)
             norms = norms.masked_fill(own, float("inf"))
             if not (others := int((~own).sum())):
-                raise UserError("all patches of the bank are of one training image, and there is none to compare with")
+                raise UserError(
+                    "all patches of the bank are of one training image, and there is none to compare with"
+                )
             count = min(count, others)
         return nearest_neighbours(queries, self.bank, min(count, len(self.bank)), norms)
 
     def measure_scale(self) -> None:
         """Sets `scale`."""
-        sampled = torch.linspace(0, len(self.bank) - 1, min(SAMPLED, len(self.bank)), device=self.bank.device).long()
-        self.scale.copy_(self.search(self.bank[sampled], 2)[0][:, -1].sqrt().median().clamp(min=1e-12))
+        sampled = torch.linspace(
+            0, len(self.bank) - 1, min(SAMPLED, len(self.bank)), device=self.bank.device
+        ).long()
+        self.scale.copy_(
+            self.search(self.bank[sampled], 2)[0][:, -1].sqrt().median().clamp(min=1e-12)
+        )
 
 
 def selected_numbers(projection: int | None) -> int:
@@ -166,7 +195,11 @@ def selected_numbers(projection: int | None) -> int:
 
 
 def _part(
-    vectors: Tensor, projection: int | None, memory_bytes: int | None, held: int, device: torch.device
+    vectors: Tensor,
+    projection: int | None,
+    memory_bytes: int | None,
+    held: int,
+    device: torch.device,
 ) -> int | None:
     """How many of vectors [n, P, D] may be held projected beside `held` rows, with what a selection keeps of each; None
     for all of them."""
@@ -190,7 +223,10 @@ def _candidates(
         *([flat] if left is None else (flat[some] for some in left.split(vectors.shape[1]))),
     ]
     width = flat.shape[1] if matrix is None else matrix.shape[1]
-    out, start = torch.empty(len(old) + len(flat if left is None else left), width, device=device), 0
+    out, start = (
+        torch.empty(len(old) + len(flat if left is None else left), width, device=device),
+        0,
+    )
     for part in parts:
         images = part.view(-1, vectors.shape[1], flat.shape[1]) if part is flat else part[None]
         out[start : start + len(part)] = _projected(images, matrix, device)
@@ -204,7 +240,10 @@ def _projected(vectors: Tensor, matrix: Tensor | None, device: torch.device) -> 
     processes."""
     if matrix is None:
         return vectors.flatten(0, 1).to(device)
-    matrix, out = matrix.to(device), torch.empty(len(vectors), vectors.shape[1], matrix.shape[1], device=device)
+    matrix, out = (
+        matrix.to(device),
+        torch.empty(len(vectors), vectors.shape[1], matrix.shape[1], device=device),
+    )
     with one_thread():
         for image, target in zip(progress(vectors, "Projecting", unit="image"), out, strict=True):
             torch.mm(image.to(device), matrix, out=target)

@@ -6,11 +6,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_ad.data.sample import Prediction
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import hide, score_map
 from lightning_ad.features.patches import patch_features
-from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.fit_only import SERIES, FitOnlyModule
 from lightning_ad.methods.forecast import SELECTED, Plan, Stage, evaluating
 from lightning_ad.methods.patchcore.bank import PatchBank, selected_numbers
@@ -91,7 +91,11 @@ class PatchCore(FitOnlyModule):
     ) -> None:
         super().__init__()
         _check(patch_size, layer_dimension, dimension, coreset_ratio)
-        at_least = {"neighbours": (neighbours, 1), "projection": (projection or 1, 1), "sigma": (sigma, 0)}
+        at_least = {
+            "neighbours": (neighbours, 1),
+            "projection": (projection or 1, 1),
+            "sigma": (sigma, 0),
+        }
         at_least["memory_gb"] = (memory_gb or 0, 0)
         for name, (came, least) in {**at_least, "dimension": (dimension or 1, 1)}.items():
             if came < least:
@@ -99,9 +103,15 @@ class PatchCore(FitOnlyModule):
         if reweight < 0 or reweight == 1:
             raise UsageError(f"model.reweight must be 0 for none, or at least 2, {reweight} came")
         self.save_hyperparameters()
-        self.backbones = nn.ModuleList(Backbone(*one, strides=(8, 16)) for one in _members(backbone, weights, layers))
+        self.backbones = nn.ModuleList(
+            Backbone(*one, strides=(8, 16)) for one in _members(backbone, weights, layers)
+        )
         self.banks = nn.ModuleList(PatchBank() for _ in self.backbones)
-        self.patch_size, self.layer_dimension, self.dimension = patch_size, layer_dimension, dimension
+        self.patch_size, self.layer_dimension, self.dimension = (
+            patch_size,
+            layer_dimension,
+            dimension,
+        )
         self.coreset_ratio, self.selection, self.projection = coreset_ratio, selection, projection
         self.neighbours, self.distance, self.reweight = neighbours, distance, reweight
         self.sigma, self.seed = sigma, seed
@@ -115,7 +125,10 @@ class PatchCore(FitOnlyModule):
             for bank in self.banks:
                 bank.forget()
         images = len(self.trainer.train_dataloader.dataset)
-        sizes = [self._sizes(backbone, *self.trainer.datamodule.input_size) for backbone in self.backbones]
+        sizes = [
+            self._sizes(backbone, *self.trainer.datamodule.input_size)
+            for backbone in self.backbones
+        ]
         self._stores = [VectorStore(images, self._room(size)) for size in sizes]
 
     def observe(self, image: Tensor, index: Tensor) -> None:
@@ -126,14 +139,20 @@ class PatchCore(FitOnlyModule):
             store.put(index, features)
             self._grids.append(grid)
 
-    def kept(self, first: int) -> Iterator[dict[str, Any]]:
+    def partial_state(self, first: int) -> Iterator[dict[str, Any]]:
         """The vectors of the images that this process has observed, in blocks."""
         whole = sum(store.vectors[:1].nbytes for store in self._stores)
-        for places in torch.arange(first, len(self._stores[0].index)).split(max(1, BLOCK_BYTES // max(1, whole))):
+        for places in torch.arange(first, len(self._stores[0].index)).split(
+            max(1, BLOCK_BYTES // max(1, whole))
+        ):
             vectors = [gather_rows_from_file(store.vectors, places) for store in self._stores]
-            yield {"index": self._stores[0].index[places], "vectors": vectors, "grids": [[*g] for g in self._grids]}
+            yield {
+                "index": self._stores[0].index[places],
+                "vectors": vectors,
+                "grids": [[*g] for g in self._grids],
+            }
 
-    def go_on(self, piece: dict[str, Any]) -> None:
+    def restore(self, piece: dict[str, Any]) -> None:
         """Takes such a block."""
         self._grids = [(height, width) for height, width in piece["grids"]]
         for store, vectors in zip(self._stores, piece["vectors"], strict=True):
@@ -160,7 +179,9 @@ class PatchCore(FitOnlyModule):
 
     def _keep_before_they_go(self) -> None:
         """The vectors of a member that is selected are given back: now, or not at all, can all of them be kept."""
-        wanted = self._progress is not None and (self._progress.last(SERIES) > 0 or self._progress.due())
+        wanted = self._progress is not None and (
+            self._progress.last(SERIES) > 0 or self._progress.due()
+        )
         if not (wanted and self.keep_progress()):
             self._progress = None
 
@@ -177,9 +198,15 @@ class PatchCore(FitOnlyModule):
             vectors, selected = 4.0 * count * size.length, 4.0 * count * size.selected
             held += vectors if fits(int(vectors), room) else 0
             projections = max(projections, min(selected, self.memory_bytes or selected))
-            chosen, shorter = plan.world * count * self.coreset_ratio, self.projection or size.length
+            chosen, shorter = (
+                plan.world * count * self.coreset_ratio,
+                self.projection or size.length,
+            )
             selecting += 2 * count * (size.selected * size.length + SELECTED * chosen * shorter)
-            bank, search = bank + 4 * chosen * size.length, search + 2 * size.patches * chosen * size.length
+            bank, search = (
+                bank + 4 * chosen * size.length,
+                search + 2 * size.patches * chosen * size.length,
+            )
         return [
             Stage("Reading images", held, plan.images),
             Stage("Selecting the coreset", held + projections + 2 * bank, operations=selecting),
@@ -204,7 +231,9 @@ class PatchCore(FitOnlyModule):
                 score, worst = scores.flatten(1).max(1)
                 row = found.rows.gather(1, worst[:, None])[:, 0]
                 if self.reweight:
-                    score = score * self._weight(bank, features[torch.arange(len(worst)), worst], row)
+                    score = score * self._weight(
+                        bank, features[torch.arange(len(worst)), worst], row
+                    )
                 nearest = bank.origin[row].long() if nearest is None else nearest
                 maps.append(score_map(scores / self._unit(bank), *size, self.sigma, ignore))
                 image_scores.append(score / self._unit(bank))
@@ -218,7 +247,9 @@ class PatchCore(FitOnlyModule):
             features, grid = self._patches(image, member)
             with torch.autocast(image.device.type, enabled=False):
                 alone = [
-                    self._find(bank, one[None], without=range(int(start), int(start) + tiles)).scores.view(grid)
+                    self._find(
+                        bank, one[None], without=range(int(start), int(start) + tiles)
+                    ).scores.view(grid)
                     for one, start in zip(features, first, strict=True)
                 ]
             scores.append(hide(torch.stack(alone), ignore).flatten(1).amax(1) / self._unit(bank))
@@ -233,12 +264,16 @@ class PatchCore(FitOnlyModule):
         """Bytes that the features of one member may take in memory, so that there is room for their selection too."""
         if self.memory_bytes is None:
             return None
-        return int(self.memory_bytes / len(self.banks) * size.length / (size.length + size.selected))
+        return int(
+            self.memory_bytes / len(self.banks) * size.length / (size.length + size.selected)
+        )
 
     def _find(self, bank: PatchBank, features: Tensor, without: range | None = None) -> Found:
         squared, rows = bank.search(features.flatten(0, 1), self.neighbours, without)
         distances = squared if self.distance == "squared" else squared.sqrt()
-        return Found(distances.mean(1).view(features.shape[:2]), rows[:, 0].view(features.shape[:2]))
+        return Found(
+            distances.mean(1).view(features.shape[:2]), rows[:, 0].view(features.shape[:2])
+        )
 
     def _unit(self, bank: PatchBank) -> Tensor | float:
         """Of scores: the scale of a member of an ensemble, in its square where distances are."""
@@ -271,12 +306,16 @@ class PatchCore(FitOnlyModule):
 
 
 def _members(
-    backbone: str | list[str], weights: str | list[str | None] | None, layers: list[str] | list[list[str]] | None
+    backbone: str | list[str],
+    weights: str | list[str | None] | None,
+    layers: list[str] | list[list[str]] | None,
 ) -> list[tuple[str, str | None, list[str] | None]]:
     """Backbone, weights and layers of each member of the ensemble."""
     if isinstance(backbone, str):
         if isinstance(weights, list) or (layers and not isinstance(layers[0], str)):
-            raise UsageError("model.weights and model.layers are lists for each backbone; model.backbone is only one")
+            raise UsageError(
+                "model.weights and model.layers are lists for each backbone; model.backbone is only one"
+            )
         return [(backbone, weights, layers)]
     each = {
         "weights": weights if isinstance(weights, list) else [weights] * len(backbone),
@@ -284,11 +323,15 @@ def _members(
     }
     for name, values in each.items():
         if len(values) != len(backbone):
-            raise UsageError(f"model.{name} has {len(values)} entries for the {len(backbone)} of model.backbone")
+            raise UsageError(
+                f"model.{name} has {len(values)} entries for the {len(backbone)} of model.backbone"
+            )
     return list(zip(backbone, each["weights"], each["layers"], strict=True))
 
 
-def _check(patch_size: int, layer_dimension: int | None, dimension: int | None, coreset_ratio: float) -> None:
+def _check(
+    patch_size: int, layer_dimension: int | None, dimension: int | None, coreset_ratio: float
+) -> None:
     if patch_size < 1 or patch_size % 2 == 0:
         raise UsageError(f"model.patch_size must be odd and positive, {patch_size} came")
     if (layer_dimension is None) != (dimension is None):

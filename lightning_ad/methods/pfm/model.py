@@ -7,12 +7,11 @@ import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from lightning_ad.data.sample import Batch
+from lightning_ad.data.sample import Batch, Prediction
 from lightning_ad.errors import UsageError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.cache import FeatureCache
 from lightning_ad.features.maps import score_map
-from lightning_ad.methods.base import Prediction
 from lightning_ad.methods.layers import Norm
 from lightning_ad.methods.learned import LearnedModule
 from lightning_ad.methods.pfm.networks import Direction, Mapping, Position, initialise
@@ -78,13 +77,19 @@ class PFM(LearnedModule):
         # Blocks of one fixed size keep features the same bits in every batch; on a GPU they cost too much for that.
         blocks = {"cpu": 1}
         layers = _chosen(source_layers, levels), _chosen(target_layers, levels)
-        self.source = Backbone(source, source_weights, layers[0], strides, blocks, argument="model.source_")
-        self.target = Backbone(target, target_weights, layers[1], strides, blocks, argument="model.target_")
+        self.source = Backbone(
+            source, source_weights, layers[0], strides, blocks, argument="model.source_"
+        )
+        self.target = Backbone(
+            target, target_weights, layers[1], strides, blocks, argument="model.target_"
+        )
         shapes = zip(self.source.shapes(256, 256), self.target.shapes(256, 256), strict=True)
         self.mappings = nn.ModuleDict()
         for level, (s, t) in zip(levels, shapes, strict=True):
             latent = latents[level - 1]
-            mapping = Mapping(s.channels, t.channels, latent, direction, share_latent, position, norm)
+            mapping = Mapping(
+                s.channels, t.channels, latent, direction, share_latent, position, norm
+            )
             # A level of its own starts as it does among others.
             initialise(mapping, torch.Generator().manual_seed(seed * 1_000_003 + level))
             self.mappings[str(level)] = mapping
@@ -124,10 +129,14 @@ class PFM(LearnedModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The mean squared error of each level and direction, of equal weight."""
         if self._cache is not None and self.training:
-            features = self._cache.get(batch.index.tolist(), lambda places: self._features(batch.image[places]))
+            features = self._cache.get(
+                batch.index.tolist(), lambda places: self._features(batch.image[places])
+            )
         else:
             features = self._features(batch.image)
-        features = [f.to(self.device).contiguous(memory_format=self.memory_format) for f in features]
+        features = [
+            f.to(self.device).contiguous(memory_format=self.memory_format) for f in features
+        ]
         return {
             f"loss_{level}_{way}": F.mse_loss(estimate.float(), wanted)
             for level, pairs in self.estimates(features).items()
@@ -152,7 +161,9 @@ class PFM(LearnedModule):
             source, target = self.source(image), self.target(image)
             for k, (s, t) in enumerate(zip(source, target, strict=True)):
                 grid = [max(sides) for sides in zip(s.shape[2:], t.shape[2:], strict=True)]
-                source[k], target[k] = (F.normalize(_resized(x.float(), grid), dim=1) for x in (s, t))
+                source[k], target[k] = (
+                    F.normalize(_resized(x.float(), grid), dim=1) for x in (s, t)
+                )
             return [*source, *target]
 
     def estimates(self, features: list[Tensor]) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
@@ -178,4 +189,6 @@ def _check(levels: tuple[int, ...], *by_level: Any) -> None:
         raise UsageError(f"model.levels are distinct numbers from 1; {list(levels)} came")
     for name, values in zip(names, by_level, strict=True):
         if values is not None and len(values) < max(levels):
-            raise UsageError(f"model.{name} must have a value for each level up to {max(levels)}; {list(values)} came")
+            raise UsageError(
+                f"model.{name} must have a value for each level up to {max(levels)}; {list(values)} came"
+            )

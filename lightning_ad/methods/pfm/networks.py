@@ -51,14 +51,22 @@ class Mapping(nn.Module):
         self.position = position
         widen = 2 if position == "concat" else 1
         ends = {"to_target": (source, target), "to_source": (target, source)}
-        wanted = {"forward": ["to_target"], "backward": ["to_source"], "bidirectional": [*ends]}[direction]
-        self.encoders, self.latents, self.decoders = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        wanted = {"forward": ["to_target"], "backward": ["to_source"], "bidirectional": [*ends]}[
+            direction
+        ]
+        self.encoders, self.latents, self.decoders = (
+            nn.ModuleDict(),
+            nn.ModuleDict(),
+            nn.ModuleDict(),
+        )
         for name in wanted:
             start, end = ends[name]
             self.encoders[name] = block(widen * start, start // 2 + latent, 2 * latent, norm=norm)
             shared = next(iter(self.latents.values()), None) if share_latent else None
             self.latents[name] = shared or nn.Conv2d(2 * latent, latent, 1)
-            self.decoders[name] = block(latent, 2 * latent, end // 2 + latent, end, norm=norm, last_bare=True)
+            self.decoders[name] = block(
+                latent, 2 * latent, end // 2 + latent, end, norm=norm, last_bare=True
+            )
 
     def forward(self, source: Tensor, target: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """Estimates and what they estimate, `to_target` and `to_source`, from [B, s, h, w] and [B, t, h, w]."""
@@ -66,7 +74,10 @@ class Mapping(nn.Module):
         pairs = {}
         for name, encoder in self.encoders.items():
             given, wanted = ends[name]
-            pairs[name] = self.decoders[name](self.latents[name](encoder(self._encoded(given)))), wanted
+            pairs[name] = (
+                self.decoders[name](self.latents[name](encoder(self._encoded(given)))),
+                wanted,
+            )
         return pairs
 
     def _encoded(self, x: Tensor) -> Tensor:
@@ -76,7 +87,9 @@ class Mapping(nn.Module):
         return x + encoding if self.position == "add" else torch.cat((x, encoding.expand_as(x)), 1)
 
 
-def position_encoding(channels: int, height: int, width: int, device: torch.device | None = None) -> Tensor:
+def position_encoding(
+    channels: int, height: int, width: int, device: torch.device | None = None
+) -> Tensor:
     """Sinusoidal encoding [channels, height, width] (PEFM, section III-B): first half of the channels x, second y.
 
     Sine on even channels of a half, cosine on odd ones; wavelengths from 2 pi to 10,000 times that. Numbers of

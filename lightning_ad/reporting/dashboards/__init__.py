@@ -25,7 +25,9 @@ def dashboards(loggers: Iterable[Logger]) -> list[Dashboard]:
     """A dashboard for each logger that can show more than numbers."""
     found = []
     for logger in loggers:
-        names = [kind.__name__ for kind in type(logger).__mro__]  # Fabric's loggers have the names of Lightning's
+        names = [
+            kind.__name__ for kind in type(logger).__mro__
+        ]  # Fabric's loggers have the names of Lightning's
         if (name := next((n for n in names if n in KINDS), None)) is not None:
             found.append(KINDS[name](logger))
     return found

@@ -45,7 +45,9 @@ class Dashboard:
         """What the run is: short facts by name, and its whole configuration as YAML."""
         raise NotImplementedError
 
-    def scenes(self, group: str, scenes: Sequence[Scene], panels: Sequence[Picture], step: int) -> None:
+    def scenes(
+        self, group: str, scenes: Sequence[Scene], panels: Sequence[Picture], step: int
+    ) -> None:
         """Scored images under `group`, and the same drawn as panels: image and heat map side by side."""
         raise NotImplementedError
 
@@ -53,6 +55,8 @@ class Dashboard:
         """The histogram of some values."""
         raise NotImplementedError
 
-    def curve(self, name: str, x: Sequence[float], y: Sequence[float], labels: tuple[str, str], step: int) -> None:
+    def curve(
+        self, name: str, x: Sequence[float], y: Sequence[float], labels: tuple[str, str], step: int
+    ) -> None:
         """A line through points, with the names of both axes."""
         raise NotImplementedError

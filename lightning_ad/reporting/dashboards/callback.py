@@ -50,7 +50,11 @@ class DashboardRecorder(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: AnomalyModule) -> None:
         """Scores the chosen images once more, every other one with a synthetic anomaly where the run draws some."""
-        shown = dashboards(trainer.loggers) if trainer.is_global_zero and not trainer.sanity_checking else []
+        shown = (
+            dashboards(trainer.loggers)
+            if trainer.is_global_zero and not trainer.sanity_checking
+            else []
+        )
         loader = trainer.val_dataloaders
         self._validations += 1
         if not shown or not self.count or not loader or self._validations < self._next:
@@ -64,10 +68,14 @@ class DashboardRecorder(Callback):
         scale = colours(scenes)
         for dashboard in shown:
             with _no_harm(dashboard):
-                dashboard.scenes("validation", scenes, [panel(s, *scale) for s in scenes], trainer.global_step)
+                dashboard.scenes(
+                    "validation", scenes, [panel(s, *scale) for s in scenes], trainer.global_step
+                )
 
 
-def _scored(trainer: Trainer, module: AnomalyModule, rows: Sequence[int], first: int) -> list[Scene]:
+def _scored(
+    trainer: Trainer, module: AnomalyModule, rows: Sequence[int], first: int
+) -> list[Scene]:
     """Held-out images (by tiles, the middle one of each), as a validation scores them."""
     loader, tiles = trainer.val_dataloaders, module.tiles_per_image
     keys = [RowKey(row * tiles + tiles // 2, HELD_OUT) for row in rows]
@@ -77,14 +85,24 @@ def _scored(trainer: Trainer, module: AnomalyModule, rows: Sequence[int], first:
     with trainer.precision_plugin.forward_context():
         if trainer.datamodule.validation_anomalies and batch.recipe:  # type: ignore[attr-defined]
             drawn, where = module.with_anomalies(batch)
-            changed = (torch.arange(first, first + len(image), device=image.device) % 2 == 0) & (batch.label == 0)
+            changed = (torch.arange(first, first + len(image), device=image.device) % 2 == 0) & (
+                batch.label == 0
+            )
             image = torch.where(changed[:, None, None, None], drawn, image)
             mask = torch.where(changed[:, None, None], where, mask)
         found = module(image, batch.ignore)
     maps = hide(found.map.float(), batch.ignore)
     return [
-        Scene(f"{first + i} {Path(path).name}", float(score), _pixels(one), map.cpu().numpy(), truth.cpu().numpy())
-        for i, (path, score, one, map, truth) in enumerate(zip(batch.path, found.score, image, maps, mask, strict=True))
+        Scene(
+            f"{first + i} {Path(path).name}",
+            float(score),
+            _pixels(one),
+            map.cpu().numpy(),
+            truth.cpu().numpy(),
+        )
+        for i, (path, score, one, map, truth) in enumerate(
+            zip(batch.path, found.score, image, maps, mask, strict=True)
+        )
     ]
 
 
@@ -94,7 +112,9 @@ def _no_harm(dashboard: Dashboard) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        rank_zero_warn(f"{type(dashboard.logger).__name__} could not be told: {type(error).__name__}: {error}")
+        rank_zero_warn(
+            f"{type(dashboard.logger).__name__} could not be told: {type(error).__name__}: {error}"
+        )
 
 
 def show_test(
@@ -122,7 +142,10 @@ def show_test(
     rows, step = results.rows, trainer.global_step
     shown = dashboards(trainer.loggers)
     places = chosen([row.defect for row in rows], count) if shown else []
-    scenes = [_tested(rows[i], number, picture, folder, results.threshold) for number, i in enumerate(places)]
+    scenes = [
+        _tested(rows[i], number, picture, folder, results.threshold)
+        for number, i in enumerate(places)
+    ]
     panels = [panel(scene, *scale) for scene in scenes]
     for dashboard in shown:
         with _no_harm(dashboard):
@@ -152,7 +175,9 @@ def _tested(
     image, mask = picture(row)
     map = read_map(folder / str(row.map_path)).numpy()
     called = None if threshold is None or threshold.pixel is None else map > threshold.pixel
-    return Scene(f"{number} {row.defect} {Path(row.path).name}", row.score, image, map, mask, called)
+    return Scene(
+        f"{number} {row.defect} {Path(row.path).name}", row.score, image, map, mask, called
+    )
 
 
 def chosen(kinds: Sequence[str], count: int) -> list[int]:
@@ -162,7 +187,9 @@ def chosen(kinds: Sequence[str], count: int) -> list[int]:
     """
     places = {kind: [i for i, k in enumerate(kinds) if k == kind] for kind in sorted({*kinds})}
     deepest = max(map(len, places.values()), default=0)
-    in_turn = [places[kind][turn] for turn in range(deepest) for kind in places if turn < len(places[kind])]
+    in_turn = [
+        places[kind][turn] for turn in range(deepest) for kind in places if turn < len(places[kind])
+    ]
     return in_turn[:count]
 
 

@@ -20,7 +20,9 @@ class MLflowDashboard(Dashboard):
             self.logger.experiment.set_tag(self.logger.run_id, name, value)
         self.logger.experiment.log_text(self.logger.run_id, config, "config.yaml")
 
-    def scenes(self, group: str, scenes: Sequence[Scene], panels: Sequence[Picture], step: int) -> None:
+    def scenes(
+        self, group: str, scenes: Sequence[Scene], panels: Sequence[Picture], step: int
+    ) -> None:
         """A file for each."""
         for number, panel in enumerate(panels):
             self._log(f"{group}/step_{step:06d}/{number:02d}.png", panel)
@@ -29,7 +31,9 @@ class MLflowDashboard(Dashboard):
         """Its drawing."""
         self._log(f"{name}/step_{step:06d}.png", drawn_histogram(name, values))
 
-    def curve(self, name: str, x: Sequence[float], y: Sequence[float], labels: tuple[str, str], step: int) -> None:
+    def curve(
+        self, name: str, x: Sequence[float], y: Sequence[float], labels: tuple[str, str], step: int
+    ) -> None:
         """Its drawing."""
         self._log(f"{name}/step_{step:06d}.png", drawn_curve(name, x, y, labels))
 

@@ -17,16 +17,28 @@ class WandbDashboard(Dashboard):
         """In the run's configuration."""
         self.logger.experiment.config.update({**facts, "config": config}, allow_val_change=True)
 
-    def scenes(self, group: str, scenes: Sequence[Scene], panels: Sequence[Picture], step: int) -> None:
+    def scenes(
+        self, group: str, scenes: Sequence[Scene], panels: Sequence[Picture], step: int
+    ) -> None:
         """The images with the masks `truth` and `verdict`, and the panels."""
         from wandb import Image
 
         images = []
         for scene in scenes:
-            masks = {"truth": scene.truth, **({} if scene.called is None else {"verdict": scene.called})}
-            told = {k: {"mask_data": mask.astype(np.uint8), "class_labels": CLASSES} for k, mask in masks.items()}
-            images.append(Image(scene.image, caption=f"{scene.score:#.4g} {scene.name}", masks=told))
-        heat = [Image(panel, caption=scene.name) for scene, panel in zip(scenes, panels, strict=True)]
+            masks = {
+                "truth": scene.truth,
+                **({} if scene.called is None else {"verdict": scene.called}),
+            }
+            told = {
+                k: {"mask_data": mask.astype(np.uint8), "class_labels": CLASSES}
+                for k, mask in masks.items()
+            }
+            images.append(
+                Image(scene.image, caption=f"{scene.score:#.4g} {scene.name}", masks=told)
+            )
+        heat = [
+            Image(panel, caption=scene.name) for scene, panel in zip(scenes, panels, strict=True)
+        ]
         self._log(step, **{f"{group}/images": images, f"{group}/heat_maps": heat})
 
     def distribution(self, name: str, values: NDArray[np.float32], step: int) -> None:
@@ -35,7 +47,9 @@ class WandbDashboard(Dashboard):
 
         self._log(step, **{name: Histogram(values.tolist())})
 
-    def curve(self, name: str, x: Sequence[float], y: Sequence[float], labels: tuple[str, str], step: int) -> None:
+    def curve(
+        self, name: str, x: Sequence[float], y: Sequence[float], labels: tuple[str, str], step: int
+    ) -> None:
         """A line."""
         from wandb import Table, plot
 

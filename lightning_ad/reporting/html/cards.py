@@ -35,8 +35,12 @@ def colour_scale(rows: Sequence[ImageResult], run_folder: Path) -> tuple[float, 
 
     with counting(len(mapped), "colour scale", "map") as advance:
         found = map_single_threaded(measured, mapped)
-    low = float(np.median(np.concatenate([ordinary for ordinary, _ in found if ordinary is not None])))
-    high = float(np.median([top for row, (_, top) in zip(mapped, found, strict=True) if row.label == last]))
+    low = float(
+        np.median(np.concatenate([ordinary for ordinary, _ in found if ordinary is not None]))
+    )
+    high = float(
+        np.median([top for row, (_, top) in zip(mapped, found, strict=True) if row.label == last])
+    )
     return (low, high) if high > low else (low, low + 1.0)
 
 
@@ -53,7 +57,9 @@ def picture_layers(number: int, image: Picture, mask: Mask, heat: Picture | None
     text += f'<g id="i{number}"><use href="#p{number}"/>{line}</g>'
     if heat is not None:
         layer = _uri(pictures.translucent(pictures.thumbnail(heat, SIDE)), room // 3)
-        text += f'<g id="h{number}"><use href="#p{number}"/><image {size} href="{layer}"/>{line}</g>'
+        text += (
+            f'<g id="h{number}"><use href="#p{number}"/><image {size} href="{layer}"/>{line}</g>'
+        )
     return text
 
 
@@ -97,7 +103,13 @@ def card(number: int, row: ImageResult, name: str, height: int, width: int) -> s
 
 def script_number(value: float) -> str:
     """As JavaScript reads it."""
-    return repr(value) if math.isfinite(value) or math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return (
+        repr(value)
+        if math.isfinite(value) or math.isnan(value)
+        else "Infinity"
+        if value > 0
+        else "-Infinity"
+    )
 
 
 def shown_number(value: float) -> str:

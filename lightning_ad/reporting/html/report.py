@@ -16,7 +16,14 @@ from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.evaluation.thresholds import Threshold
 from lightning_ad.reporting import charts, pictures
 from lightning_ad.reporting.charts import Axis
-from lightning_ad.reporting.html.cards import SIDE, card, colour_scale, picture_layers, script_number, shown_number
+from lightning_ad.reporting.html.cards import (
+    SIDE,
+    card,
+    colour_scale,
+    picture_layers,
+    script_number,
+    shown_number,
+)
 from lightning_ad.reporting.maps import read_map
 from lightning_ad.reporting.pictures import Mask, Picture
 from lightning_ad.reporting.run_results import RunResults
@@ -62,7 +69,9 @@ def write_report(
         run_folder: the folder that the rows' `map_path` starts from.
         scale: where the colours of heat maps begin and end; None for `colour_scale`.
     """
-    rows = sorted(results.rows, key=lambda r: -math.inf if math.isnan(r.score) else r.score, reverse=True)
+    rows = sorted(
+        results.rows, key=lambda r: -math.inf if math.isnan(r.score) else r.score, reverse=True
+    )
     scale = colour_scale(rows, run_folder) if scale is None else scale
     room = BUDGET // max(len(rows), 600)
 
@@ -72,7 +81,10 @@ def write_report(
         mask = pictures.thumbnail_mask(mask, *image.shape[:2])
         map_path = rows[number].map_path
         heat = pictures.heat(read_map(run_folder / map_path), *scale) if map_path else None
-        drawn = picture_layers(number, image, mask, heat, room), card(number, rows[number], names[number], *mask.shape)
+        drawn = (
+            picture_layers(number, image, mask, heat, room),
+            card(number, rows[number], names[number], *mask.shape),
+        )
         advance(1)
         return *drawn, bool(mask.any())
 
@@ -83,9 +95,13 @@ def write_report(
     masked = any(with_mask)
 
     bar = pictures.translucent(pictures.COLOURS[None].astype(np.uint8))
-    by_label = [[c for c, r in zip(cards, rows, strict=True) if r.label == label] for label in (0, 1)]
+    by_label = [
+        [c for c, r in zip(cards, rows, strict=True) if r.label == label] for label in (0, 1)
+    ]
     defects = sorted({r.defect for r in rows}, key=lambda d: (d != GOOD, d))
-    template, script = (Path(__file__).with_name(f"report.{kind}") for kind in ("html.template", "js"))
+    template, script = (
+        Path(__file__).with_name(f"report.{kind}") for kind in ("html.template", "js")
+    )
     page = Template(template.read_text(encoding="utf-8")).substitute(
         _metrics(results, masked),
         script=script.read_text(encoding="utf-8"),
@@ -97,7 +113,8 @@ def write_report(
         called="<th>called anomalous</th>" if _has_verdicts(rows) else "",
         training=_training(results.training),
         worst_good="".join(by_label[0][:WORST]) or "<p>There are no good images.</p>",
-        worst_anomalous="".join(by_label[1][: -WORST - 1 : -1]) or "<p>There are no anomalous images.</p>",
+        worst_anomalous="".join(by_label[1][: -WORST - 1 : -1])
+        or "<p>There are no anomalous images.</p>",
         first=GOOD if by_label[0] else "anomalous",
         last="anomalous" if by_label[1] else GOOD,
         low=shown_number(scale[0]),
@@ -107,7 +124,9 @@ def write_report(
         limit="" if results.threshold is None else script_number(results.threshold.image),
         count=len(rows),
         cards="".join(cards),
-        facts="".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in results.facts.items()),
+        facts="".join(
+            f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in results.facts.items()
+        ),
         config=escape(results.config),
         layers="".join(layers),
         **_curves(results.plots),
@@ -124,11 +143,15 @@ def _names(rows: Sequence[ImageResult]) -> list[str]:
 
 def _metrics(results: RunResults, masked: bool) -> dict[str, str]:
     labels = {r.label for r in results.rows}
-    lacks = "no anomalous images" if 1 not in labels else "no good images" if 0 not in labels else ""
+    lacks = (
+        "no anomalous images" if 1 not in labels else "no good images" if 0 not in labels else ""
+    )
     texts = {}
     for name in METRIC_NAMES:
         value = results.metrics.get(name, math.nan)
-        why = lacks or ("no true outlines" if name.startswith("pixel") and not masked else "not computed")
+        why = lacks or (
+            "no true outlines" if name.startswith("pixel") and not masked else "not computed"
+        )
         texts[re.sub(r"\W", "_", name)] = (
             f'<b class="none">n/a</b><em>{why}</em>' if math.isnan(value)
             else f'<b>{value:.4f}</b><i style="--share:{value:.4f}"></i>{_interval(results.intervals.get(name))}'
@@ -171,13 +194,17 @@ def _histogram(rows: Sequence[ImageResult], threshold: Threshold | None) -> str:
 
     The limit of the run is a line, where it lies among the scores.
     """
-    scores = [np.array([r.score for r in rows if r.label == n and math.isfinite(r.score)]) for n in (0, 1)]
+    scores = [
+        np.array([r.score for r in rows if r.label == n and math.isfinite(r.score)]) for n in (0, 1)
+    ]
     both = np.concatenate(scores)
     x = Axis.fit(both, "image score")
     if not x.log and len(scores[0]) and len(scores[1]):
         far = max(3 * scores[0].max() - 2 * scores[0].min(), np.quantile(scores[1], 0.75))
         if both.min() < far < x.high:
-            x = Axis(x.low, float(far), f"image score (last bar: {shown_number(float(far))} and above)")
+            x = Axis(
+                x.low, float(far), f"image score (last bar: {shown_number(float(far))} and above)"
+            )
     edges = x.edges(50)
     limit = math.inf if threshold is None else threshold.image
     within = edges[0] <= limit < edges[-1]
@@ -187,7 +214,9 @@ def _histogram(rows: Sequence[ImageResult], threshold: Threshold | None) -> str:
         y = Axis(0, max(4, int(counts.max())) * 1.05, kind)
         notes = {"" if label else "called anomalous above": limit} if within else {}
         axis = replace(x, label=x.label if label else "")
-        drawn.append(charts.chart(axis, y, charts.bars(axis, y, edges, counts, kind), 440, 122, notes))
+        drawn.append(
+            charts.chart(axis, y, charts.bars(axis, y, edges, counts, kind), 440, 122, notes)
+        )
     return "".join(drawn)
 
 
@@ -198,7 +227,9 @@ def _has_verdicts(rows: Sequence[ImageResult]) -> bool:
 def _columns(results: RunResults) -> list[str]:
     """The metrics of the table of defects that any kind of defect has."""
     return [
-        name for name in BY_DEFECT if any(not math.isnan(m.get(name, math.nan)) for m in results.by_defect.values())
+        name
+        for name in BY_DEFECT
+        if any(not math.isnan(m.get(name, math.nan)) for m in results.by_defect.values())
     ]
 
 
@@ -210,10 +241,16 @@ def _defect(defect: str, rows: Sequence[ImageResult], results: RunResults) -> st
         called = sum(r.anomalous or False for r in of_kind)
         cells.append(f"{called} ({called / len(of_kind):.0%})")
     cells.append(shown_number(float(np.mean([r.score for r in of_kind]))))
-    metrics, sure = (part.get(defect, {}) for part in (results.by_defect, results.by_defect_intervals))
+    metrics, sure = (
+        part.get(defect, {}) for part in (results.by_defect, results.by_defect_intervals)
+    )
     for name in _columns(results):
         value = metrics.get(name, math.nan)
-        ends = '<small title="95 % interval">{:.3f} to {:.3f}</small>'.format(*sure[name]) if name in sure else ""
+        ends = (
+            '<small title="95 % interval">{:.3f} to {:.3f}</small>'.format(*sure[name])
+            if name in sure
+            else ""
+        )
         cells.append("" if math.isnan(value) else f"{value:.4f}{ends}")
     return f"<tr><th>{escape(defect)}</th>{''.join(f'<td>{c}</td>' for c in cells)}</tr>"
 
@@ -225,7 +262,9 @@ def _curves(plots: dict[str, tuple[list[float], list[float]]]) -> dict[str, str]
         x = Axis(-0.005, 0.35, x_name) if pro else Axis(-0.015, 1.015, x_name)
         y = Axis(-0.015, 1.015, y_name)
         xs, ys = plots.get(key, ([], []))
-        svg = charts.chart(x, y, charts.curve(x, y, xs, ys), notes={"0.05": 0.05, "0.30": 0.3} if pro else {})
+        svg = charts.chart(
+            x, y, charts.curve(x, y, xs, ys), notes={"0.05": 0.05, "0.30": 0.3} if pro else {}
+        )
         texts[re.sub(r"\W", "_", key)] = svg if len(xs) else '<p class="none">not computed</p>'
     return texts
 

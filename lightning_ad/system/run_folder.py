@@ -39,7 +39,11 @@ class RunFolder:
     @classmethod
     def versions(cls, folder: Path) -> list[Self]:
         """All versions below `<output>/<name>`, the oldest first."""
-        found = [p for p in folder.glob("version_*") if p.is_dir() and _number(p) >= 0] if folder.is_dir() else []
+        found = (
+            [p for p in folder.glob("version_*") if p.is_dir() and _number(p) >= 0]
+            if folder.is_dir()
+            else []
+        )
         return [cls(p) for p in sorted(found, key=_number)]
 
     @classmethod
@@ -53,8 +57,12 @@ class RunFolder:
         open_ones = [v for v in versions if not v.finished]
         if not open_ones:
             there = f"all {len(versions)} are finished" if versions else "there is none at all"
-            raise UsageError(f"no unfinished run in {output / name} to go on with: {there}. Leave out --resume")
-        begun = (v for v in reversed(open_ones) if v.last_checkpoint.is_file() or v.progress.is_dir())
+            raise UsageError(
+                f"no unfinished run in {output / name} to go on with: {there}. Leave out --resume"
+            )
+        begun = (
+            v for v in reversed(open_ones) if v.last_checkpoint.is_file() or v.progress.is_dir()
+        )
         return next(begun, open_ones[-1])
 
     @classmethod
@@ -77,7 +85,9 @@ class RunFolder:
             raise UsageError(
                 f"{path} holds only unfinished runs: go on with one by train.py --resume, or give a checkpoint file"
             )
-        raise UsageError(f"there is no run in {path}; expected a folder such as runs/patchcore-mtd, or a .ckpt file")
+        raise UsageError(
+            f"there is no run in {path}; expected a folder such as runs/patchcore-mtd, or a .ckpt file"
+        )
 
     def discard(self) -> None:
         """Removes a folder in which nothing has run."""
