@@ -1,4 +1,4 @@
-"""What only the methods know that read each image once: `--extend`, `--suspects` and `--trim`; and a forecast."""
+"""What only the methods know that read each image once: `--extend`, `--suspects` and `--trim`."""
 
 from pathlib import Path
 from typing import Any

@@ -137,7 +137,7 @@ class RunCLI(LightningCLI):
                 network.compile()
 
     def keep_features(self) -> None:
-        """Opens the cache of features (`--feature_cache`); once a forecast has been made from made-up images."""
+        """Opens the cache of features (`--feature_cache`)."""
         if (folder := self.config_init.feature_cache) is not None:
             for backbone in (
                 module for module in self.model.modules() if isinstance(module, Backbone)

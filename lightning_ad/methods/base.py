@@ -95,12 +95,8 @@ class AnomalyModule(LightningModule):
             prediction = Prediction(*score_by_tiles(self, image, self.tiles, block, ignore))
         return prediction._replace(map=hide(prediction.map, ignore))
 
-    def extract_features(self, image: Tensor) -> object:
-        """What is made of images [B, 3, H, W] before anything is kept of them; its speed is measured for a forecast."""
-        raise NotImplementedError
-
     def stages(self, plan: Plan) -> list[Stage]:
-        """What a run will take, the test last; empty where nobody knows."""
+        """The memory that each stage of a run takes, the test last; empty if that is not known."""
         return []
 
     def chi_square_threshold(self, reject: float) -> float | None:

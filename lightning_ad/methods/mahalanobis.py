@@ -12,7 +12,7 @@ from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map, spatial_mean
 from lightning_ad.features.weights import build_network
 from lightning_ad.methods.fit_only import FitOnlyModule
-from lightning_ad.methods.forecast import Plan, Stage, evaluating
+from lightning_ad.methods.forecast import Plan, Stage
 from lightning_ad.statistics.gaussian import (
     Components,
     ShrunkGaussian,
@@ -129,21 +129,13 @@ class MahalanobisAD(FitOnlyModule):
         self.count.fill_(finished[0].count)
         self._kept = (self.means, self._fit(finished))
 
-    def extract_features(self, image: Tensor) -> object:
-        """The maps of all levels."""
-        return self._maps(image)
-
     def stages(self, plan: Plan) -> list[Stage]:
         """One scatter for each level, and its inverse."""
         squares = float(sum(channels**2 for channels in self.widths))
         return [
-            Stage("Reading images", 8.0 * squares, plan.images, 2 * plan.images * squares),
-            Stage(
-                "Shrinking",
-                8.0 * 4 * squares,
-                operations=4.0 * sum(channels**3 for channels in self.widths),
-            ),
-            evaluating(plan, 8.0 * 2 * squares, 2 * squares),
+            Stage("Reading images", 8.0 * squares),
+            Stage("Shrinking", 8.0 * 4 * squares),
+            Stage("Testing", 8.0 * 2 * squares),
         ]
 
     @property

@@ -1,7 +1,6 @@
 """PaDiM (Defard et al., ICPR-W 2020, arXiv 2011.08785): a Gaussian of features at each position of the grid."""
 
 from collections.abc import Iterator
-from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -14,7 +13,7 @@ from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map
 from lightning_ad.methods.base import EARLIER
 from lightning_ad.methods.fit_only import FitOnlyModule
-from lightning_ad.methods.forecast import Plan, Stage, evaluating
+from lightning_ad.methods.forecast import Plan, Stage
 from lightning_ad.statistics.gaussian import leave_one_out
 from lightning_ad.statistics.grid_hierarchy import LAYOUT, Nesting, nesting
 from lightning_ad.statistics.hierarchical_gaussian import NestedGaussian
@@ -158,28 +157,15 @@ class PaDiM(FitOnlyModule):
         if checkpoint.get("layout") != LAYOUT:
             raise WeightsError(EARLIER)
 
-    def extract_features(self, image: Tensor) -> object:
-        """The chosen channels."""
-        return self._embed(image)
-
     def stages(self, plan: Plan) -> list[Stage]:
         """Reading holds the scatters, however many images there are, and testing the inverse factors."""
         nested = self._nesting(self._grids_of(plan.height, plan.width))
         vectors, numbers = sum(nested.vectors()), sum(nested.numbers())
-        solving = sum(
-            n * above
-            for n, above in zip(nested.numbers(), accumulate(nested.dimensions), strict=True)
-        )
         scatters, factors = self.accumulator.itemsize * numbers, self.storage.itemsize * numbers
         return [
-            Stage(
-                "Reading images",
-                scatters + 4 * 2 * BLOCK * vectors,
-                plan.images,
-                2 * plan.images * numbers,
-            ),
-            Stage("Factorising", scatters + factors, operations=2 * solving),
-            evaluating(plan, factors + 4 * numbers, 2 * numbers),
+            Stage("Reading images", scatters + 4 * 2 * BLOCK * vectors),
+            Stage("Factorising", scatters + factors),
+            Stage("Testing", factors + 4 * numbers),
         ]
 
     @property

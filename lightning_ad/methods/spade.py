@@ -13,7 +13,7 @@ from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map, spatial_mean
 from lightning_ad.features.patches import patch_features
 from lightning_ad.methods.fit_only import FitOnlyModule
-from lightning_ad.methods.forecast import COMPARED, Plan, Stage, evaluating
+from lightning_ad.methods.forecast import Plan, Stage
 from lightning_ad.statistics.neighbours import nearest_neighbours
 from lightning_ad.system.distributed import sum_over_processes
 from lightning_ad.system.memory import fits
@@ -93,10 +93,6 @@ class SPADE(FitOnlyModule):
         """That the gallery may take; None for no limit."""
         return self.gallery.memory_bytes
 
-    @memory_bytes.setter
-    def memory_bytes(self, limit: int | None) -> None:
-        self.gallery.memory_bytes = limit
-
     def begin(self) -> None:
         """Room for all training images, on every process; where the gallery grows, what it holds comes first.
 
@@ -162,31 +158,15 @@ class SPADE(FitOnlyModule):
                 f"{self.k_pixel} take at most all of them."
             )
 
-    def extract_features(self, image: Tensor) -> object:
-        """The maps of all levels."""
-        return self.backbone(image)
-
     def stages(self, plan: Plan) -> list[Stage]:
-        """The gallery is held from the first image on; testing compares pixels with those of `k_pixel` images."""
+        """The gallery is held from the first image on, unless it goes to a file."""
         *levels, _ = self.backbone.shapes(plan.height, plan.width)
-        size = (
-            self.storage.itemsize
-            * plan.world
-            * plan.images
-            * sum(s.channels * s.height * s.width for s in levels)
-        )
-        held = float(size if fits(size, self.gallery.memory_bytes) else 0)
-        near, areas = (
-            min(self.k_pixel, plan.world * plan.images),
-            [s.height * s.width for s in levels],
-        )
-        work = sum(
-            areas[g[0]] ** 2 * (sum(levels[i].channels for i in g) + self.neighbours * COMPARED)
-            for g in self.groups
-        )
+        numbers = sum(level.channels * level.height * level.width for level in levels)
+        size = self.storage.itemsize * plan.world * plan.images * numbers
+        held = float(size if fits(size, plan.memory_bytes) else 0)
         return [
-            Stage("Reading images", held, plan.images),
-            evaluating(plan, 3 * held + 2 * BLOCK_BYTES, 2 * near * work),  # it is loaded again
+            Stage("Reading images", held),
+            Stage("Testing", 3 * held + 2 * BLOCK_BYTES),  # the checkpoint is loaded beside it
         ]
 
     @property

@@ -1,83 +1,69 @@
-"""What a forecast is made of; that it is near what is measured is shown by benchmarks/methods_table.py."""
+"""The forecast of memory that is printed before a run."""
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
+from runs import flags
 
 from lightning_ad.cli import forecast
-from lightning_ad.cli.forecast import FEW, Speed, measure, seconds, table
-from lightning_ad.methods.forecast import Stage
+from lightning_ad.cli.forecast import table
+from lightning_ad.commands.train import train
+from lightning_ad.evaluation import anomaly_metrics
+from lightning_ad.methods import PatchCore
+from lightning_ad.methods.forecast import HISTOGRAM_BYTES, Plan, Stage, with_metrics, with_suspects
+
+PLAN = Plan(images=100, tested=10, height=32, width=64)
 
 
-@pytest.fixture
-def machine(monkeypatch):
-    """Sets cores and threads."""
-
-    def of(cores, threads):
-        monkeypatch.setattr(forecast.os, "cpu_count", lambda: cores)
-        monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-
-    return of
-
-
-@pytest.mark.parametrize(
-    ("cores", "threads", "workers", "together", "an_image"),
-    [
-        (2, 2, 0, 8, 3.0 + 4.0 / 2),  # two threads read, then the network works
-        (2, 2, 0, 1, 3.0 + 4.0),  # images come one by one
-        (2, 2, 1, 8, 3.0 + 4.0),  # no core is free for the worker
-        (8, 2, 4, 8, 3.0),  # workers read meanwhile
-        (8, 2, 1, 8, 4.0),  # but one is slower than the network
-        (2, 4, 0, 8, 3.0 + 4.0 / 2),
-    ],
-)
-def test_reading_beside_the_network(machine, cores, threads, workers, together, an_image):
-    machine(cores, threads)
-    speed = Speed(reading=4.0, network=3.0, operations=100.0)
-    stage = Stage("Testing", 0.0, images=10, operations=1000.0, writing=0.5)
-    found = seconds(stage, speed, workers, together)
-    assert found == pytest.approx(
-        forecast.STARTING + 10 * (an_image + 0.5) + forecast.MARGIN * 1000 / 100
-    )
-
-
-@pytest.mark.parametrize(
-    ("quick", "batch", "sizes"), [(True, 32, {FEW, 32}), (True, 4, {FEW}), (False, 32, {FEW})]
-)
-def test_a_batch_is_measured_where_images_are_quick(tmp_path, monkeypatch, quick, batch, sizes):
-    monkeypatch.setattr(forecast, "QUICK", 1e9 if quick else 0.0)
-    Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "a.png")
-    seen, read = set(), []
-
-    def extract_features(images):
-        seen.add(len(images))
-        assert images.shape[1:] == (3, 16, 24)
-
-    def reader(path):
-        with Image.open(path) as image:
-            read.append((image.size, image.mode, image.format))
-
-    speed = measure(
-        extract_features, reader, str(tmp_path / "a.png"), 16, 24, batch, torch.device("cpu")
-    )
-    assert seen == sizes
-    assert set(read) == {((30, 20), "L", "PNG")}  # made up like the file
-    assert min(speed) > 0
-
-
-def test_a_file_that_cannot_be_read_costs_nothing_here(tmp_path):
-    speed = measure(torch.Tensor.sum, str, str(tmp_path / "none.png"), 8, 8, 1, torch.device("cpu"))
-    assert speed.reading == 0.0
-
-
-def test_the_table(machine, monkeypatch):
-    machine(2, 2)
-    monkeypatch.setattr(forecast, "STARTING", 0.0)
-    stages = [Stage("Reading images", 2**30, 100), Stage("Testing", 2**31, 1000)]
-    title, reading, testing = table(stages, Speed(0.1, 0.2, 1.0), 0, 8).splitlines()
-    assert title.split() == ["Forecast", "memory", "time"]
-    assert reading.split()[-2:] == ["25", "s"]
-    assert testing.split()[-2:] == ["4.2", "min"]
-    held = [float(line.split()[-4]) for line in (reading, testing)]
+def test_the_table():
+    title, reading, testing = table([Stage("Reading", 2**30), Stage("Testing", 2**31)]).splitlines()
+    assert title.split() == ["Forecast", "memory"]
+    assert [line.split()[0] for line in (reading, testing)] == ["Reading", "Testing"]
+    held = [float(line.split()[-2]) for line in (reading, testing)]
     assert held[1] - held[0] == pytest.approx(1.0, abs=0.02)
+
+
+def test_exact_metrics_hold_every_pixel_and_histograms_do_not():
+    pixels = 10 * 32 * 64
+    limit = anomaly_metrics.BYTES * pixels / 2**30
+    exact = with_metrics(Stage("Testing", 5.0), PLAN, limit)
+    binned = with_metrics(Stage("Testing", 5.0), PLAN, limit * 0.99)
+    assert exact.held_bytes == 5.0 + 28 * pixels
+    assert binned.held_bytes == pytest.approx(5.0 + HISTOGRAM_BYTES + limit * 0.99 * 2**30)
+
+
+def test_a_fit_without_suspects_is_a_second_fit():
+    fit = [Stage("Reading images", 7.0)]
+    test = Stage("Testing", 3.0)
+    scoring = Stage("Scoring the training images", 3.0)
+    assert with_suspects(fit, test, trim=False) == [*fit, scoring]
+    assert with_suspects(fit, test, trim=True) == [
+        *fit,
+        scoring,
+        Stage("Reading images again", 7.0),
+    ]
+
+
+def test_a_memory_budget_lowers_what_patchcore_holds():
+    model = PatchCore("resnet18", None, coreset_ratio=0.01)
+    free = max(stage.held_bytes for stage in model.stages(PLAN))
+    budget = PLAN._replace(memory_bytes=int(free / 10))
+    assert max(stage.held_bytes for stage in model.stages(budget)) < free / 4
+
+
+def test_the_forecast_comes_first(trees, tmp_path, capsys):
+    train(flags("SPADE", "mvtec", trees, tmp_path))
+    printed = capsys.readouterr().out
+    assert printed.index("Forecast") < printed.index("image_AUROC")
+    assert "Reading images" in printed
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [("PatchCore", "set model.memory_gb to 0.000"), ("CFA", "lower data.image_size")],
+)
+def test_a_run_that_does_not_fit_names_a_setting_that_does(
+    trees, tmp_path, monkeypatch, method, setting
+):
+    monkeypatch.setattr(forecast, "available", lambda: 2**20)
+    warning = f"GiB of memory more than now, and 0.0 GiB are available: {setting}"
+    with pytest.warns(UserWarning, match=warning):
+        train([*flags(method, "mvtec", trees, tmp_path), "--trainer.limit_test_batches", "1"])

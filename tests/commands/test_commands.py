@@ -26,8 +26,6 @@ from runs import (
 )
 from trees import draw_image
 
-from lightning_ad.cli import fit_only
-from lightning_ad.cli.forecast import Speed
 from lightning_ad.cli.parser import Parser, whole_numbers_first
 from lightning_ad.commands.evaluate import evaluate
 from lightning_ad.commands.preview import preview
@@ -228,46 +226,6 @@ def test_suspects_are_listed_and_trimmed(trees, tmp_path, capsys):
     assert [Path(row["path"]).is_file() for row in rows] == [True] * 7
     with pytest.raises(UsageError, match="is trained, not fitted at once"):
         train([*flags("DRAEM", "mvtec", trees, tmp_path), "--suspects", "true"])
-
-
-def test_a_forecast_comes_first(trees, tmp_path, capsys):
-    train(flags("SPADE", "mvtec", trees, tmp_path))
-    printed = capsys.readouterr().out
-    assert printed.index("Forecast") < printed.index("image_AUROC")
-    assert "Reading images" in printed
-
-
-@pytest.mark.parametrize("tiled", [False, True])
-def test_a_forecast_knows_how_images_are_read(tiled, trees, tmp_path, monkeypatch):
-    """Without workers a batch is read by threads, tiles one after the other, and an image once for its four tiles."""
-    asked = []
-    monkeypatch.setattr(
-        fit_only, "measure", lambda *_: Speed(reading=1.0, network=0.0, operations=1e9)
-    )
-    monkeypatch.setattr(
-        fit_only,
-        "table",
-        lambda _, speed, workers, together: asked.append((speed.reading, workers, together)),
-    )
-    tiles = (
-        ["--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32"]
-        if tiled
-        else []
-    )
-    train([*flags("SPADE", "mvtec", trees, tmp_path), "--data.batch_size", "4", *tiles])
-    assert asked == [(0.25, 0, 1) if tiled else (1.0, 0, 4)]
-
-
-@pytest.mark.parametrize("method", ["PatchCore", "CFA"])
-def test_a_run_that_does_not_fit_is_told_what_would(trees, tmp_path, monkeypatch, method):
-    monkeypatch.setattr(fit_only, "available", lambda: 2**20)
-    with pytest.warns(
-        UserWarning, match="GiB more than now are wanted, and 0.0 GiB can be had"
-    ) as told:
-        train([*flags(method, "mvtec", trees, tmp_path), "--trainer.limit_test_batches", "1"])
-    (said,) = (str(w.message) for w in told if "can be had" in str(w.message))
-    assert ("set model.memory_gb to 0.000" in said) == (method == "PatchCore")
-    assert ("lower data.image_size" in said) == (method == "CFA")
 
 
 @pytest.mark.parametrize(("given", "meant"), [("1", 1), ("1.0", 1.0), ("0.5", 0.5), ("2", 2)])

@@ -20,7 +20,7 @@ from lightning_ad.methods.cfa.losses import (
     softmin_score,
 )
 from lightning_ad.methods.cfa.networks import PatchDescriptor, tap_sums
-from lightning_ad.methods.forecast import COMPARED, Plan, Stage, evaluating
+from lightning_ad.methods.forecast import Plan, Stage
 from lightning_ad.methods.learned import LearnedModule
 from lightning_ad.statistics.kmeans import kmeans, kmeans_plus_plus
 from lightning_ad.system.distributed import (
@@ -132,36 +132,16 @@ class CFA(LearnedModule):
         """The backbone and the descriptor."""
         return [self.backbone.body, self.descriptor]
 
-    def extract_features(self, image: Tensor) -> object:
-        """The maps of the backbone."""
-        return self._maps(image)
-
     def stages(self, plan: Plan) -> list[Stage]:
-        """An epoch goes through the descriptor and its gradients, and compares each patch with the centres."""
-        grid, projection = (
-            self.backbone.shapes(plan.height, plan.width)[0],
-            self.descriptor.projection,
-        )
-        positions, wide, narrow = (
-            grid.height * grid.width,
-            projection.in_features,
-            projection.out_features,
-        )
-        centres = positions // self.gamma_c
-        describing = 2 * positions * wide * narrow
-
-        def comparing(count: int) -> float:
-            return 2 * positions * centres * (narrow + count * COMPARED)
-
-        step = 2 * describing + comparing(
-            self.neighbours + self.hard_negatives
-        )  # weights alone have gradients
-        held = 4.0 * plan.batch * positions * (2 * wide + 4 * narrow)
-        clustering = 0 if self.gamma_c == 1 else MAX_ITERATIONS * comparing(1)
+        """A step holds the maps of its images and their descriptors, with gradients."""
+        grid = self.backbone.shapes(plan.height, plan.width)[0]
+        wide = self.descriptor.projection.in_features
+        narrow = self.descriptor.projection.out_features
+        held = 4.0 * plan.batch * grid.height * grid.width * (2 * wide + 4 * narrow)
         return [
-            Stage("Averaging features", held, plan.images, clustering),
-            Stage("Training", held, plan.epochs * plan.images, plan.epochs * plan.images * step),
-            evaluating(plan, held, describing + comparing(self.neighbours)),
+            Stage("Averaging features", held),
+            Stage("Training", held),
+            Stage("Testing", held),
         ]
 
     def check_image_size(self, height: int, width: int) -> None:

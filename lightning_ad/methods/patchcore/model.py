@@ -12,7 +12,7 @@ from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import hide, score_map
 from lightning_ad.features.patches import patch_features
 from lightning_ad.methods.fit_only import SERIES, FitOnlyModule
-from lightning_ad.methods.forecast import SELECTED, Plan, Stage, evaluating
+from lightning_ad.methods.forecast import Plan, Stage
 from lightning_ad.methods.patchcore.bank import PatchBank, selected_numbers
 from lightning_ad.system.distributed import sum_over_processes
 from lightning_ad.system.memory import BLOCK_BYTES, VectorStore, fits, gather_rows_from_file
@@ -129,7 +129,7 @@ class PatchCore(FitOnlyModule):
             self._sizes(backbone, *self.trainer.datamodule.input_size)
             for backbone in self.backbones
         ]
-        self._stores = [VectorStore(images, self._room(size)) for size in sizes]
+        self._stores = [VectorStore(images, self._room(size, self.memory_bytes)) for size in sizes]
 
     def observe(self, image: Tensor, index: Tensor) -> None:
         """Stores the patch features of a batch in main memory; the same bits on any number of processes."""
@@ -185,32 +185,22 @@ class PatchCore(FitOnlyModule):
         if not (wanted and self.keep_progress()):
             self._progress = None
 
-    def extract_features(self, image: Tensor) -> object:
-        """The patch features of each backbone."""
-        return [self._patches(image, member) for member in range(len(self.banks))]
-
     def stages(self, plan: Plan) -> list[Stage]:
         """Reading holds all patch features, selecting their projections too, and testing the bank."""
-        held, selecting, bank, search, projections = 0.0, 0.0, 0.0, 0.0, 0.0
+        held, projections, bank = 0.0, 0.0, 0.0
         for backbone in self.backbones:
             size = self._sizes(backbone, plan.height, plan.width)
-            count, room = plan.images * size.patches, self._room(size)
-            vectors, selected = 4.0 * count * size.length, 4.0 * count * size.selected
-            held += vectors if fits(int(vectors), room) else 0
-            projections = max(projections, min(selected, self.memory_bytes or selected))
-            chosen, shorter = (
-                plan.world * count * self.coreset_ratio,
-                self.projection or size.length,
-            )
-            selecting += 2 * count * (size.selected * size.length + SELECTED * chosen * shorter)
-            bank, search = (
-                bank + 4 * chosen * size.length,
-                search + 2 * size.patches * chosen * size.length,
-            )
+            count = plan.images * size.patches
+            features = 4.0 * count * size.length
+            if fits(int(features), self._room(size, plan.memory_bytes)):
+                held += features
+            selected = 4.0 * count * size.selected
+            projections = max(projections, min(selected, plan.memory_bytes or selected))
+            bank += 4 * plan.world * count * self.coreset_ratio * size.length
         return [
-            Stage("Reading images", held, plan.images),
-            Stage("Selecting the coreset", held + projections + 2 * bank, operations=selecting),
-            evaluating(plan, bank, search),
+            Stage("Reading images", held),
+            Stage("Selecting the coreset", held + projections + 2 * bank),
+            Stage("Testing", bank),
         ]
 
     @property
@@ -260,13 +250,11 @@ class PatchCore(FitOnlyModule):
         length = self.dimension or sum(shape.channels for shape in shapes)
         return Sizes(shapes[0].height * shapes[0].width, length, selected_numbers(self.projection))
 
-    def _room(self, size: Sizes) -> int | None:
-        """Bytes that the features of one member may take in memory, so that there is room for their selection too."""
-        if self.memory_bytes is None:
+    def _room(self, size: Sizes, memory_bytes: int | None) -> int | None:
+        """Bytes that one member's features may take in memory, so that there is room for their selection too."""
+        if memory_bytes is None:
             return None
-        return int(
-            self.memory_bytes / len(self.banks) * size.length / (size.length + size.selected)
-        )
+        return int(memory_bytes / len(self.banks) * size.length / (size.length + size.selected))
 
     def _find(self, bank: PatchBank, features: Tensor, without: range | None = None) -> Found:
         squared, rows = bank.search(features.flatten(0, 1), self.neighbours, without)
