@@ -1,4 +1,4 @@
-"""A frozen network that gives feature maps, and tells their shapes before it has seen an image."""
+"""A frozen network that gives feature maps, and knows their shapes before it has seen an image."""
 
 import copy
 import math
@@ -8,20 +8,22 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from timm.models import create_feature_extractor, get_graph_node_names
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from lightning_ad.errors import UsageError
-from lightning_ad.features.disk_cache import DiskFeatures
-from lightning_ad.features.fusion import ACTIVATIONS, FusedNetwork, fusable
+from lightning_ad.features.extraction import Extraction, Maps
+from lightning_ad.features.fusion import ACTIVATIONS
 from lightning_ad.features.weights import build_network
-from lightning_ad.system.threads import map_single_threaded, one_thread
 
-BLOCK = {"cpu": 1, "cuda": 16}  # images that go through the network together
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet, RGB in [0, 1]
+BLOCK = {"cpu": 1, "cuda": 16}  # images that go through the network together, by type of device
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
+STD = (0.229, 0.224, 0.225)
+PROBE = 256  # px: side of the image by which strides are found
+STEMS = ("features", "blocks", "stages")  # attributes in which networks keep their blocks
 
 
 class FeatureShape(NamedTuple):
-    """Of one layer: channels, and the height and width of its grid."""
+    """The channels of one layer's map, and the height and width of its grid."""
 
     channels: int
     height: int
@@ -29,21 +31,29 @@ class FeatureShape(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """Feature maps of a pre-trained network; frozen, always in eval mode, and run no deeper than needed.
+    """Feature maps of a pre-trained network: frozen, in eval mode, and run no deeper than needed.
 
     Args:
-        name: of a torchvision model, or `timm/<name>`.
-        weights: name of weights, path of a state dict, or None for random weights (see `build_network`).
+        name: a torchvision model, or `timm/<name>`.
+        weights: name of weights, path of a state dict, or None for random weights (see
+            `build_network`).
         layers: node names (`layer2`, `features.6`); None for the last block at each of `strides`.
-        strides: which blocks to take where `layers` is None; None for the last of all that has a map.
-        blocks: by type of device, how many images go through together; the whole batch where it has no entry.
+        strides: which blocks to take if `layers` is None; None for the last of all that has a map.
+        blocks: how many images go through together, by type of device; the whole batch for a type
+            without an entry.
         argument: what the user's names of `layers` and `weights` begin with, for messages.
+
+    Attributes:
+        layers: names of the layers, in the order of the maps.
+        body: the network as far as the deepest layer; it takes normalised images and gives a
+            dictionary of maps.
 
     Raises:
         UsageError: for an unknown model or layer; the message lists those there are.
-        WeightsError: where the weights cannot be had or do not fit.
+        WeightsError: if the weights cannot be had or do not fit.
     """
 
+    body: fx.GraphModule
     mean: Tensor
     std: Tensor
 
@@ -58,207 +68,147 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         network = build_network(name, weights, argument).eval()
-        self.blocks = blocks
-        self.layers = (
-            list(layers) if layers is not None else _blocks_at(network, name, strides, argument)
-        )
-        nodes = get_graph_node_names(network)[1]
-        if unknown := [
-            k
-            for k in self.layers
-            if k not in nodes and not any(n.startswith(f"{k}.") for n in nodes)
-        ]:
-            raise UsageError(
-                f"{name} has no layer {', '.join(map(repr, unknown))}; "
-                f"its blocks are {', '.join(_block_names(network))} ({argument}layers)"
-            )
-        self.body = create_feature_extractor(network, {k: k for k in self.layers}).eval()
+        if layers is None:
+            layers = _blocks_at(network, name, strides, argument)
+        _check_layers(layers, network, name, argument)
+        self.layers = list(layers)
+        self.body = create_feature_extractor(network, {layer: layer for layer in layers}).eval()
         self.requires_grad_(False)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
-        self._fused = _Fused()
+        self.extraction = Extraction(blocks, f"{name} {type(network).__name__}")
+        self.register_load_state_dict_post_hook(_forget_old_weights)
         self._shapes: dict[tuple[int, int], list[FeatureShape]] = {}
-        self._keep: tuple[Path, float] | None = None
-        self._kept: DiskFeatures | None = None
-        self._named = f"{name} {type(network).__name__}"
-        self.register_load_state_dict_post_hook(_forget_fused)
+
+    def forward(self, image: Tensor, then: Callable[[Maps], Maps] = list) -> Maps:
+        """Returns the map [B, C_l, h_l, w_l] of each layer, or what `then` makes of the maps.
+
+        The result of an image is the same bits in every batch and on any number of threads.
+
+        Args:
+            image: [B, 3, H, W] in [0, 1], not normalised.
+            then: is called with the maps of some images at a time; what it makes of one must not
+                depend on the others.
+        """
+        return self.extraction.extractor(self, image)(image, then)
+
+    def plain_maps(self, image: Tensor) -> Maps:
+        """The maps of all images at once, by the network as it was built."""
+        maps = self.body((image - self.mean) / self.std)
+        return [maps[layer] for layer in self.layers]
 
     def keep(self, folder: Path, gib: float) -> None:
-        """Keeps the maps of images on disk (`DiskFeatures`), and takes those that are there; on a CPU alone."""
-        self._keep, self._kept = (folder, gib), None
+        """Keeps the maps of images in a folder and takes those that are there; on a CPU only.
 
-    def _disk(self, fused: bool) -> DiskFeatures | None:
-        """Opened for the weights that are there at the first image; None where nothing is kept."""
-        if self._keep is None or torch.is_autocast_enabled("cpu"):  # which rounds otherwise
-            return None
-        if self._kept is None:
-            self._kept = DiskFeatures(*self._keep, self.body, f"{self._named} {fused}", self.layers)
-        return self._kept
+        See `DiskFeatures`.
+        """
+        self.extraction.keep(folder, gib)
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode: a frozen network must not update its batch statistics."""
         return super().train(False)
 
-    def forward(
-        self, image: Tensor, then: Callable[[list[Tensor]], list[Tensor]] = list
-    ) -> list[Tensor]:
-        """Maps [B, C_l, h_l, w_l] of each layer, for images [B, 3, H, W] in [0, 1], which it normalises itself.
-
-        Or what `then` makes of the maps of some of the images, one of which does not depend on the others.
-
-        Libraries choose their convolutions by the size of the batch, and those round differently, by the number of
-        threads too. So that the features of an image are the same bits in every batch, images go through in blocks of
-        one fixed size, on a CPU on one thread each (but for a compiled network).
-        """
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return then(self._maps(image, self.body))
-        if not len(image):
-            return then(self._maps(image, self._body()))
-        block = self.blocks.get(image.device.type, len(image))
-        if image.device.type == "cpu" and block == 1 and self.body._compiled_call_impl is None:
-            return self._side_by_side(image, then)
-        missing = -len(image) % block
-        filled = (
-            torch.cat([image, image.new_zeros(missing, *image.shape[1:])]) if missing else image
-        )
-        parts = [then(self._maps(part, self._body())) for part in filled.split(block)]
-        return [torch.cat(maps)[: len(image)] for maps in zip(*parts, strict=True)]
-
-    def _side_by_side(
-        self, image: Tensor, then: Callable[[list[Tensor]], list[Tensor]]
-    ) -> list[Tensor]:
-        """One image on each thread, or some together where they are many."""
-        network = self._network(image)
-        kept = self._disk(isinstance(network, FusedNetwork))
-        some = network.together if isinstance(network, FusedNetwork) and kept is None else 1
-        turn = some * torch.get_num_threads()
-        many, single = image.tensor_split([len(image) // turn * turn])
-
-        def work(part: Tensor) -> list[list[Tensor]]:
-            maps = (
-                self._maps(part, network)
-                if kept is None
-                else kept.get(part, lambda: self._maps(part, network))
-            )
-            return [then([level[row : row + 1] for level in maps]) for row in range(len(part))]
-
-        done = map_single_threaded(
-            work,
-            [*(many.split(some) if len(many) else ()), *(single.split(1) if len(single) else ())],
-        )
-        return [
-            torch.cat(maps) for maps in zip(*(one for some in done for one in some), strict=True)
-        ]
-
-    def _body(self) -> nn.Module:
-        """The body in eval mode: a deep copy of a traced network forgets that it was in it."""
-        return self.body.eval() if self.body.training else self.body
-
-    def _network(self, image: Tensor) -> Callable[[Tensor], dict[str, Tensor]]:
-        """The body, or what computes the same faster."""
-        if (dtype := fusable(image)) is None:
-            return self._body()
-        made, wanted = self._fused.made, (image.shape[2:], dtype)
-        if made is None or made[1] is not self.body or made[2] != wanted:
-            with one_thread():  # convolutions order their weights for the number of threads, too
-                one = image[:1].detach().contiguous(memory_format=torch.channels_last)
-                self._fused.made = made = (FusedNetwork(self.body, one, dtype), self.body, wanted)
-        return made[0]
-
-    def _maps(self, image: Tensor, network: Callable[[Tensor], dict[str, Tensor]]) -> list[Tensor]:
-        if network is self.body:
-            normalised = (image - self.mean) / self.std
-        else:
-            normalised = (
-                torch.sub(image, self.mean)
-                .div_(self.std)
-                .contiguous(memory_format=torch.channels_last)
-            )
-        maps = network(normalised)
-        return [maps[k] for k in self.layers]
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._fused.made = self._kept = None
-        return super()._apply(fn, recurse)
-
     def shapes(self, height: int, width: int) -> list[FeatureShape]:
-        """The shape of each layer's map for images of [height, width]; nothing is computed, and only once for a size.
+        """The shape of each layer's map for images of [height, width], without computing one.
 
         Raises:
-            UsageError: where nothing would be left of images as small.
+            UsageError: if nothing would be left of images as small.
         """
-        if (known := self._shapes.get((height, width))) is not None:
-            return known
-        weights = {
-            id(tensor): tensor.to("meta")
-            for tensor in (*self.body.parameters(), *self.body.buffers())
-        }
-        body = copy.deepcopy(self.body, weights)
-        for parent in [
-            *body.modules()
-        ]:  # what leaves shapes as they are takes longest on the meta device
-            for name, child in parent.named_children():
-                if isinstance(child, (nn.BatchNorm2d, *ACTIVATIONS)):
-                    setattr(parent, name, nn.Identity())
-        body.eval()
+        size = (height, width)
+        if size not in self._shapes:
+            self._shapes[size] = self._find_shapes(height, width)
+        return self._shapes[size]
+
+    def _find_shapes(self, height: int, width: int) -> list[FeatureShape]:
+        body = _for_shapes_only(self.body)
         try:
             with torch.no_grad():
                 maps = body(torch.empty(1, 3, height, width, device="meta"))
         except RuntimeError as error:
             raise UsageError(
-                f"images of {height}x{width} px are too small for the backbone: raise data.image_size ({error})"
+                f"images of {height}x{width} px are too small for the backbone: "
+                f"raise data.image_size ({error})"
             ) from error
-        self._shapes[height, width] = [FeatureShape(*maps[k].shape[1:]) for k in self.layers]
-        return self._shapes[height, width]
+        return [FeatureShape(*maps[layer].shape[1:]) for layer in self.layers]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.extraction.forget()
+        return super()._apply(fn, recurse)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A deep copy of a traced network forgets that it was in eval mode."""
+        super().__setstate__(state)
+        self.body.eval()
 
 
-class _Fused:
-    """Holds a network that belongs to no checkpoint, and to no copy of its holder; of which body, for what images.
-
-    It knows of weights that are loaded or moved; not of weights that are changed in place, as nobody does here.
-    """
-
-    made: tuple[FusedNetwork, nn.Module, tuple[torch.Size, torch.dtype]] | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return type(self)()
-
-    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
-        return type(self), ()
+def _forget_old_weights(backbone: Backbone, _keys: object) -> None:
+    backbone.extraction.forget()
 
 
-def _forget_fused(backbone: Backbone, _keys: object) -> None:
-    backbone._fused.made = backbone._kept = None
+def _for_shapes_only(body: fx.GraphModule) -> fx.GraphModule:
+    """A copy on the meta device, without modules that keep the shape: they take longest there."""
+    tensors = (*body.parameters(), *body.buffers())
+    body = copy.deepcopy(body, {id(tensor): tensor.to("meta") for tensor in tensors})
+    for parent in list(body.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, (nn.BatchNorm2d, *ACTIVATIONS)):
+                setattr(parent, name, nn.Identity())
+    return body.eval()
+
+
+def _check_layers(layers: Sequence[str], network: nn.Module, name: str, argument: str) -> None:
+    nodes = get_graph_node_names(network)[1]
+    unknown = [layer for layer in layers if not _is_layer(layer, nodes)]
+    if unknown:
+        raise UsageError(
+            f"{name} has no layer {', '.join(map(repr, unknown))}; "
+            f"its blocks are {', '.join(_block_names(network))} ({argument}layers)"
+        )
+
+
+def _is_layer(layer: str, nodes: Sequence[str]) -> bool:
+    """Whether a name is that of a node, or of a module that holds nodes."""
+    return layer in nodes or any(node.startswith(f"{layer}.") for node in nodes)
 
 
 def _block_names(network: nn.Module) -> list[str]:
-    """The network's blocks in order: children of `features` (`blocks`, `stages`), or of the network itself."""
-    for stem in ("features", "blocks", "stages"):
-        if isinstance(children := getattr(network, stem, None), nn.Sequential):
-            return [f"{stem}.{name}" for name, _ in children.named_children()]
+    """The blocks in order: children of one of the `STEMS`, or else of the network itself."""
+    for stem in STEMS:
+        blocks = getattr(network, stem, None)
+        if isinstance(blocks, nn.Sequential):
+            return [f"{stem}.{name}" for name, _ in blocks.named_children()]
     return [name for name, _ in network.named_children()]
 
 
 def _blocks_at(
     network: nn.Module, name: str, strides: Sequence[int | None], argument: str
 ) -> list[str]:
-    """The last block at each stride, and of all, from one pass on the meta device."""
-    ghost, side = copy.deepcopy(network).to("meta"), 256
+    """The last block at each of some strides; at None, the last of all that has a map."""
+    at = _last_blocks(network)
+    missing = [stride for stride in strides if stride not in at]
+    if missing:
+        raise UsageError(
+            f"{name} has no block at stride {missing[0]} (there is {at}); "
+            f"name the layers with {argument}layers"
+        )
+    return [at[stride] for stride in strides]
+
+
+def _last_blocks(network: nn.Module) -> dict[int | None, str]:
+    """The last block at each stride, and at None the last of all, by a pass on the meta device."""
+    ghost = copy.deepcopy(network).to("meta")
     at: dict[int | None, str] = {}
 
-    def note(block: str) -> None:
-        def hook(_module: nn.Module, _args: object, output: object) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] > 1:
-                at[2 ** round(math.log2(side / output.shape[-1]))] = at[None] = block
-
-        ghost.get_submodule(block).register_forward_hook(hook)
+    def note(block: str, output: object) -> None:
+        if isinstance(output, Tensor) and output.ndim == 4 and output.shape[-1] > 1:
+            stride = 2 ** round(math.log2(PROBE / output.shape[-1]))
+            at[stride] = block
+            at[None] = block
 
     for block in _block_names(network):
-        note(block)
-    with torch.no_grad():
-        ghost(torch.empty(1, 3, side, side, device="meta"))
-    if missing := [s for s in strides if s not in at]:
-        raise UsageError(
-            f"{name} has no block at stride {missing[0]} (there is {at}); name the layers with {argument}layers"
+        ghost.get_submodule(block).register_forward_hook(
+            lambda _module, _args, output, block=block: note(block, output)
         )
-    return [at[s] for s in strides]
+    with torch.no_grad():
+        ghost(torch.empty(1, 3, PROBE, PROBE, device="meta"))
+    return at

@@ -1,4 +1,4 @@
-"""Keeps features of images that come again unchanged, within a budget of main memory."""
+"""Features of images that come again unchanged, kept within a budget of main memory."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,10 +9,11 @@ from torch import Tensor
 class FeatureCache:
     """Features by the row of the data set; valid for one network, one geometry and one precision.
 
-    Rows are kept as they first come, until the budget is spent; those that did not fit are computed each time.
+    Rows are kept in the order in which they first come, until the budget is spent. The others are
+    computed each time.
 
     Args:
-        gib: the budget, in GiB, of this process.
+        gib: the budget of this process, in GiB.
     """
 
     def __init__(self, gib: float) -> None:
@@ -23,10 +24,15 @@ class FeatureCache:
         return len(self._rows)
 
     def get(self, index: Sequence[int], compute: Callable[[Tensor], list[Tensor]]) -> list[Tensor]:
-        """Features [B, ...] of the rows `index` [B]; `compute` gives those at the positions [n] that are not kept.
+        """Returns features [B, ...] of the rows `index` [B].
 
-        A negative row is never kept. All rows of a feature must have one shape. Where all rows were kept, the
-        features are in main memory, wherever `compute` leaves its own.
+        Args:
+            index: rows of the data set; a negative one is never kept.
+            compute: takes the positions in `index`, [n], of rows that are not kept, and returns
+                their features [n, ...], each of one shape.
+
+        Returns:
+            Features in main memory if all rows were kept, else wherever `compute` leaves its own.
         """
         known = {place: self._rows[row] for place, row in enumerate(index) if row in self._rows}
         missing = [place for place in range(len(index)) if place not in known]
@@ -44,8 +50,8 @@ class FeatureCache:
         return joined
 
     def _keep(self, index: Sequence[int], features: list[Tensor]) -> None:
-        size = sum(f[0].numel() * f.element_size() for f in features)
+        size = sum(feature[0].numel() * feature.element_size() for feature in features)
         for place, row in enumerate(index):
             if row >= 0 and row not in self._rows and size <= self.room:
-                self._rows[row] = [f[place].detach().cpu().clone() for f in features]
+                self._rows[row] = [feature[place].detach().cpu().clone() for feature in features]
                 self.room -= size

@@ -1,10 +1,13 @@
-"""A frozen network made fast on a CPU: normalisation, activation and sum become part of the convolution before."""
+"""A frozen network made fast on a CPU.
+
+Normalisation, activation and sum become part of the convolution before them.
+"""
 
 import copy
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,37 +21,37 @@ ACTIVATIONS: dict[type[nn.Module], Activation] = {
     nn.Hardswish: ("hardswish", []),
 }
 NONE: Activation = ("none", [])
-PIXELS = (
-    2**18
-)  # of float32 images that go together: of more, what is between the layers would leave a core's cache
-WORK = (
-    2**26
-)  # multiplications of a convolution, beside which what a library does before it is nothing
+AFTER_SUM = "relu"  # the only activation that oneDNN has after a sum
+# Pixels of float32 images that go together: with more, what is between the layers would leave a
+# core's cache.
+PIXELS = 2**18
+# Multiplications of a convolution, beside which what a library does before it is nothing.
+WORK = 2**26
+MOST_TOGETHER = 32
 IN_PLACE = {"iadd", "isub", "imul", "itruediv"}
 SUMS: tuple[Callable[..., Any], ...] = (operator.add, operator.iadd, torch.add)
 
 
 def fusable(image: Tensor) -> torch.dtype | None:
-    """The type in which fused convolutions compute what was wished for of these images; None where they are not there.
+    """Returns the type in which fused convolutions compute these images' maps, None if they cannot.
 
-    bfloat16 is for processors that have it: others would be slower by it.
+    bfloat16 is only for processors that have it: on others it would be slower.
     """
-    wished = image.device.type == "cpu" and image.dtype == torch.float32 and not image.requires_grad
-    if not wished or not torch.backends.mkldnn.is_available():
+    suits = image.device.type == "cpu" and image.dtype == torch.float32 and not image.requires_grad
+    if not suits or not torch.backends.mkldnn.is_available():
         return None
     if not torch.is_autocast_enabled("cpu"):
         return torch.float32
-    have = (
-        torch.cpu._is_avx512_bf16_supported() and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    )
-    return torch.bfloat16 if have else None
+    if torch.get_autocast_dtype("cpu") == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported():
+        return torch.bfloat16
+    return None
 
 
 class FusedNetwork:
     """A traced network, fused for images of one size: one by one, or some together.
 
-    What a library does before each convolution takes it some 50 us: small images go through together, where that gives
-    the same bits as one by one.
+    A library spends some 50 us before each convolution: small images go through together if that
+    gives the same bits as one by one.
 
     Args:
         body: the network; see `fused`.
@@ -62,51 +65,69 @@ class FusedNetwork:
 
     def __init__(self, body: fx.GraphModule, image: Tensor, dtype: torch.dtype) -> None:
         network = fused(body, image, dtype)
-        self.dtype, self.together = dtype, _together(network, image, dtype)
-        shape, generator = (self.together, *image.shape[1:]), torch.Generator().manual_seed(0)
-        images = (
-            torch.randn(shape, generator=generator)
-            .contiguous(memory_format=torch.channels_last)
-            .to(dtype)
-        )
+        self.dtype = dtype
+        self.together = _images_together(network, image, dtype)
+        images = _noise((self.together, *image.shape[1:]), dtype)
         self.one, first = _ordered(network, images[:1])
         self._many = self.one
         if self.together > 1:
-            self._many, found = _ordered(network, images)
-            with torch.inference_mode():
-                alone = [first, *(self.one(image) for image in images[1:].split(1))]
-            if not all(
-                torch.equal(maps, torch.cat([one[name] for one in alone]))
-                for name, maps in found.items()
-            ):
-                self.together, self._many = 1, self.one
+            self._many, maps = _ordered(network, images)
+            if not self._same_one_by_one(maps, first, images[1:]):
+                self._many = self.one
+                self.together = 1
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """The maps of one image, or of as many as go together."""
-        return (self.one if len(images) == 1 else self._many)(images.to(self.dtype))
+        """Returns the maps of one image, or of as many as go together."""
+        network = self.one if len(images) == 1 else self._many
+        return network(images.to(self.dtype))
+
+    def _same_one_by_one(
+        self, together: dict[str, Tensor], first: dict[str, Tensor], others: Tensor
+    ) -> bool:
+        """Whether the maps of all images are those of the first and of each of the others."""
+        with torch.inference_mode():
+            alone = [first, *(self.one(image) for image in others.split(1))]
+        for name, maps in together.items():
+            one_by_one = torch.cat([one[name] for one in alone])
+            if not torch.equal(maps, one_by_one):
+                return False
+        return True
 
 
-def _together(network: fx.GraphModule, image: Tensor, dtype: torch.dtype) -> int:
-    """How many images are worth to go together."""
-    work = []
-    for node in network.graph.nodes:
-        if node.op == "call_module" and isinstance(
-            layer := network.get_submodule(node.target), FusedConv2d
-        ):
-            work.append(math.prod(node.meta["shape"]) * math.prod(layer.weight.shape[1:]))
+def _noise(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return images.contiguous(memory_format=torch.channels_last).to(dtype)
+
+
+def _images_together(network: fx.GraphModule, image: Tensor, dtype: torch.dtype) -> int:
+    """How many images it is worth taking together: a power of two, 1 if convolutions are large."""
+    work = _multiplications(network)
     if not work or sum(work) / len(work) > WORK:
         return 1
-    room = PIXELS * image.dtype.itemsize / dtype.itemsize
-    return min(32, 2 ** max(0, int(math.log2(room / math.prod(image.shape[2:])))))
+    pixels = PIXELS * image.dtype.itemsize / dtype.itemsize
+    fitting = pixels / math.prod(image.shape[2:])
+    return min(MOST_TOGETHER, 2 ** max(0, int(math.log2(fitting))))
+
+
+def _multiplications(network: fx.GraphModule) -> list[int]:
+    """The number of multiplications of each fused convolution, for one image."""
+    numbers = []
+    for node in network.graph.nodes:
+        layer = _module_of(network, node)
+        if isinstance(layer, FusedConv2d):
+            each = math.prod(layer.weight.shape[1:])
+            numbers.append(math.prod(node.meta["shape"]) * each)
+    return numbers
 
 
 def fused(
     body: fx.GraphModule, image: Tensor, dtype: torch.dtype = torch.float32
 ) -> fx.GraphModule:
-    """A copy of a traced network in eval mode, with batch normalisation, activations and sums in its convolutions.
+    """Copies a traced network, with normalisations, activations and sums inside its convolutions.
 
-    What it computes is the same but for rounding. It wants images [N, 3, H, W] of the size of `image`: of `dtype`, on a
-    CPU (`fusable`), best `channels_last`. It has no gradient. Modules that it does not know stay as they are.
+    The copy computes the same but for rounding, without a gradient. It takes images [N, 3, H, W] of
+    the size of `image` and of `dtype`, on a CPU (`fusable`), best `channels_last`. Modules that it
+    does not know stay as they are.
     """
     body = _copy(body)
     for module in body.modules():
@@ -118,10 +139,8 @@ def fused(
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         _Shapes(network).run(image)
     for node in list(graph.nodes):
-        if (
-            node.op == "call_module"
-            and type(convolution := network.get_submodule(node.target)) is nn.Conv2d
-        ):
+        convolution = _module_of(network, node)
+        if type(convolution) is nn.Conv2d:
             _fuse(network, node, convolution, dtype)
     graph.lint()
     network.delete_all_unused_submodules()
@@ -130,7 +149,7 @@ def fused(
 
 
 def _ordered(network: fx.GraphModule, images: Tensor) -> tuple[fx.GraphModule, dict[str, Tensor]]:
-    """A copy of a fused network whose convolutions have ordered their weights for images like these, and their maps."""
+    """A copy whose convolutions ordered their weights for images like these, and their maps."""
     network = _copy(network)
     with torch.inference_mode():
         return network, network(images)
@@ -140,43 +159,45 @@ def _copy(network: fx.GraphModule) -> fx.GraphModule:
     """A copy that has the same tensors."""
     kept: dict[int, Any] = {}
     for module in network.modules():
-        values = [
-            *module.__dict__.values(),
-            *module._parameters.values(),
-            *module._buffers.values(),
-        ]
-        kept |= {id(value): value for value in values if isinstance(value, Tensor)}
+        for values in (module.__dict__, module._parameters, module._buffers):
+            kept |= {id(value): value for value in values.values() if isinstance(value, Tensor)}
     return copy.deepcopy(network, kept)
 
 
 class FusedConv2d(nn.Module):
-    """A convolution, and what follows it, in one pass over memory (oneDNN's post-operations), for one size of input."""
+    """A convolution and what follows it in one pass over memory, for one size of input.
+
+    These are oneDNN's post-operations.
+    """
 
     def __init__(
         self, like: nn.Conv2d, weight: Tensor, bias: Tensor | None, activation: Activation
     ) -> None:
         super().__init__()
-        self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
+        self.weight = weight.detach()
+        self.bias = None if bias is None else bias.detach()
         self.geometry = (like.padding, like.stride, like.dilation, like.groups)
-        self.activation, self.ordered = activation, False
+        self.activation = activation
+        self.ordered = False
 
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
-        """The activation of the convolution of x and, where there is one, of the sum with `added`."""
+        """Returns the activation of the convolution of x, or of its sum with `added`."""
         x = x.to(self.weight.dtype)  # what is not a convolution may have made float32 of it
         if not self.ordered:
-            self.weight = torch.ops.mkldnn._reorder_convolution_weight(
-                self.weight, *self.geometry, x.shape
-            )
-            self.ordered = True
+            self._order_weight(x)
+        convolution = (self.weight, self.bias, *self.geometry)
         name, numbers = self.activation
         if added is None:
-            return torch.ops.mkldnn._convolution_pointwise(
-                x, self.weight, self.bias, *self.geometry, name, numbers, ""
-            )  # fmt: skip
+            return torch.ops.mkldnn._convolution_pointwise(x, *convolution, name, numbers, "")
         after = None if name == "none" else name
         return torch.ops.mkldnn._convolution_pointwise(
-            x, added.to(x.dtype), self.weight, self.bias, *self.geometry, "add", 1.0, after, numbers, ""
-        )  # fmt: skip
+            x, added.to(x.dtype), *convolution, "add", 1.0, after, numbers, ""
+        )
+
+    def _order_weight(self, x: Tensor) -> None:
+        order = torch.ops.mkldnn._reorder_convolution_weight
+        self.weight = order(self.weight, *self.geometry, x.shape)
+        self.ordered = True
 
 
 class _Tracer(fx.Tracer):
@@ -195,76 +216,134 @@ class _Shapes(fx.Interpreter):
         return result
 
 
+class _Follower(NamedTuple):
+    """A module that alone uses what a node gives, with its own node."""
+
+    node: fx.Node
+    module: nn.Module
+
+
 def _fuse(
     network: fx.GraphModule, node: fx.Node, convolution: nn.Conv2d, dtype: torch.dtype
 ) -> None:
-    weight, bias, parts = convolution.weight, convolution.bias, [node]
-    follower = _only_module(network, node)
-    if follower is not None and type(follower[1]) is nn.BatchNorm2d:
-        parts.append(follower[0])
-        norm = follower[1]
-        mean, variance = norm.running_mean, norm.running_var
-        weight, bias = fuse_conv_bn_weights(
-            weight, bias, mean, variance, norm.eps, norm.weight, norm.bias
-        )
-    args, activation, last = [node.args[0]], NONE, parts[-1]
-    place = last
-    user = next(iter(last.users)) if len(last.users) == 1 else None
-    if (
-        user is not None
-        and user.op == "call_function"
-        and user.target in SUMS
-        and _can_take(node, last, user)
-    ):
-        args.append(next(a for a in user.args if a is not last))
-        parts.append(user)
-        place = user
-    follower = _only_module(network, parts[-1])
-    found = None if follower is None else ACTIVATIONS.get(type(follower[1]))
-    if found is not None and (
-        len(args) == 1 or found[0] == "relu"
-    ):  # after a sum, oneDNN has only this one
-        parts.append(follower[0])
-        activation = found
+    """Makes one node of a convolution and those after it that oneDNN can do in the same pass."""
     if convolution.padding_mode != "zeros" or isinstance(convolution.padding, str):
         return
-    name = f"fused_{node.name}"
-    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-    network.add_submodule(name, FusedConv2d(convolution, weight, bias, activation))
+    parts = [node]  # what becomes one
+    inputs = [node.args[0]]
+    weight = convolution.weight
+    bias = convolution.bias
+    norm = _follower(network, node)
+    if norm is not None and type(norm.module) is nn.BatchNorm2d:
+        parts.append(norm.node)
+        weight, bias = _with_norm(weight, bias, norm.module)
+    place = parts[-1]
+    total = _sum_to_take(node, parts[-1])
+    if total is not None:
+        inputs.append(_other_summand(total, parts[-1]))
+        parts.append(total)
+        place = total
+    activation = NONE
+    follower = _follower(network, parts[-1])
+    if follower is not None and _can_activate(follower.module, after_sum=total is not None):
+        parts.append(follower.node)
+        activation = ACTIVATIONS[type(follower.module)]
+    if bias is not None:
+        bias = bias.to(dtype)
+    layer = FusedConv2d(convolution, weight.to(dtype), bias, activation)
+    _replace(network, parts, layer, inputs, place)
+
+
+def _replace(
+    network: fx.GraphModule,
+    parts: list[fx.Node],
+    layer: FusedConv2d,
+    inputs: list[Any],
+    place: fx.Node,
+) -> None:
+    """Puts a layer before the node `place`, and takes out the parts that it stands for."""
+    name = f"fused_{parts[0].name}"
+    network.add_submodule(name, layer)
     with network.graph.inserting_before(place):
-        new = network.graph.call_module(name, tuple(args))
+        new = network.graph.call_module(name, tuple(inputs))
     new.meta["shape"] = parts[-1].meta["shape"]
     parts[-1].replace_all_uses_with(new)
     for part in reversed(parts):
         network.graph.erase_node(part)
 
 
-def _only_module(network: fx.GraphModule, node: fx.Node) -> tuple[fx.Node, nn.Module] | None:
-    """The module that alone uses what a node gives, with its node."""
-    user = next(iter(node.users)) if len(node.users) == 1 else None
-    if user is None or user.op != "call_module":
+def _with_norm(
+    weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d
+) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a convolution with the normalisation after it."""
+    return fuse_conv_bn_weights(
+        weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+
+
+def _can_activate(module: nn.Module, after_sum: bool) -> bool:
+    """Whether oneDNN has this activation after a convolution, or after its sum with another map."""
+    known = ACTIVATIONS.get(type(module))
+    return known is not None and (known[0] == AFTER_SUM or not after_sum)
+
+
+def _module_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """The module that a node calls."""
+    if node.op != "call_module":
         return None
-    return user, network.get_submodule(user.target)
+    return network.get_submodule(node.target)
 
 
-def _can_take(convolution: fx.Node, last: fx.Node, total: fx.Node) -> bool:
-    """Whether a sum is one of two different maps of one shape, before which nothing changes the convolution's input."""
-    if len(total.args) != 2 or total.kwargs or not all(isinstance(a, fx.Node) for a in total.args):
-        return False
-    other = next((a for a in total.args if a is not last), None)
-    if (
-        other is None
-        or other.meta.get("shape") is None
-        or other.meta["shape"] != last.meta["shape"]
-    ):
-        return False
+def _only_user(node: fx.Node) -> fx.Node | None:
+    """The node that alone uses what a node gives."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _follower(network: fx.GraphModule, node: fx.Node) -> _Follower | None:
+    user = _only_user(node)
+    if user is None:
+        return None
+    module = _module_of(network, user)
+    return None if module is None else _Follower(user, module)
+
+
+def _sum_to_take(convolution: fx.Node, last: fx.Node) -> fx.Node | None:
+    """The sum after `last`, if the convolution can take it.
+
+    It must be one of two different maps of one shape, and the convolution moves down to it: nothing
+    before it may change the convolution's input.
+    """
+    total = _only_user(last)
+    if total is None or total.op != "call_function" or total.target not in SUMS:
+        return None
+    other = _other_summand(total, last)
+    if other is None or other.meta.get("shape") is None:
+        return None
+    if other.meta["shape"] != last.meta["shape"] or _input_changes(convolution, total):
+        return None
+    return total
+
+
+def _other_summand(total: fx.Node, summand: fx.Node) -> fx.Node | None:
+    """What is added to a summand; None unless it is the map of another node."""
+    if len(total.args) != 2 or total.kwargs:
+        return None
+    if not all(isinstance(arg, fx.Node) for arg in total.args):
+        return None
+    return next((arg for arg in total.args if arg is not summand), None)
+
+
+def _input_changes(convolution: fx.Node, end: fx.Node) -> bool:
+    """Whether a node between a convolution and `end` changes the convolution's input in place."""
     node = convolution.next
-    while node is not total:
-        name = node.target if isinstance(node.target, str) else node.target.__name__
-        changes = (node.op == "call_function" and name in IN_PLACE) or (
-            node.op == "call_method" and name[-1] == "_"
-        )
-        if changes and node.args[0] is convolution.args[0]:
-            return False
+    while node is not end:
+        if _works_in_place(node) and node.args[0] is convolution.args[0]:
+            return True
         node = node.next
-    return True
+    return False
+
+
+def _works_in_place(node: fx.Node) -> bool:
+    if node.op == "call_function":
+        return node.target.__name__ in IN_PLACE
+    return node.op == "call_method" and node.target.endswith("_")

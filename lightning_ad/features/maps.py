@@ -1,4 +1,4 @@
-"""From maps of features to their means, and from a grid of scores to an anomaly map at the size of the input."""
+"""Means of feature maps, and anomaly maps at the size of the input from grids of scores."""
 
 from functools import lru_cache
 
@@ -12,14 +12,25 @@ from lightning_ad.system.threads import map_single_threaded
 def score_map(
     scores: Tensor, height: int, width: int, sigma: float, ignore: Tensor | None = None
 ) -> Tensor:
-    """Scores of a grid [B, h, w] to maps [B, height, width]: bilinear, then a Gaussian of `sigma` pixels.
+    """Enlarges a grid of scores to an anomaly map: bilinear, then blurred by a Gaussian.
 
-    Both are linear, and separable into rows and columns: together they are a product from each side, which costs
-    less than a resize. Cells and pixels that are ignored (bool [B, height, width]) are hidden: no score spreads from
-    them.
+    Both are linear, and separable into rows and columns: together they are a product from each
+    side, which costs less than a resize.
+
+    Args:
+        scores: [B, h, w].
+        height: of the map.
+        width: of the map.
+        sigma: of the Gaussian, in pixels of the map; 0 for none.
+        ignore: bool [B, height, width], cells and pixels from which no score spreads (see `hide`).
+
+    Returns:
+        [B, height, width], float64 if the scores are, else float32.
     """
-    scores = hide(scores if scores.dtype == torch.float64 else scores.float(), ignore)
-    return hide(_enlarged(scores, height, width, sigma), ignore)
+    if scores.dtype != torch.float64:
+        scores = scores.float()
+    enlarged = _enlarged(hide(scores, ignore), height, width, sigma)
+    return hide(enlarged, ignore)
 
 
 def _enlarged(scores: Tensor, height: int, width: int, sigma: float) -> Tensor:
@@ -36,11 +47,12 @@ def _enlarged(scores: Tensor, height: int, width: int, sigma: float) -> Tensor:
 
 
 def hide(scores: Tensor, ignore: Tensor | None) -> Tensor:
-    """Scores of a grid [B, h, w], those that are ignored as low as the lowest of their image that is not.
+    """Makes ignored scores as low as the lowest of their image that is not ignored.
 
     Args:
-        scores: finite.
-        ignore: bool [B, H, W]; a cell of the grid is ignored where more than half of it is. None for nowhere.
+        scores: a grid [B, h, w], finite.
+        ignore: bool [B, H, W]; a cell of the grid is ignored if more than half of it is. None if
+            nothing is.
 
     Returns:
         Scores of the same shape; zeros for an image that is ignored everywhere.
@@ -51,7 +63,8 @@ def hide(scores: Tensor, ignore: Tensor | None) -> Tensor:
     if ignore.shape != scores.shape:
         cells = F.adaptive_avg_pool2d(ignore[:, None].float(), list(scores.shape[1:]))[:, 0] > 0.5
     lowest = scores.masked_fill(cells, torch.inf).amin((1, 2), keepdim=True)
-    return torch.where(cells, lowest.masked_fill(cells.all((1, 2), keepdim=True), 0), scores)
+    everywhere = cells.all((1, 2), keepdim=True)
+    return torch.where(cells, lowest.masked_fill(everywhere, 0), scores)
 
 
 def spatial_mean(maps: Tensor) -> Tensor:
@@ -63,7 +76,10 @@ def spatial_mean(maps: Tensor) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _axis(length: int, size: int, sigma: float) -> Tensor:
-    """What `size` pixels along an axis are of `length` scores: float64 [size, length], the rows sum to 1."""
+    """The weights of `length` scores for each of `size` pixels along an axis.
+
+    Float64 [size, length]; the rows sum to 1.
+    """
     with torch.inference_mode(False), torch.no_grad():
         identity = torch.eye(length, dtype=torch.float64)
         resized = F.interpolate(
@@ -73,11 +89,19 @@ def _axis(length: int, size: int, sigma: float) -> Tensor:
 
 
 def _gaussian_blur(values: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
-    """Blurs float64 [N, K] along N, equal to SciPy's `gaussian_filter1d` (mirrored edges, edge value repeated)."""
+    """Blurs float64 [N, K] along N, as SciPy's `gaussian_filter1d` does in its mode `reflect`.
+
+    Edges are mirrored, and the edge value is repeated.
+    """
     radius = int(truncate * sigma + 0.5)
-    kernel = torch.exp(-0.5 * (torch.arange(-radius, radius + 1, dtype=torch.float64) / sigma) ** 2)
+    steps = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
     kernel /= kernel.sum()
-    period = 2 * len(values)
-    index = torch.arange(-radius, len(values) + radius) % period
-    mirrored = values[torch.where(index < len(values), index, period - 1 - index)]
-    return sum(weight * mirrored[k : k + len(values)] for k, weight in enumerate(kernel.tolist()))  # type: ignore
+    length = len(values)
+    period = 2 * length
+    index = torch.arange(-radius, length + radius) % period
+    mirrored = values[torch.where(index < length, index, period - 1 - index)]
+    blurred = torch.zeros_like(values)
+    for start, weight in enumerate(kernel.tolist()):
+        blurred += weight * mirrored[start : start + length]
+    return blurred

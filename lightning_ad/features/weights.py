@@ -1,8 +1,8 @@
-"""Where the weights of a backbone come from: an enum name, a path, or nowhere; errors that say the way out."""
+"""The weights of a backbone: by the name of an enum, by a path, or none."""
 
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -17,12 +17,19 @@ from lightning_ad.errors import UsageError, WeightsError
 from lightning_ad.system.checkpoints import check_whole
 
 TIMM = "timm/"
+SUFFIXES = (".pth", ".pt", ".bin")
+# Named weights give these a graph that rescales its input; without a name they must have it, too.
+RESCALING = ("googlenet", "inception_v3")
+_REFUSED = re.compile(r"GLOBAL (\S+)|Unsupported (?:class|global|function) (\S+)")
 _skip: ContextVar[bool] = ContextVar("skip_weights", default=False)
 
 
 @contextmanager
 def skip_weights() -> Iterator[None]:
-    """Backbones built inside stay random: a checkpoint is about to bring their weights, so nothing is fetched."""
+    """Backbones that are built inside stay random, and nothing is fetched.
+
+    For a checkpoint that is about to bring their weights.
+    """
     token = _skip.set(True)
     try:
         yield
@@ -31,49 +38,56 @@ def skip_weights() -> Iterator[None]:
 
 
 def weights_skipped() -> bool:
-    """Whether a network that is being built is to stay random."""
+    """Returns whether a network that is being built is to stay random."""
     return _skip.get()
 
 
 def is_path(weights: str | None) -> bool:
-    """Whether `weights` is the path of a file rather than a name."""
-    return weights is not None and (weights.endswith((".pth", ".pt", ".bin")) or "/" in weights)
+    """Returns whether `weights` is the path of a file rather than a name."""
+    return weights is not None and (weights.endswith(SUFFIXES) or "/" in weights)
 
 
 def build_network(name: str, weights: str | None, argument: str = "model.") -> nn.Module:
-    """The whole network, with its weights.
+    """Builds a whole network, with its weights.
 
     Args:
-        name: of a torchvision model, or `timm/<name>`.
-        weights: the name of the torchvision weights (`IMAGENET1K_V1`) or of the timm tag (`tv_in1k`), the path
-            of a state dict, or None for random weights.
+        name: a torchvision model, or `timm/<name>`.
+        weights: the name of the torchvision weights (`IMAGENET1K_V1`) or of the timm tag
+            (`tv_in1k`), the path of a state dict, or None for random weights.
         argument: what the user's name of `weights` begins with, for messages.
 
     Raises:
         UsageError: for an unknown model, or weights that it does not have.
-        WeightsError: where the weights cannot be had or do not fit.
+        WeightsError: if the weights cannot be had or do not fit.
     """
-    file = Path(weights) if weights is not None and is_path(weights) else None
-    if weights_skipped() or file:
-        weights = None
-    build = _timm if name.startswith(TIMM) else _torchvision
-    network = build(name, weights, argument)
-    if file and not weights_skipped():
-        _load(network, name, file)
-    return network
+    if weights_skipped():
+        return _build(name, None, argument)
+    if weights is not None and is_path(weights):
+        network = _build(name, None, argument)
+        _load(network, name, Path(weights))
+        return network
+    return _build(name, weights, argument)
+
+
+def _build(name: str, weights: str | None, argument: str) -> nn.Module:
+    if name.startswith(TIMM):
+        return _timm(name, weights, argument)
+    return _torchvision(name, weights, argument)
 
 
 def _torchvision(name: str, weights: str | None, argument: str) -> nn.Module:
     if name not in torchvision.models.list_models(torchvision.models):
         raise UsageError(
-            f"unknown backbone '{name}'; expected a torchvision classifier (resnet18, ...) or timm/<name>"
+            f"unknown backbone '{name}'; "
+            "expected a torchvision classifier (resnet18, ...) or timm/<name>"
         )
     if weights is None:
-        return torchvision.models.get_model(name, weights=None, **_plain(name))
+        return torchvision.models.get_model(name, weights=None, **_options(name))
     available = torchvision.models.get_model_weights(name)
     if weights not in available.__members__:
         raise UsageError(
-            f"{name} has no weights '{weights}'; it has {', '.join(available.__members__)}, or give a path"
+            f"{name} has no weights '{weights}'; "
+            f"it has {', '.join(available.__members__)}, or give a path"
         )
     entry = available[weights]
     try:
@@ -82,18 +96,17 @@ def _torchvision(name: str, weights: str | None, argument: str) -> nn.Module:
         file = entry.url.rpartition("/")[2]
         cache = Path(torch.hub.get_dir()) / "checkpoints" / file
         raise WeightsError(
-            f"cannot get the weights {weights} of {name} ({error}). Looked for {cache} and tried {entry.url}. "
+            f"cannot get the weights {weights} of {name} ({error}). "
+            f"Looked for {cache} and tried {entry.url}. "
             f"Copy {file} to that place, or give its path as {argument}weights"
         ) from error
 
 
-def _plain(name: str) -> dict[str, bool]:
-    """Named weights give these two a graph that rescales its input; without names they must have it too."""
-    return (
-        {"init_weights": False, "transform_input": True}
-        if name in ("googlenet", "inception_v3")
-        else {}
-    )
+def _options(name: str) -> dict[str, bool]:
+    """The options of a network without weights."""
+    if name in RESCALING:
+        return {"init_weights": False, "transform_input": True}
+    return {}
 
 
 def _timm(name: str, weights: str | None, argument: str) -> nn.Module:
@@ -106,78 +119,90 @@ def _timm(name: str, weights: str | None, argument: str) -> nn.Module:
         return timm.create_model(architecture, pretrained=False)
     if not tag:
         tag = "tv_in1k" if weights == "IMAGENET1K_V1" else weights
-    tags = [m.partition(".")[2] for m in timm.list_pretrained(architecture + ".*")]
+    tags = [full.partition(".")[2] for full in timm.list_pretrained(architecture + ".*")]
     if tag not in tags:
         raise UsageError(
-            f"{name} has no weights '{weights}'; set {argument}weights to one of {', '.join(tags)}, or a path"
+            f"{name} has no weights '{weights}'; "
+            f"set {argument}weights to one of {', '.join(tags)}, or a path"
         )
     try:
         return timm.create_model(f"{architecture}.{tag}", pretrained=True)
     except Exception as error:  # the hub client raises a family of its own
         raise WeightsError(
             f"cannot get the weights {architecture}.{tag} of timm ({type(error).__name__}). "
-            f"Download the file where there is a network, and give its path as {argument}weights"
+            "Download the file where there is a network, and give its path as "
+            f"{argument}weights"
         ) from error
 
 
 def _load(network: nn.Module, name: str, path: Path) -> None:
     state = read_weights(path)
     own = network.state_dict()
-    missing, unknown = own.keys() - state.keys(), state.keys() - own.keys()
-    shapes = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
-    missing = {k for k in missing if not k.endswith("num_batches_tracked")}
-    if missing or unknown or shapes:
-        parts = [
-            f"{len(keys)} {what} (first: {min(keys)})"
-            for keys, what in (
-                (missing, "missing"),
-                (unknown, "unknown"),
-                (shapes, "of another shape"),
-            )
-            if keys
-        ]
+    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
+    unknown = [k for k in state if k not in own]
+    reshaped = [k for k in own if k in state and own[k].shape != state[k].shape]
+    faults = [
+        *_fault(missing, "missing"),
+        *_fault(unknown, "unknown"),
+        *_fault(reshaped, "of another shape"),
+    ]
+    if faults:
         raise WeightsError(
-            f"the weights in {path} do not fit {name}: {'; '.join(parts)}. Is it another model's file?"
+            f"the weights in {path} do not fit {name}: {'; '.join(faults)}. "
+            "Is it another model's file?"
         )
     network.load_state_dict(state, strict=False)
 
 
+def _fault(keys: Collection[str], what: str) -> list[str]:
+    """One line about keys of a state dict; none if there are no such keys."""
+    if not keys:
+        return []
+    return [f"{len(keys)} {what} (first: {min(keys)})"]
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The weights in a file of them, or in a checkpoint that has more (`state_dict`).
+    """Reads the weights in a file of them, or in a checkpoint that holds more (`state_dict`).
 
     Raises:
-        WeightsError: where the file is missing, damaged, or holds more than plain data.
+        WeightsError: if the file is missing, damaged, or holds more than plain data.
     """
     state = read_state(path)
     return state.get("state_dict", state)  # type: ignore[return-value]
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A file of tensors, read without running any code in it; they stay in the file until they are looked at.
+    """Reads a file of tensors without running any code in it.
+
+    The tensors stay in the file until they are looked at.
 
     Raises:
-        WeightsError: where the file is missing, damaged, or holds more than plain data.
+        WeightsError: if the file is missing, damaged, or holds more than plain data.
     """
     if not path.is_file():
         raise WeightsError(f"there is no file {path}")
     check_whole(path)
+    mapped = zipfile.is_zipfile(path)
     try:
-        state = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises pickle, zip and runtime errors alike
-        if named := re.search(
-            r"GLOBAL (\S+)|Unsupported (?:class|global|function) (\S+)", str(error)
-        ):
-            raise WeightsError(
-                f"{path} holds more than tensors and plain data ({named[1] or named[2]}): to load it could run code, "
-                "and it is refused. Take a file of a state_dict, as torch.save(model.state_dict(), ...) writes it"
-            ) from error
-        raise WeightsError(
-            f"cannot read {path} as tensors ({type(error).__name__}): damaged, or not a PyTorch file"
-        ) from error
+        raise _unreadable(path, error) from error
     if not isinstance(state, dict):
         raise WeightsError(
             f"{path} holds a {type(state).__name__}; expected a dictionary of tensors"
         )
     return state
+
+
+def _unreadable(path: Path, error: Exception) -> WeightsError:
+    refused = _REFUSED.search(str(error))
+    if refused is None:
+        return WeightsError(
+            f"cannot read {path} as tensors ({type(error).__name__}): "
+            "damaged, or not a PyTorch file"
+        )
+    return WeightsError(
+        f"{path} holds more than tensors and plain data ({refused[1] or refused[2]}): to load it "
+        "could run code, and it is refused. Take a file of a state_dict, as "
+        "torch.save(model.state_dict(), ...) writes it"
+    )

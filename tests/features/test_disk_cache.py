@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from lightning_ad.features import disk_cache
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.disk_cache import DiskFeatures
+from lightning_ad.features.extraction import FusedMaps
 
 LAYERS = ["features.3", "features.6"]
 
@@ -31,7 +33,8 @@ def test_features_come_back_to_the_same_bits(backbone, tmp_path, monkeypatch):
     expected = backbone(images())
     backbone.keep(tmp_path, 1)
     first = backbone(images())
-    monkeypatch.setattr(backbone, "_maps", forbidden)
+    monkeypatch.setattr(Backbone, "plain_maps", forbidden)
+    monkeypatch.setattr(FusedMaps, "__call__", forbidden)
     again = backbone(images())
     for maps in (first, again):
         for one, other in zip(maps, expected, strict=True):
@@ -64,7 +67,7 @@ def test_weights_that_are_loaded_later_count(backbone, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(backbone(images()), expected, strict=True))
 
 
-def test_images_of_the_same_bytes_are_told_apart(backbone, tmp_path):
+def test_images_of_the_same_bytes_but_another_shape_are_different(backbone, tmp_path):
     backbone.keep(tmp_path, 1)
     for shape in ((1, 3, 64, 96), (1, 3, 96, 64)):
         assert backbone(torch.zeros(shape))[0].shape[2] == shape[2] // 4 - 1
@@ -103,18 +106,22 @@ def test_the_limit_holds_and_the_oldest_go(backbone, tmp_path):
     assert not held[0].exists()
 
 
-def test_it_ends_where_it_does_not_pay(backbone, tmp_path, monkeypatch):
+def test_caching_stops_if_reading_is_slower_than_computing(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(disk_cache, "TRIED", 2)
     features = DiskFeatures(tmp_path, 1, backbone.body, "squeezenet1_1", LAYERS)
     one = [torch.rand(1, 2, 3, 3)]
     for _ in range(2):  # two computed, two read, and nothing is faster than what computes this
         for image in images(2).split(1):
-            features.get(image, lambda: one)
+            features.get(image, lambda _: one)
     assert not features.pays
 
 
 def test_it_is_no_part_of_copies_and_checkpoints(backbone, tmp_path):
+    names = list(backbone.state_dict())
     backbone.keep(tmp_path, 1)
-    backbone(images(1))
-    assert copy.deepcopy(backbone)(images(1))[0].shape[0] == 1
-    assert pickle.loads(pickle.dumps(backbone._kept)) is None
+    expected = backbone(images(1))
+    assert list(backbone.state_dict()) == names
+    for other in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        shutil.rmtree(tmp_path)  # each opens its own
+        assert all(torch.equal(a, b) for a, b in zip(other(images(1)), expected, strict=True))
+        assert len(list(tmp_path.glob("*/*/*"))) == 1

@@ -40,8 +40,10 @@ def test_features_are_those_of_the_plain_network_in_float64(name):
         module.training = False
     images = torch.rand(3, 3, 64, 96)
     maps = backbone(images)
-    assert backbone._fused.made is not None
-    left = [m for m in backbone._fused.made[0].one.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert backbone.extraction.fused is not None
+    left = [
+        m for m in backbone.extraction.fused.network.one.modules() if isinstance(m, nn.BatchNorm2d)
+    ]
     assert (
         not left or name == "timm/tf_efficientnet_b0"
     )  # whose normalisations are of timm's own kind
@@ -56,7 +58,7 @@ def test_every_sum_of_a_residual_block_is_fused(name):
     backbone = Backbone(name, None)
     backbone(torch.rand(1, 3, 64, 64))
     assert [
-        n.name for n in backbone._fused.made[0].one.graph.nodes if n.op == "call_function"
+        n.name for n in backbone.extraction.fused.network.one.graph.nodes if n.op == "call_function"
     ] == []
 
 
@@ -91,8 +93,8 @@ def test_small_images_go_together_with_the_same_bits(name):
     try:
         torch.set_num_threads(2)
         together = backbone(images)
-        assert backbone._fused.made[0].together == 32
-        backbone._fused.made[0].together = 1
+        assert backbone.extraction.fused.network.together == 32
+        backbone.extraction.fused.network.together = 1
         for some, one_by_one in zip(together, backbone(images), strict=True):
             assert torch.equal(some, one_by_one)
     finally:
@@ -103,11 +105,11 @@ def test_the_smaller_images_are_the_more_go_together():
     backbone, found = Backbone("mobilenet_v2", None), []
     for size in (32, 224, 512):
         backbone(torch.rand(1, 3, size, size))
-        found.append(backbone._fused.made[0].together)
+        found.append(backbone.extraction.fused.network.together)
     assert found[0] > found[1] > found[2] == 1
     heavy = Backbone("resnet18", None)  # each of its convolutions is worth a turn
     heavy(torch.rand(1, 3, 224, 224))
-    assert heavy._fused.made[0].together == 1
+    assert heavy.extraction.fused.network.together == 1
 
 
 def test_where_bits_would_differ_images_go_one_by_one(monkeypatch):
@@ -120,7 +122,7 @@ def test_where_bits_would_differ_images_go_one_by_one(monkeypatch):
     monkeypatch.setattr(fusion, "_ordered", rounding_otherwise)
     made = Backbone("mobilenet_v2", None)
     made(torch.rand(1, 3, 64, 64))
-    assert made._fused.made[0].together == 1
+    assert made.extraction.fused.network.together == 1
 
 
 @pytest.mark.skipif(
@@ -132,8 +134,8 @@ def test_bfloat16_is_as_near_as_that_of_pytorch(name, monkeypatch):
     exact = backbone(images)
     with torch.autocast("cpu", torch.bfloat16):
         ours = backbone(images)
-        assert backbone._fused.made[0].dtype == torch.bfloat16
-        backbone._fused.made[0].together = 1
+        assert backbone.extraction.fused.network.dtype == torch.bfloat16
+        backbone.extraction.fused.network.together = 1
         assert all(torch.equal(some, one) for some, one in zip(ours, backbone(images), strict=True))
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", bool)
         plain = backbone(images)
@@ -187,7 +189,7 @@ def test_no_checkpoint_and_no_copy_has_it():
     backbone(torch.rand(1, 3, 64, 64))
     assert not any("fused" in name for name in backbone.state_dict())
     assert not any(isinstance(m, FusedConv2d) for m in backbone.modules())
-    assert copy.deepcopy(backbone)._fused.made is None
+    assert copy.deepcopy(backbone).extraction.fused is None
 
 
 def test_a_sum_of_two_convolutions_and_one_that_is_used_twice():
