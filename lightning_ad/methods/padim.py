@@ -1,7 +1,7 @@
-"""PaDiM (Defard et al., ICPR-W 2020, arXiv 2011.08785): a Gaussian of features at each position of the grid."""
+"""PaDiM (Defard et al., ICPR-W 2020, arXiv 2011.08785): a Gaussian at each position of the grid."""
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -11,33 +11,56 @@ from lightning_ad.data.sample import Prediction
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map
+from lightning_ad.methods.arguments import check_at_least
 from lightning_ad.methods.base import EARLIER
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.forecast import Plan, Stage
 from lightning_ad.statistics.gaussian import leave_one_out
-from lightning_ad.statistics.grid_hierarchy import LAYOUT, Nesting, nesting
-from lightning_ad.statistics.hierarchical_gaussian import NestedGaussian
-from lightning_ad.statistics.moments import BLOCK, Moments
+from lightning_ad.statistics.grid_hierarchy import LAYOUT, GridHierarchy, cached_hierarchy
+from lightning_ad.statistics.hierarchical_gaussian import HierarchicalGaussian, fit_gaussian
+from lightning_ad.statistics.hierarchical_moments import HierarchicalMoments
+from lightning_ad.statistics.moments import BLOCK
 from lightning_ad.system.distributed import process_rank
+
+Grids = tuple[tuple[int, int], ...]  # height and width of each layer's map
+
+
+class ChosenChannels(NamedTuple):
+    """The channels that are taken from one layer.
+
+    Attributes:
+        layer: its number, counted from the finest.
+        channels: int64, of the layer's own.
+    """
+
+    layer: int
+    channels: Tensor
 
 
 class PaDiM(FitOnlyModule):
-    """Defaults are those of the paper and its common implementation (ResNet18, 100 of 448 channels, epsilon 0.01).
+    """Fits a Gaussian to the features at each position; scores are Mahalanobis distances to it.
 
-    Positions do not share what they learn: parts must lie the same way in all images. What is kept is the mean and
-    the Cholesky factor of each position's covariance; while fitting its scatter, as many numbers of `accumulator`,
-    however many images there are; to score the inverse factors too, in float32. Of coarse layers all of it is kept once
-    for each cell, not for each position in it, where that is less (`statistics.nested_gaussian`).
+    Defaults are those of the paper and its common implementation (ResNet18, 100 of 448 channels,
+    epsilon 0.01).
+
+    Positions do not share what they learn: parts must lie the same way in all images. The
+    checkpoint holds the mean and the Cholesky factor of each position's covariance; a fit holds its
+    scatter, as many numbers of `accumulator`, however many images there are; scoring also holds the
+    inverse factors in float32. What belongs to a coarse layer is kept once for each of its cells
+    rather than for each position, if that is less (`statistics.grid_hierarchy`).
 
     Args:
         backbone: a torchvision model, or timm/<name>.
-        weights: the name of the backbone's weights, the path of a state dict, or null for random ones.
-        layers: node names, the finest first; null for the last blocks at strides 4, 8 and 16 (layer1 to layer3 of a
-            ResNet). The finest one's grid is that of the Gaussians, deeper ones are replicated onto it.
+        weights: the name of the backbone's weights, the path of a state dict, or null for random
+            ones.
+        layers: node names, the finest first; null for the last blocks at strides 4, 8 and 16
+            (layer1 to layer3 of a ResNet). The finest one's grid is that of the Gaussians, deeper
+            ones are replicated onto it.
         dimension: channels that are drawn at random from those of all layers; null for all.
         epsilon: added to each variance (section III-B), above 0.
         sigma: of the Gaussian that smooths the map, in pixels; 0 for none.
-        storage: of the factors in the checkpoint: float32; float16 halves it, and rounds distances to about 0.1 %.
+        storage: of the factors in the checkpoint: float32; float16 halves it, and rounds distances
+            to about 0.1 %.
         accumulator: of the moments while fitting: float64; float32 halves the memory.
         seed: of the channels; the command line sets it from seed_everything.
     """
@@ -49,6 +72,7 @@ class PaDiM(FitOnlyModule):
     factors: Tensor
 
     cumulative = True
+    can_extend = True
 
     def __init__(
         self,
@@ -63,59 +87,48 @@ class PaDiM(FitOnlyModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if epsilon <= 0:
+            raise UsageError(f"model.epsilon must be above 0, got {epsilon}")
+        check_at_least(sigma=(sigma, 0))
         self.save_hyperparameters()
         self.backbone = Backbone(backbone, weights, layers, strides=(4, 8, 16))
         self.widths = [shape.channels for shape in self.backbone.shapes(256, 256)]
-        if dimension is not None and not 1 <= dimension <= sum(self.widths):
-            raise UsageError(
-                f"model.dimension must be from 1 to {sum(self.widths)}, the channels of the layers "
-                f"{', '.join(self.backbone.layers)}, or null for all; {dimension} came"
-            )
-        if epsilon <= 0 or sigma < 0:
-            raise UsageError(
-                f"model.epsilon {epsilon} must be above 0, and model.sigma {sigma} not below it"
-            )
-        self.epsilon, self.sigma = epsilon, sigma
-        self.storage, self.accumulator = getattr(torch, storage), getattr(torch, accumulator)
-        drawn = torch.randperm(sum(self.widths), generator=torch.Generator().manual_seed(seed))[
-            :dimension
-        ]
+        self._check_dimension(dimension)
+        self.epsilon = epsilon
+        self.sigma = sigma
+        self.storage = getattr(torch, storage)
+        self.accumulator = getattr(torch, accumulator)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randperm(sum(self.widths), generator=generator)[:dimension]
         self.register_buffer("channels", drawn.sort().values)
-        self.register_buffer(
-            "count", torch.tensor(0)
-        )  # images of the moments, also before the base says so
-        self.register_buffer(
-            "grids", torch.zeros(len(self.widths), 2, dtype=torch.int64)
-        )  # of the layers
-        # Of all stages, one after another (`statistics.nested_gaussian`).
+        # Images in the moments, also before the base sets `images`.
+        self.register_buffer("count", torch.tensor(0))
+        # Height and width of each layer's map in the fit.
+        self.register_buffer("grids", torch.zeros(len(self.widths), 2, dtype=torch.int64))
+        # Level after level, see `HierarchicalGaussian`.
         self.register_dynamic_buffer("means", torch.empty(0))
         self.register_dynamic_buffer("factors", torch.empty(0))
-        self._moments: Moments | None = None
-        self._layers: tuple[Tensor, list[tuple[int, Tensor]]] | None = None
-        self._kept: tuple[Tensor, NestedGaussian] | None = None
-        self.register_load_state_dict_post_hook(_forget_layers)
+        self._moments: HierarchicalMoments | None = None
+        # What was made of `channels` and `factors`, each beside the tensor that it was made of.
+        self._chosen: tuple[Tensor, list[ChosenChannels]] | None = None
+        self._fitted: tuple[Tensor, HierarchicalGaussian] | None = None
+        self.register_load_state_dict_post_hook(_forget_chosen)
 
     def begin(self) -> None:
-        """Zero moments; where the fit grows, those of before on the first process.
+        """Starts with empty moments, or an incremental fit with the earlier ones on one process.
 
         Raises:
-            UsageError: where it is to grow by images of another size.
+            UsageError: if an incremental fit is given images of another size.
         """
         grids = self._grids_of(*self.trainer.datamodule.input_size)
-        if self.growing:
+        if self.extending:
             self._check_grids(grids)
         else:
             self._forget()
         self.grids.copy_(torch.tensor(grids))
-        self._moments = Moments(self._nesting(grids), self.accumulator)
-        if self.growing:
-            if self.storage == torch.float16:
-                rank_zero_warn(
-                    "The factors of this PaDiM were stored in float16: what grows from them differs from a fit on all "
-                    "images by about as much (0.1 %)."
-                )
-            if process_rank() == 0:
-                self._gaussian().resume(self._moments, int(self.count))
+        self._moments = HierarchicalMoments(self._hierarchy(grids), self.accumulator)
+        if self.extending:
+            self._continue_from_factors(self._moments)
         self._forget()
 
     def observe(self, image: Tensor, index: Tensor) -> None:
@@ -124,12 +137,12 @@ class PaDiM(FitOnlyModule):
         self._moments.update(self._embed(image))
 
     def partial_state(self, first: int) -> Iterator[dict[str, Any]]:
-        """The moments."""
+        """Yields the moments."""
         assert self._moments is not None
         yield self._moments.state()
 
     def restore(self, piece: dict[str, Any]) -> None:
-        """Takes the moments."""
+        """Continues from the moments of `partial_state`."""
         assert self._moments is not None
         self._moments.restore(piece)
 
@@ -137,31 +150,38 @@ class PaDiM(FitOnlyModule):
         """Merges the moments of the processes and factorises the covariances.
 
         Raises:
-            UserError: where there is a single training image.
+            UserError: if there is a single training image.
         """
         assert self._moments is not None
-        moments, self._moments = self._moments.finish(), None
+        moments = self._moments.finish()
+        self._moments = None
         if moments.count < 2:
-            raise UserError("a covariance needs at least 2 training images, 1 came")
-        self.means, self.factors = NestedGaussian.fitted(moments, self.epsilon, self.storage)
+            raise UserError("a covariance needs at least 2 training images, got 1")
+        self.means, self.factors = fit_gaussian(moments, self.epsilon, self.storage)
         self.count.fill_(moments.count)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Says how the Gaussians lie one after another."""
+        """Stores the version of the Gaussians' layout."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["layout"] = LAYOUT
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises WeightsError for a checkpoint whose Gaussians lie otherwise."""
+        """Checks the version of the Gaussians' layout.
+
+        Raises:
+            WeightsError: if it is another one.
+        """
         super().on_load_checkpoint(checkpoint)
         if checkpoint.get("layout") != LAYOUT:
             raise WeightsError(EARLIER)
 
     def stages(self, plan: Plan) -> list[Stage]:
-        """Reading holds the scatters, however many images there are, and testing the inverse factors."""
-        nested = self._nesting(self._grids_of(plan.height, plan.width))
-        vectors, numbers = sum(nested.vectors()), sum(nested.numbers())
-        scatters, factors = self.accumulator.itemsize * numbers, self.storage.itemsize * numbers
+        """Reading holds the scatters, however many images there are, testing the inverses."""
+        hierarchy = self._hierarchy(self._grids_of(plan.height, plan.width))
+        vectors = sum(hierarchy.vector_sizes())
+        numbers = sum(hierarchy.matrix_sizes())
+        scatters = self.accumulator.itemsize * numbers
+        factors = self.storage.itemsize * numbers
         return [
             Stage("Reading images", scatters + 4 * 2 * BLOCK * vectors),
             Stage("Factorising", scatters + factors),
@@ -174,12 +194,12 @@ class PaDiM(FitOnlyModule):
         return [self.backbone.body]
 
     def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
-        """The map is of Mahalanobis distances, at least 0; the score is the maximum of the smoothed map."""
+        """Maps are Mahalanobis distances, at least 0; the score is the smoothed map's maximum."""
         self.require_fitted()
         return self._predict(image, self._squared(image, 1.0), ignore)
 
     def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
-        """Scores [B] of training images as though each had not been in the fit; exact but for rounding.
+        """Scores training images as though each had not been fitted; exact except for rounding.
 
         Raises:
             UserError: for fewer than 3 training images.
@@ -190,7 +210,8 @@ class PaDiM(FitOnlyModule):
                 f"to leave an image out takes at least 3 training images; there are {count}"
             )
         squared = self._squared(image, (count - 1) / (count - 2))
-        return self._predict(image, leave_one_out(squared, count, 1 / (count - 2)), ignore).score
+        without = leave_one_out(squared, count, 1 / (count - 2))
+        return self._predict(image, without, ignore).score
 
     def _predict(self, image: Tensor, squared: Tensor, ignore: Tensor | None) -> Prediction:
         with torch.autocast(image.device.type, enabled=False):
@@ -198,7 +219,7 @@ class PaDiM(FitOnlyModule):
         return Prediction(maps, maps.flatten(1).amax(1))
 
     def _squared(self, image: Tensor, scale: float) -> Tensor:
-        """Squared distances [B, h, w], where the covariance is `scale` times what it is, but for epsilon."""
+        """Returns squared distances [B, h, w]; `scale` multiplies the covariances, not epsilon."""
         self._check_grids(self._grids_of(image.shape[2], image.shape[3]))
         flat = self._embed(image)
         with torch.autocast(image.device.type, enabled=False):
@@ -206,71 +227,89 @@ class PaDiM(FitOnlyModule):
         return squared.unflatten(1, self.grids[0].tolist())
 
     def _embed(self, image: Tensor) -> Tensor:
-        """The chosen channels as `Nesting.flat` gives them, float32."""
-        chosen, nested = (
-            self._chosen(),
-            self._nesting(self._grids_of(image.shape[2], image.shape[3])),
-        )
+        """Returns the chosen channels in float32, as `GridHierarchy.flatten` gives them."""
+        hierarchy = self._hierarchy(self._grids_of(image.shape[2], image.shape[3]))
+        layers = self._chosen_channels()
 
-        def flat(maps: list[Tensor]) -> list[Tensor]:
-            levels = [
-                (maps[level].permute(0, 2, 3, 1).flatten(1, 2), channels)
-                for level, channels in chosen
-            ]
-            return [
-                nested.flat([level.index_select(2, channels).float() for level, channels in levels])
-            ]
+        def flatten(maps: list[Tensor]) -> list[Tensor]:
+            levels = []
+            for layer, channels in layers:
+                vectors = maps[layer].permute(0, 2, 3, 1).flatten(1, 2)
+                levels.append(vectors.index_select(2, channels).float())
+            return [hierarchy.flatten(levels)]
 
-        return self.backbone(image, flat)[0]
+        return self.backbone(image, flatten)[0]
 
-    def _chosen(self) -> list[tuple[int, Tensor]]:
-        """The layers that have chosen channels, the coarsest first, and which those are."""
-        if self._layers is None or self._layers[0] is not self.channels:
-            chosen, start = [], 0
-            for level, width in enumerate(self.widths):
-                own = (
-                    self.channels[(self.channels >= start) & (self.channels < start + width)]
-                    - start
-                )
-                chosen += [(level, own)] * (len(own) > 0)
-                start += width
-            self._layers = (self.channels, chosen[::-1])
-        return self._layers[1]
+    def _chosen_channels(self) -> list[ChosenChannels]:
+        """Returns the chosen channels of each layer that has any, the coarsest layer first."""
+        if self._chosen is None or self._chosen[0] is not self.channels:
+            self._chosen = (self.channels, self._split_by_layer(self.channels))
+        return self._chosen[1]
 
-    def _nesting(self, grids: tuple[tuple[int, int], ...]) -> Nesting:
-        """The cells, where the layers have these grids."""
-        chosen = self._chosen()
+    def _split_by_layer(self, channels: Tensor) -> list[ChosenChannels]:
+        chosen = []
+        start = 0
+        for layer, width in enumerate(self.widths):
+            own = channels[(channels >= start) & (channels < start + width)] - start
+            if len(own):
+                chosen.append(ChosenChannels(layer, own))
+            start += width
+        return chosen[::-1]
+
+    def _hierarchy(self, grids: Grids) -> GridHierarchy:
+        """Returns the cells of the layers that have chosen channels."""
+        chosen = self._chosen_channels()
+        chosen_grids = tuple(grids[layer] for layer, _ in chosen)
         dimensions = tuple(len(channels) for _, channels in chosen)
-        return nesting(
-            tuple(grids[level] for level, _ in chosen), dimensions, grids[0], self.channels.device
-        )
+        return cached_hierarchy(chosen_grids, dimensions, grids[0], self.channels.device)
 
-    def _grids_of(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
-        """The grids of the layers, of images of a size."""
+    def _grids_of(self, height: int, width: int) -> Grids:
+        """Returns the grids of the layers' maps of images of a size."""
         return tuple((shape.height, shape.width) for shape in self.backbone.shapes(height, width))
 
     def _forget(self) -> None:
-        self.means, self.factors, self._kept = (
-            self.means.new_empty(0),
-            self.factors.new_empty(0),
-            None,
-        )
+        self.means = self.means.new_empty(0)
+        self.factors = self.factors.new_empty(0)
+        self._fitted = None
 
-    def _gaussian(self) -> NestedGaussian:
+    def _continue_from_factors(self, moments: HierarchicalMoments) -> None:
+        """Fills the first process's moments with those of the earlier fit."""
+        if self.storage == torch.float16:
+            rank_zero_warn(
+                "The factors of this PaDiM were stored in float16: an incremental fit from them "
+                "differs from a fit on all images by about as much (0.1 %)."
+            )
+        if process_rank() == 0:
+            self._gaussian().fill(moments, int(self.count))
+
+    def _gaussian(self) -> HierarchicalGaussian:
         # Loading a module and moving it give it new buffers.
-        if self._kept is None or self._kept[0] is not self.factors:
-            nested = self._nesting(tuple((height, width) for height, width in self.grids.tolist()))
-            made = NestedGaussian(nested, self.means, self.factors, self.epsilon, self.accumulator)
-            self._kept = (self.factors, made)
-        return self._kept[1]
+        if self._fitted is None or self._fitted[0] is not self.factors:
+            grids = tuple((height, width) for height, width in self.grids.tolist())
+            gaussian = HierarchicalGaussian(
+                self._hierarchy(grids), self.means, self.factors, self.epsilon, self.accumulator
+            )
+            self._fitted = (self.factors, gaussian)
+        return self._fitted[1]
 
-    def _check_grids(self, grids: tuple[tuple[int, int], ...]) -> None:
-        if (known := self.grids.tolist()) != [[*grid] for grid in grids]:
+    def _check_dimension(self, dimension: int | None) -> None:
+        channels = sum(self.widths)
+        if dimension is not None and not 1 <= dimension <= channels:
             raise UsageError(
-                f"the Gaussians are of a grid of {known[0][0]}x{known[0][1]}, and images of this size have "
-                f"{grids[0][0]}x{grids[0][1]}: set data.image_size and data.center_crop as they were in the fit"
+                f"model.dimension must be from 1 to {channels}, the channels of the layers "
+                f"{', '.join(self.backbone.layers)}, or null for all; got {dimension}"
+            )
+
+    def _check_grids(self, grids: Grids) -> None:
+        """Raises UsageError if the Gaussians are of other grids."""
+        fitted = self.grids.tolist()
+        if fitted != [[*grid] for grid in grids]:
+            raise UsageError(
+                f"the Gaussians are of a grid of {fitted[0][0]}x{fitted[0][1]}, and images of this "
+                f"size have {grids[0][0]}x{grids[0][1]}: set data.image_size and data.center_crop "
+                "as they were in the fit"
             )
 
 
-def _forget_layers(padim: PaDiM, _keys: object) -> None:
-    padim._layers = None  # channels are loaded into the tensor that is there
+def _forget_chosen(padim: PaDiM, _keys: object) -> None:
+    padim._chosen = None  # channels are loaded into the tensor that is there

@@ -1,4 +1,8 @@
-"""Greedy k-centre selection: few vectors so that every vector has one near. On one process or many, CPU or CUDA."""
+"""Greedy k-centre selection: few vectors so that every vector has one near it.
+
+`k_center_greedy` selects from vectors that are all in memory, `coresets_of_parts` reduces more than
+that part by part. Both run on one process or many, on a CPU or on CUDA.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -6,7 +10,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from lightning_ad.errors import UserError
+from lightning_ad.errors import CapacityError
 from lightning_ad.statistics.neighbours import nearest_neighbours
 from lightning_ad.system.distributed import (
     broadcast,
@@ -17,19 +21,25 @@ from lightning_ad.system.distributed import (
     world_size,
 )
 
-POOL = 1024  # candidates of each process that are looked at together
+POOL = 1024  # candidates of each process that are compared with each other
 BLOCK_BYTES = 2 * 2**20  # of distances held at a time: they stay in a core's cache
-ROUNDING = (
-    4 * torch.finfo(torch.float32).eps
-)  # error of a product of two vectors, over the root of their length
+# The error of a product of two vectors, divided by the square root of their length.
+ROUNDING = 4 * torch.finfo(torch.float32).eps
+
+Advance = Callable[[int], object]
 
 
-class Selection(NamedTuple):
-    """What was selected.
+def _ignore_progress(selected: int) -> None:
+    pass
+
+
+class Coreset(NamedTuple):
+    """The selected vectors.
 
     Attributes:
         rows: int64 [count], in order of selection; numbers of vectors over all processes.
-        radius: the largest Euclidean distance of any vector to the nearest selected one, whatever the start.
+        radius: the largest Euclidean distance of any vector to the nearest selected one, whatever
+            the start.
     """
 
     rows: Tensor
@@ -37,20 +47,23 @@ class Selection(NamedTuple):
 
 
 class Keeper(Protocol):
-    """Keeps a selection as it goes on, for one that is stopped; all processes ask it, and hear the same."""
+    """Saves a selection while it runs, so that one that is stopped can continue.
+
+    All processes call each method together and get the same answer.
+    """
 
     def due(self) -> bool:
-        """Whether it is time."""
+        """Returns whether it is time to save."""
 
     def keep(self, count: int, state: dict[str, Tensor]) -> None:
-        """Keeps the state of the selection of `count` centres, on each process its own."""
+        """Saves the state of a selection of `count` vectors; each process saves its own."""
 
     def held(self) -> dict[str, Tensor] | None:
-        """What was kept last; None for nothing."""
+        """Returns the state that was saved last; None if there is none."""
 
 
 def random_projection(dimension: int, target: int, generator: torch.Generator) -> Tensor:
-    """A matrix [dimension, target] with entries uniform in +- 1/sqrt(dimension) (PatchCore's released code)."""
+    """Draws a matrix [dimension, target], uniform in +- 1/sqrt(dimension), as released."""
     bound = dimension**-0.5
     return (torch.rand(dimension, target, generator=generator) * 2 - 1) * bound
 
@@ -61,182 +74,237 @@ def k_center_greedy(
     generator: torch.Generator,
     starting_points: int | None = 10,
     rows: Tensor | None = None,
-    advance: Callable[[int], object] = lambda selected: None,
+    advance: Advance = _ignore_progress,
     keeper: Keeper | None = None,
-) -> Selection:
+) -> Coreset:
     """Selects `count` vectors, each the farthest from those before it (Sener & Savarese 2018).
 
-    The selection is that of the plain algorithm in float32, vector by vector, on any number of processes. But the
-    next centres are found among few candidates: as long as one of them is farther from all centres than any vector
-    outside was, it is the next. Only then are all vectors compared with the new centres, all of them in one matrix
-    product, whose rounding decides nothing: where it leaves a doubt, distances are computed from differences.
+    The selection is that of the plain algorithm in float32, vector by vector, on any number of
+    processes. But the next centres are found among few candidates: as long as one of them is
+    farther from all centres than any vector outside was, it is the next. Only then are all vectors
+    compared with the new centres, all of them in one matrix product, whose rounding decides
+    nothing: where it leaves a doubt, distances are computed from differences.
 
-    Cost: 2 N D count operations, nearly all in matrix products, divided by the processes; 4 floats a vector beside
-    the vectors. Vectors stay where they are: a process sends `POOL` candidates at a time.
+    Cost: 2 N D count operations, nearly all in matrix products, divided by the processes; 4 floats
+    a vector in addition to the vectors. Vectors stay on their process, which sends `POOL`
+    candidates at a time.
 
     Args:
         vectors: float32 [n, D], this process's share of the N vectors; n may be 0.
         count: of vectors to select, at most N.
         generator: on the CPU, the same on all processes; draws the start.
-        starting_points: as in PatchCore's released code, the first distance of a vector is its mean distance to that
-            many random vectors, which are not themselves selected; None starts with one random vector.
-        rows: int64 [n], the numbers of this process's vectors among all, 0 to N - 1; None for one process's order.
-            Of equally far vectors, the one of the lowest number is selected.
-        advance: is told how many more have been selected.
-        keeper: keeps the selection as it goes on; what it holds of an earlier one is gone on with, to the same rows.
+        starting_points: as in PatchCore's released code, the first distance of a vector is its mean
+            distance to that many random vectors, which are not themselves selected; None starts
+            with one random vector.
+        rows: int64 [n], the numbers of this process's vectors among all, 0 to N - 1; None for one
+            process's order. Of equally far vectors, the one of the lowest number is selected.
+        advance: is called with how many more have been selected.
+        keeper: saves the selection while it runs; a selection that it saved earlier continues, to
+            the same rows.
 
     Returns:
-        The selection, the same on all processes.
+        The coreset, the same on all processes.
     """
-    rows = (
-        torch.arange(len(vectors), device=vectors.device)
-        if rows is None
-        else rows.to(vectors.device)
-    )
-    total = sum_over_processes(len(rows), vectors.device)
-    field = _Field(vectors, rows)
-    selected: list[Tensor] = []
-    if keeper is not None and (earlier := keeper.held()) is not None:
-        selected.append(field.restore(earlier))
-        advance(len(selected[0]))
+    if rows is None:
+        rows = torch.arange(len(vectors), device=vectors.device)
+    selection = _Selection(vectors, rows.to(vectors.device))
+    saved = None
+    if keeper is not None:
+        saved = keeper.held()
+    if saved is not None:
+        selection.restore(saved)
     elif starting_points is None:
-        first = torch.randint(total, (1,), generator=generator).to(vectors.device)
-        field.select(take_rows(vectors, rows, first, vectors.device))
-        field.nearest[rows == first] = -1
-        selected.append(first)
-        advance(1)
+        selection.start_with_one(generator)
     else:
-        starts = torch.randperm(total, generator=generator)[:starting_points].to(vectors.device)
-        field.start(take_rows(vectors, rows, starts, vectors.device))
-    missing = count - sum(map(len, selected))
-    while missing:
-        numbers, candidates = field.next(missing)
-        field.select(candidates)
-        selected.append(numbers)
-        missing -= len(numbers)
-        advance(len(numbers))
+        selection.start_with_distances(starting_points, generator)
+    if selection.count:
+        advance(selection.count)
+    while selection.count < count:
+        before = selection.count
+        selection.extend(count - before)
+        advance(selection.count - before)
         if keeper is not None and keeper.due():
-            keeper.keep(count - missing, field.state(torch.cat(selected)))
-    chosen = torch.cat(selected)
-    if starting_points is not None:
-        field.forget_start(take_rows(vectors, rows, chosen, vectors.device))
-    return Selection(chosen, field.radius())
+            keeper.keep(selection.count, selection.state())
+    return selection.finish()
 
 
-class _Field:
-    """This process's vectors, and the squared distance of each to the nearest centre, -1 for the centres."""
+class _Selection:
+    """A running selection from this process's vectors.
+
+    Attributes:
+        nearest: [n], the squared distance of each vector to its nearest centre; -1 for the centres.
+        count: of centres selected so far, on all processes together.
+    """
 
     def __init__(self, vectors: Tensor, rows: Tensor) -> None:
-        self.vectors, self.rows = vectors, rows
+        self.vectors = vectors
+        self.rows = rows
         self.nearest = torch.full((len(vectors),), float("inf"), device=vectors.device)
-        # Only differences count; without the mean, products of vectors are smaller, and so is their rounding.
-        sums = gather_rows(
-            torch.cat([vectors.sum(0), vectors.new_tensor([len(vectors)])])[None]
-        ).sum(0)
-        self.mean = sums[:-1] / sums[-1]
-        self.first: Tensor | None = None  # distances to starting points
-        self.wide = 4 * vectors.shape[1]  # bytes of a vector
-        self.part = max(1, 4 * BLOCK_BYTES // self.wide)
-        self.norms = torch.empty_like(self.nearest)
-        for part, norms in zip(vectors.split(self.part), self.norms.split(self.part), strict=True):
-            torch.sum((part - self.mean).square_(), 1, out=norms)
+        self.count = 0
+        self._selected: list[Tensor] = []
+        self._start_distances: Tensor | None = None
+        self._vector_bytes = 4 * vectors.shape[1]
+        self._part = max(1, 4 * BLOCK_BYTES // self._vector_bytes)  # vectors of a pass over all
+        # Only differences matter; without the mean, products of vectors are smaller, and so is
+        # their rounding.
+        own_sum = torch.cat([vectors.sum(0), vectors.new_tensor([len(vectors)])])
+        sums = gather_rows(own_sum[None]).sum(0)
+        self._mean = sums[:-1] / sums[-1]
+        self._norms = torch.empty_like(self.nearest)
+        parts = zip(vectors.split(self._part), self._norms.split(self._part), strict=True)
+        for part, norms in parts:
+            torch.sum((part - self._mean).square_(), 1, out=norms)
 
-    def start(self, points: Tensor) -> None:
-        """The mean distance to some points stands for the distance to the nearest centre."""
-        total = torch.zeros_like(self.nearest)
-        for point in points:
-            for part, sums in zip(
-                self.vectors.split(self.part), total.split(self.part), strict=True
-            ):
-                sums += _squared(part, point).sqrt_()
-        self.nearest = (total / len(points)).square_()
-        self.first = self.nearest.clone()
+    def start_with_one(self, generator: torch.Generator) -> None:
+        """Selects one random vector."""
+        total = sum_over_processes(len(self.rows), self.rows.device)
+        first = torch.randint(total, (1,), generator=generator).to(self.rows.device)
+        self._compare(self._vectors_of(first))
+        self.nearest[self.rows == first] = -1
+        self._record(first)
 
-    def forget_start(self, centres: Tensor) -> None:
-        """Puts the distance to the nearest centre where that to the start is still less."""
-        kept = (self.nearest == self.first).nonzero().flatten()
-        for rows in kept.split(self.part):
-            self.nearest[rows] = nearest_neighbours(self.vectors[rows], centres)[0][:, 0]
+    def start_with_distances(self, points: int, generator: torch.Generator) -> None:
+        """Sets the distances to the mean distance to random vectors, none of which is selected."""
+        total = sum_over_processes(len(self.rows), self.rows.device)
+        drawn = torch.randperm(total, generator=generator)[:points].to(self.rows.device)
+        starts = self._vectors_of(drawn)
+        distances = torch.zeros_like(self.nearest)
+        for start in starts:
+            parts = zip(self.vectors.split(self._part), distances.split(self._part), strict=True)
+            for part, sums in parts:
+                sums += _squared(part, start).sqrt_()
+        self.nearest = (distances / len(starts)).square_()
+        self._start_distances = self.nearest.clone()
 
-    def state(self, selected: Tensor) -> dict[str, Tensor]:
-        """What `restore` goes on from: the numbers of the centres, and the distances of this process's vectors."""
-        first = {"first": self.first} if self.first is not None else {}
-        return {"selected": selected, "nearest": self.nearest, **first}
+    def extend(self, most: int) -> None:
+        """Selects the next centres, at least one and at most `most`."""
+        numbers, centres = self._next_centres(most)
+        self._compare(centres)
+        self._record(numbers)
 
-    def restore(self, state: dict[str, Tensor]) -> Tensor:
-        """Takes what `state` has given; the numbers of the centres."""
+    def finish(self) -> Coreset:
+        """Returns what was selected, with the radius of the centres whatever the start."""
+        rows = torch.cat(self._selected)
+        if self._start_distances is not None:
+            self._forget_start(self._vectors_of(rows))
+        farthest = self.nearest.new_tensor(0.0)
+        if len(self.nearest):
+            farthest = self.nearest.max()
+        radius = gather_rows(farthest[None]).max().clamp(min=0).sqrt()
+        return Coreset(rows, float(radius))
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns what `restore` needs to continue."""
+        state = {"selected": torch.cat(self._selected), "nearest": self.nearest}
+        if self._start_distances is not None:
+            state["first"] = self._start_distances
+        return state
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continues from what `state` has returned."""
         device = self.nearest.device
         self.nearest = state["nearest"].to(device, copy=True)
-        self.first = state["first"].to(device, copy=True) if "first" in state else None
-        return state["selected"].to(device)
+        if "first" in state:
+            self._start_distances = state["first"].to(device, copy=True)
+        self._record(state["selected"].to(device))
 
-    def next(self, most: int) -> tuple[Tensor, Tensor]:
-        """Numbers and vectors of the next centres, at least one and at most `most`, in order."""
+    def _record(self, numbers: Tensor) -> None:
+        self._selected.append(numbers)
+        self.count += len(numbers)
+
+    def _vectors_of(self, numbers: Tensor) -> Tensor:
+        """Returns the vectors of some numbers, on every process."""
+        return take_rows(self.vectors, self.rows, numbers, self.vectors.device)
+
+    def _forget_start(self, centres: Tensor) -> None:
+        """Replaces distances that are still those to the start by those to the nearest centre."""
+        unchanged = (self.nearest == self._start_distances).nonzero().flatten()
+        for rows in unchanged.split(self._part):
+            self.nearest[rows] = nearest_neighbours(self.vectors[rows], centres)[0][:, 0]
+
+    def _next_centres(self, most: int) -> tuple[Tensor, Tensor]:
+        """Returns the numbers and vectors of the next centres, in order of selection."""
         limit, tied = self._limit()
         own = (self.nearest > limit).nonzero().flatten()
         if tied:  # more vectors than the pool holds are equally far
             equal = (self.nearest == limit).nonzero().flatten()
             own = torch.cat([own, equal[self.rows[equal].argsort()[:POOL]]])
-        numbers, nearest = gather_rows(self.rows[own]), gather_rows(self.nearest[own])
+        numbers = gather_rows(self.rows[own])
+        nearest = gather_rows(self.nearest[own])
         candidates = gather_rows(self.vectors[own])
         order = numbers.argsort()
-        numbers, nearest, candidates = numbers[order], nearest[order], candidates[order]
-        chosen = _greedy(candidates, nearest, most, limit, tied) if process_rank() == 0 else None
+        numbers = numbers[order]
+        candidates = candidates[order]
+        chosen = None
+        if process_rank() == 0:
+            chosen = _greedy(candidates, nearest[order], most, limit, tied)
         chosen = broadcast(chosen, self.vectors.device)
-        numbers, candidates = numbers[chosen], candidates[chosen]
+        numbers = numbers[chosen]
         self.nearest[own[torch.isin(self.rows[own], numbers)]] = -1
-        return numbers, candidates
+        return numbers, candidates[chosen]
 
     def _limit(self) -> tuple[float, bool]:
-        """The distance above which all vectors are candidates; whether those at it are needed too."""
+        """Returns the distance above which vectors are candidates, and whether those at it are."""
         top = self.nearest.topk(min(POOL + 1, len(self.nearest))).values
-        beyond = top[POOL] if len(top) > POOL else top.new_tensor(-1.0)
-        ends = torch.stack((top[0] if len(top) else beyond, beyond))[None]
-        farthest, limit = gather_rows(ends).amax(0).tolist()
+        beyond = top.new_tensor(-1.0)
+        if len(top) > POOL:
+            beyond = top[POOL]
+        farthest = beyond
+        if len(top):
+            farthest = top[0]
+        farthest, limit = gather_rows(torch.stack((farthest, beyond))[None]).amax(0).tolist()
         return limit, farthest == limit
 
-    def select(self, centres: Tensor) -> None:
-        """Brings the distances down to those to new centres, where they are nearer."""
-        centred = centres - self.mean
+    def _compare(self, centres: Tensor) -> None:
+        """Lowers the distances to those to new centres, where these are nearer."""
+        centred = centres - self._mean
         squares = centred.square().sum(1)
         slack = 2 * ROUNDING * self.vectors.shape[1] ** 0.5
-        block = max(64, BLOCK_BYTES // max(4 * len(centres), self.wide))
-        parts = (self.vectors.split(block), self.norms.split(block), self.nearest.split(block))
+        block = max(64, BLOCK_BYTES // max(4 * len(centres), self._vector_bytes))
+        parts = (self.vectors.split(block), self._norms.split(block), self.nearest.split(block))
         for vectors, norms, nearest in zip(*parts, strict=True):
-            estimates = torch.addmm(squares, vectors - self.mean, centred.T, alpha=-2)
-            best, doubt = estimates.amin(1) + norms, slack * (norms + squares.max())
+            estimates = torch.addmm(squares, vectors - self._mean, centred.T, alpha=-2)
+            best = estimates.amin(1) + norms
+            doubt = slack * (norms + squares.max())
             nearer = (best < nearest + doubt).nonzero().flatten()
             bound = torch.minimum(best, nearest).add_(doubt).sub_(norms)[nearer]
             places, which = (estimates[nearer] <= bound[:, None]).nonzero().unbind(1)
-            places, some = nearer[places], max(1, BLOCK_BYTES // self.wide)
-            for place, centre in zip(places.split(some), which.split(some), strict=True):
-                nearest.scatter_reduce_(0, place, _squared(vectors[place], centres[centre]), "amin")
+            self._lower(nearest, vectors, nearer[places], centres, which)
 
-    def radius(self) -> float:
-        """The largest distance of any vector to its nearest centre."""
-        own = self.nearest.max() if len(self.nearest) else self.nearest.new_tensor(0.0)
-        return float(gather_rows(own[None]).max().clamp(min=0).sqrt())
+    def _lower(
+        self, nearest: Tensor, vectors: Tensor, places: Tensor, centres: Tensor, which: Tensor
+    ) -> None:
+        """Lowers `nearest` at `places` to the exact distances to the centres `which`."""
+        pairs = max(1, BLOCK_BYTES // self._vector_bytes)
+        for place, centre in zip(places.split(pairs), which.split(pairs), strict=True):
+            nearest.scatter_reduce_(0, place, _squared(vectors[place], centres[centre]), "amin")
 
 
 def _greedy(candidates: Tensor, nearest: Tensor, most: int, limit: float, tied: bool) -> Tensor:
-    """Places of the centres in the order of selection, for as long as they are farther than the limit."""
+    """Returns the places of the next centres in order, as long as they are farther than the limit.
+
+    If `tied`, candidates at the limit are centres too.
+    """
+    reaches = torch.ge if tied else torch.gt
     places = torch.arange(len(candidates), device=candidates.device)
     chosen: list[Tensor] = []
     while len(chosen) < most and len(nearest):
         farthest = nearest.argmax()
-        if not (nearest[farthest] > limit or (tied and nearest[farthest] == limit)):
+        if not reaches(nearest[farthest], limit):
             break
         chosen.append(places[farthest])
         nearest = torch.minimum(nearest, _squared(candidates, candidates[farthest]))
         nearest[farthest] = -1
         if len(chosen) % 16 == 0:  # those that cannot be chosen any more need no distances
-            keep = (nearest >= limit if tied else nearest > limit).nonzero().flatten()
-            candidates, nearest, places = candidates[keep], nearest[keep], places[keep]
+            left = reaches(nearest, limit).nonzero().flatten()
+            candidates = candidates[left]
+            nearest = nearest[left]
+            places = places[left]
     return torch.stack(chosen)
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:
-    """Squared distances of rows, from differences: the same bits wherever a row stands."""
+    """Returns squared distances of rows, from differences: the same bits wherever a row stands."""
     return (a - b).square_().sum(1)
 
 
@@ -247,59 +315,68 @@ def coresets_of_parts(
     count: int,
     generator: torch.Generator,
     starting_points: int | None = 10,
-    advance: Callable[[int], object] = lambda selected: None,
+    advance: Advance = _ignore_progress,
 ) -> tuple[Tensor, float]:
     """Selects `count` vectors of each part, or as many as can be held of all parts together.
 
-    A selection of `count` of what is left has a radius of at most its own and the largest one here: about twice that
-    of a selection of all vectors. The parts are those of a process: they differ with the number of processes.
+    A selection of `count` of what is left has a radius of at most its own and the largest one here:
+    about twice that of a selection from all vectors. Each process cuts its own vectors into parts,
+    so the result depends on the number of processes.
 
     Args:
-        read: the vectors [m, D] of this process from a row to another, the same D on all processes.
-        total: of this process's vectors.
-        size: of a part; as many vectors can be held on each process (in the mean over processes, of what is left).
+        read: returns the vectors [m, D] of this process from a row to another, the same D on all
+            processes.
+        total: number of this process's vectors.
+        size: of a part; as many vectors can be held on each process (of what is left, in the mean
+            over processes).
         count: of vectors that will be selected in the end, over all processes.
         generator: on the CPU, the same on all processes.
-        starting_points: as of `k_center_greedy`.
-        advance: is told how many more vectors a part has been reduced to.
+        starting_points: as in `k_center_greedy`.
+        advance: is called with how many more vectors were selected from a part.
 
     Returns:
-        The rows int64 [k] of this process that are left, ascending, and the largest radius of a part.
+        The rows int64 [k] of this process that are left, ascending, and the largest radius of a
+        part.
 
     Raises:
-        UserError: where `count` vectors cannot be held.
+        CapacityError: if `count` vectors cannot be held.
     """
-    if count > size * world_size():
-        raise UserError(
-            f"{count} vectors are to be selected, and model.memory_gb leaves room for {size * world_size()}; raise it, "
-            "or lower model.coreset_ratio"
-        )
+    capacity = size * world_size()
+    if count > capacity:
+        raise CapacityError(count, capacity)
     device = read(0, min(1, total)).device
     totals = gather_rows(torch.tensor([total], device=device)).cpu()
-    left, radius = [torch.empty(0, dtype=torch.int64)], 0.0
-    for start, wanted in zip(
-        range(0, int(totals.max()), size), _shares(totals, size, count), strict=True
-    ):
+    left = [torch.empty(0, dtype=torch.int64)]
+    radius = 0.0
+    starts = range(0, int(totals.max()), size)
+    for start, wanted in zip(starts, _shares(totals, size, count), strict=True):
         lengths = (totals - start).clamp(0, size)
-        first, length = int(lengths[: process_rank()].sum()), int(lengths[process_rank()])
-        numbers = torch.arange(first, first + length, device=device)
+        first = int(lengths[: process_rank()].sum())
+        last = first + int(lengths[process_rank()])
+        numbers = torch.arange(first, last, device=device)
         vectors = read(min(start, total), min(start + size, total))
-        chosen = k_center_greedy(vectors, wanted, generator, starting_points, numbers, advance)
+        coreset = k_center_greedy(vectors, wanted, generator, starting_points, numbers, advance)
         del vectors  # before the next ones are read
-        own = chosen.rows[(chosen.rows >= first) & (chosen.rows < first + length)]
+        own = coreset.rows[(coreset.rows >= first) & (coreset.rows < last)]
         left.append((own - first + start).sort().values.cpu())
-        radius = max(radius, chosen.radius)
+        radius = max(radius, coreset.radius)
     return torch.cat(left), radius
 
 
 def _shares(totals: Tensor, size: int, count: int) -> list[int]:
-    """How many vectors are left of each part: together at least `count`, and no more than can be held."""
-    parts = [
-        int((totals - start).clamp(0, size).sum()) for start in range(0, int(totals.max()), size)
-    ]
-    shares = [min(count, size * len(totals) // len(parts), length) for length in parts]
+    """Returns how many vectors to select from each part: `count` in all, or as many as can be held.
+
+    Args:
+        totals: int64, the number of vectors of each process.
+        size: of a part on each process.
+        count: of vectors that will be selected in the end.
+    """
+    starts = range(0, int(totals.max()), size)
+    lengths = [int((totals - start).clamp(0, size).sum()) for start in starts]
+    even_share = size * len(totals) // len(lengths)
+    shares = [min(count, even_share, length) for length in lengths]
     missing = count - sum(shares)
-    for part, length in enumerate(parts):  # what rounding and short parts have left open
+    for part, length in enumerate(lengths):  # what rounding and short parts have left open
         more = max(0, min(length - shares[part], missing))
         shares[part] += more
         missing -= more

@@ -1,18 +1,15 @@
-"""Grids that lie in one another.
+"""Grids of several levels, and which cells of a fine grid lie in which cell of a coarse one.
 
-Features of several levels, the coarse ones replicated onto the finest grid, are one vector at each of its positions.
-With the coarsest level's dimensions first, the upper rows of a position's covariance, and of its Cholesky factor, are
-those of the coarse cell that it lies in. So level by level only the last rows are new: of D = 100 dimensions of
-strides 4, 8 and 16 about a quarter of the numbers, and less of the operations.
-
-A *stage* is a level with all that are coarser. It has n cells, d dimensions of its own, and with those of the coarser
-levels, which come first, D. A cell has cells of each later stage in it, as many as each other, one after another; a
-cell of the first stage is a *root*. Of a matrix [D, D] of each cell, the last rows are kept by *blocks* [n, d, d'], one
-for each stage so far, its own last.
+Feature maps of several levels, the coarse ones replicated onto the finest grid, give one vector for
+each of its positions. If the coarsest level's dimensions come first, the upper rows of a position's
+covariance matrix, and of its Cholesky factor, are the same for all positions of a coarse cell. Each
+level therefore adds only its own rows, kept once for each of its cells. With D = 100 dimensions at
+strides 4, 8 and 16 that is about a quarter of the numbers, and fewer operations.
 """
 
 import itertools
 import operator
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,30 +19,51 @@ from torch import Tensor
 
 from lightning_ad.system.threads import map_single_threaded
 
-LAYOUT = 2  # of which cells there are, in which order: checkpoints have them; to be raised with any change
-HELD = (
-    2**23
-)  # bytes that are looked at together on a CPU: few enough for a core's cache, and worth a turn
-HELD_ON_DEVICE = 2**29  # likewise on an accelerator, which wants more at a time
+# Which cells there are, and in which order: checkpoints rely on it. Raise it with any change.
+LAYOUT = 2
+# Bytes worked on together: on a CPU few enough for a core's cache and enough to be worth a call; an
+# accelerator wants more at a time.
+BLOCK_BYTES = 2**23
+BLOCK_BYTES_ON_DEVICE = 2**29
 
 
-class Nesting:
-    """Which cells of coarse grids the cells of finer ones lie in; maps are replicated by nearest neighbour.
+class GridHierarchy:
+    """The cells of grids of several levels, each contained in a cell of the coarser level.
 
-    Where sides do not divide one another, a cell of a fine grid can lie in several of a coarse one: each such part is a
-    cell of its own. Some cells then have fewer cells in them than others: what they lack is there to spare, no position
-    lies in it, and its place is 0. Cells are cut where that leaves fewer numbers to keep.
+    A *level* has n cells, d dimensions of its own, and D dimensions together with those of the
+    coarser levels, which come first. The cells of the first level are called *coarse cells*. All
+    cells of a level contain the same number of cells of the next, numbered one after another.
+
+    Example: grids of 2x3, 4x6 and 8x12 cells. Each of the 6 coarse cells contains 4 cells of level
+    1, each of which contains 4 cells of level 2 (drawn for the coarse cell 0 only):
+
+        level 0, 2x3              level 1, 4x6              level 2, in coarse cell 0
+        +-----+-----+-----+       +-----+-----+-----+       +-----+-----+
+        |     |     |     |       | 0  1| 4  5| 8  9|       | 0  1| 4  5|
+        |  0  |  1  |  2  |       | 2  3| 6  7|10 11|       | 2  3| 6  7|
+        +-----+-----+-----+       +-----+-----+-----+       +-----+-----+
+        |     |     |     |       |12 13|16 17|20 21|       | 8  9|12 13|
+        |  3  |  4  |  5  |       |14 15|18 19|22 23|       |10 11|14 15|
+        +-----+-----+-----+       +-----+-----+-----+       +-----+-----+
+
+    A matrix [D, D] for each cell is kept by *block rows*: a level keeps its own last d rows, as
+    blocks [n, d, d'], one for each level up to itself.
+
+    Maps are replicated by nearest neighbour. If the sides of two grids do not divide one another, a
+    cell of the fine grid can lie in several coarse cells: each part is then a cell of its own. Some
+    coarse cells contain fewer parts than others; those that are missing are spare cells, which no
+    position lies in and whose place is 0. A coarse cell is cut in two if that keeps fewer numbers.
 
     Args:
         grids: (height, width) of each level, the coarsest first.
         dimensions: d of each level.
-        positions: (height, width) of the grid that all of them are replicated onto.
+        positions: (height, width) of the grid that all levels are replicated onto.
         device: of the indices.
 
     Attributes:
-        dimensions: d of each stage.
-        places: of each stage, int64 [n]: the place of its own level's grid that a cell lies in.
-        cells: int64 [P]: the cell of the last stage that each position lies in.
+        dimensions: d of each level.
+        places: for each level, int64 [n]: the place of each cell in the level's own grid.
+        cells: int64 [P]: the cell of the last level that each position lies in.
     """
 
     def __init__(
@@ -56,109 +74,118 @@ class Nesting:
         device: torch.device | str = "cpu",
     ) -> None:
         self.dimensions = list(dimensions)
-        axes = [[_nearest(grid[axis], positions[axis]) for grid in grids] for axis in (0, 1)]
-        rows, columns = min(
-            itertools.product(*(_divisions(axis) for axis in axes)),
-            key=lambda both: sum(
-                _numbers(
-                    [r * c for r, c in zip(*(d.counts for d in both), strict=True)], dimensions
-                )
-            ),
-        )
+        row_places = [_nearest(height, positions[0]) for height, _ in grids]
+        column_places = [_nearest(width, positions[1]) for _, width in grids]
+        rows, columns = _smallest_split(row_places, column_places, dimensions)
         self.places: list[Tensor] = []
         cells = torch.zeros(positions, dtype=torch.int64)
-        for stage, (_, width) in enumerate(grids):
-            down, right = (
-                torch.tensor(rows.paths[stage])[:, None],
-                torch.tensor(columns.paths[stage]),
-            )
-            cells = (cells * rows.branching[stage] + down) * columns.branching[stage] + right
-            places = cells.new_zeros(rows.counts[stage] * columns.counts[stage])
-            places[cells] = torch.tensor(axes[0][stage])[:, None] * width + torch.tensor(
-                axes[1][stage]
-            )
+        for level, (_, width) in enumerate(grids):
+            down = torch.tensor(rows.paths[level])[:, None]
+            right = torch.tensor(columns.paths[level])
+            cells = (cells * rows.branching[level] + down) * columns.branching[level] + right
+            places = cells.new_zeros(rows.counts[level] * columns.counts[level])
+            row = torch.tensor(row_places[level])[:, None]
+            places[cells] = row * width + torch.tensor(column_places[level])
             self.places.append(places.to(device))
         self.cells = cells.flatten().to(device)
 
-    def counts(self) -> list[int]:
-        """n of each stage."""
+    def cell_counts(self) -> list[int]:
+        """Returns n of each level."""
         return [len(places) for places in self.places]
 
-    def vectors(self) -> list[int]:
-        """How many numbers of their own the cells of each stage have in one image, n d."""
-        return [n * own for n, own in zip(self.counts(), self.dimensions, strict=True)]
+    def vector_sizes(self) -> list[int]:
+        """Returns the length n d of the vectors of all cells of each level, for one image."""
+        return list(map(operator.mul, self.cell_counts(), self.dimensions))
 
-    def numbers(self) -> list[int]:
-        """How many numbers the last rows of a matrix for each cell of each stage have, n d D."""
-        return _numbers(self.counts(), self.dimensions)
+    def matrix_sizes(self) -> list[int]:
+        """Returns the length n d D of the block rows of all cells of each level."""
+        return _matrix_sizes(self.cell_counts(), self.dimensions)
 
-    def inside(self, stage: int) -> int:
-        """How many cells of a stage lie in a cell of the first, which is called a root."""
-        return len(self.places[stage]) // len(self.places[0])
+    def cells_per_coarse_cell(self, level: int) -> int:
+        """Returns how many cells of a level lie in each coarse cell."""
+        return len(self.places[level]) // len(self.places[0])
 
-    def part(self, stage: int, roots: slice) -> slice:
-        """The cells of a stage in some of the roots."""
-        inside = self.inside(stage)
-        return slice(roots.start * inside, roots.stop * inside)
+    def cell_range(self, level: int, coarse: slice) -> slice:
+        """Returns the cells of a level that lie in the given coarse cells."""
+        contained = self.cells_per_coarse_cell(level)
+        return slice(coarse.start * contained, coarse.stop * contained)
 
-    def flat(self, levels: Sequence[Tensor]) -> Tensor:
-        """What cells have of their own, from the levels' maps [B, h w, d]: [B, n d of all stages]."""
-        return torch.cat(
-            [
-                m.index_select(1, places).flatten(1)
-                for m, places in zip(levels, self.places, strict=True)
-            ],
-            1,
-        )
-
-    def own(self, flat: Tensor, roots: slice) -> list[Tensor]:
-        """Of each stage, what its k cells in each of some roots have, [roots, B, k d], from `flat`."""
-        parts = flat.split(self.vectors(), 1)
-        return [
-            part.unflatten(1, (len(self.places[0]), -1))[:, roots].transpose(0, 1) for part in parts
-        ]
-
-    def for_roots(self, work: Callable[[slice], None], held: int) -> None:
-        """Does all roots, and what is in them, some at a time; on a CPU each time on one thread.
+    def flatten(self, maps: Sequence[Tensor]) -> Tensor:
+        """Gathers the vectors of the cells of all levels.
 
         Args:
-            work: is given some of them.
-            held: bytes that would be held for all of them at once.
+            maps: of each level, [B, height * width, d].
+
+        Returns:
+            [B, sum of n d]: level after level, cell after cell.
         """
-        roots, on_cpu = len(self.places[0]), self.cells.device.type == "cpu"
-        some = (HELD if on_cpu else HELD_ON_DEVICE) * roots // max(held, 1) + 1
-        turns = [slice(start, min(start + some, roots)) for start in range(0, roots, some)]
+        vectors = []
+        for level_map, places in zip(maps, self.places, strict=True):
+            vectors.append(level_map.index_select(1, places).flatten(1))
+        return torch.cat(vectors, 1)
+
+    def vectors_in(self, flat: Tensor, coarse: slice) -> list[Tensor]:
+        """Returns the vectors that lie in the given coarse cells, for each level.
+
+        Args:
+            flat: as `flatten` gives it.
+            coarse: some of the coarse cells.
+
+        Returns:
+            Views [coarse cells, B, k * d] of `flat`, k the cells of the level in each coarse cell.
+        """
+        vectors = []
+        for part in flat.split(self.vector_sizes(), 1):
+            by_coarse_cell = part.unflatten(1, (len(self.places[0]), -1))
+            vectors.append(by_coarse_cell[:, coarse].transpose(0, 1))
+        return vectors
+
+    def for_each_block(self, work: Callable[[slice], None], total_bytes: int) -> None:
+        """Calls `work` for one block of coarse cells after another; on a CPU each on one thread.
+
+        Args:
+            work: what to do with some coarse cells and all cells in them.
+            total_bytes: what it would hold in memory for all coarse cells at once.
+        """
+        count = len(self.places[0])
+        on_cpu = self.cells.device.type == "cpu"
+        block_bytes = BLOCK_BYTES if on_cpu else BLOCK_BYTES_ON_DEVICE
+        size = block_bytes * count // max(total_bytes, 1) + 1
+        blocks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
         if on_cpu:
-            map_single_threaded(work, turns)
-        else:
-            for turn in turns:
-                work(turn)
+            map_single_threaded(work, blocks)
+            return
+        for block in blocks:
+            work(block)
 
 
 @lru_cache(maxsize=8)
-def nesting(
+def cached_hierarchy(
     grids: tuple[tuple[int, int], ...],
     dimensions: tuple[int, ...],
     positions: tuple[int, int],
     device: torch.device,
-) -> Nesting:
-    """A `Nesting`, which is made once; its indices are of use where gradients are asked for, too."""
+) -> GridHierarchy:
+    """Returns a `GridHierarchy` that is built once; its indices can also be used with gradients."""
     with torch.inference_mode(False):
-        return Nesting(grids, dimensions, positions, device)
+        return GridHierarchy(grids, dimensions, positions, device)
 
 
-def by_cell(values: Tensor, cells: int) -> Tensor:
-    """Of each of the `cells` in a root, what those in it have: [roots cells, B, D] from [roots, B, cells D]."""
-    return values if cells == 1 else values.unflatten(2, (cells, -1)).transpose(1, 2).flatten(0, 1)
+def regroup_by_cell(values: Tensor, cells: int) -> Tensor:
+    """Regroups [coarse, B, cells * D] to one row for each cell, [coarse * cells, B, D]."""
+    if cells == 1:
+        return values
+    return values.unflatten(2, (cells, -1)).transpose(1, 2).flatten(0, 1)
 
 
-class _Division(NamedTuple):
-    """Of one axis.
+class _AxisSplit(NamedTuple):
+    """A way to cut one axis into the parts of each level.
 
     Attributes:
-        counts: of each stage, its parts.
-        branching: those in a part of the stage before.
-        paths: of each stage and position, in which of the latter it lies.
+        counts: the number of parts of each level.
+        branching: the number of parts of each level in a part of the level before.
+        paths: for each level and position, the number of its part within the part of the level
+            before.
     """
 
     counts: list[int]
@@ -166,48 +193,79 @@ class _Division(NamedTuple):
     paths: list[list[int]]
 
 
-def _numbers(counts: Sequence[int], dimensions: Sequence[int]) -> list[int]:
-    whole = itertools.accumulate(dimensions)
-    return [n * own * above for n, own, above in zip(counts, dimensions, whole, strict=True)]
+def _matrix_sizes(counts: Sequence[int], dimensions: Sequence[int]) -> list[int]:
+    with_coarser = itertools.accumulate(dimensions)
+    return [n * d * whole for n, d, whole in zip(counts, dimensions, with_coarser, strict=True)]
 
 
-def _divisions(places: list[list[int]]) -> list[_Division]:
-    """The ways to divide an axis, by how many parts each stage may have in a part of the stage before.
+def _smallest_split(
+    row_places: list[list[int]], column_places: list[list[int]], dimensions: Sequence[int]
+) -> tuple[_AxisSplit, _AxisSplit]:
+    """Returns the splits of the two axes with which the fewest numbers are kept."""
+
+    def kept_numbers(splits: tuple[_AxisSplit, _AxisSplit]) -> int:
+        rows, columns = splits
+        counts = map(operator.mul, rows.counts, columns.counts)
+        return sum(_matrix_sizes(list(counts), dimensions))
+
+    choices = itertools.product(_axis_splits(row_places), _axis_splits(column_places))
+    return min(choices, key=kept_numbers)
+
+
+def _axis_splits(places: list[list[int]]) -> list[_AxisSplit]:
+    """Returns the splits of an axis for each number of parts that a part may contain.
 
     Args:
-        places: of each stage, at each position, the place of its own level's axis.
+        places: for each level and position, the place on the level's own axis.
     """
-    stages = [list(zip(*places[: stage + 1], strict=True)) for stage in range(len(places))]
-    wholes = [[{one for one in later if one[:-1] == part} for part in set(before)]
-              for before, later in itertools.pairwise(stages)]  # fmt: skip
-    most = [max(len(parts) for parts in whole) for whole in wholes]
-    divisions = []
-    for branching in itertools.product(*(range(1, number + 1) for number in most)):
+    splits = []
+    choices = [range(1, most + 1) for most in _most_parts(places)]
+    for branching in itertools.product(*choices):
         paths = _paths(places, branching)
-        roots = max(paths[0]) + 1
-        counts = list(itertools.accumulate(branching, operator.mul, initial=roots))
-        divisions.append(_Division(counts, [roots, *branching], paths))
-    return divisions
+        coarse_parts = max(paths[0]) + 1
+        counts = itertools.accumulate(branching, operator.mul, initial=coarse_parts)
+        splits.append(_AxisSplit(list(counts), [coarse_parts, *branching], paths))
+    return splits
+
+
+def _most_parts(places: list[list[int]]) -> list[int]:
+    """Returns, for each level but the first, the most parts in any part of the level before."""
+    most = []
+    for level in range(1, len(places)):
+        parts = set(zip(*places[: level + 1], strict=True))
+        contained = Counter(part[:-1] for part in parts)
+        most.append(max(contained.values()))
+    return most
 
 
 def _paths(places: list[list[int]], branching: Sequence[int]) -> list[list[int]]:
-    """Goes along an axis, and begins another part of an earlier stage where there is no room in that of a later one."""
+    """Walks along an axis and numbers each level's part within the part of the level before."""
     paths: list[list[int]] = [[] for _ in places]
-    path, before = [-1] + [0] * len(branching), None
+    path = [-1] + [0] * len(branching)
+    before = None
     for here in zip(*places, strict=True):
         if here != before:
-            stage = (
-                0 if before is None else next(k for k in range(len(here)) if here[k] != before[k])
-            )
-            while stage and path[stage] + 1 == branching[stage - 1]:
-                stage -= 1
-            path = [*path[:stage], path[stage] + 1, *[0] * (len(branching) - stage)]
+            path = _next_path(path, _first_difference(before, here), branching)
             before = here
-        for own, part in zip(paths, path, strict=True):
-            own.append(part)
+        for level, part in enumerate(path):
+            paths[level].append(part)
     return paths
 
 
+def _first_difference(before: tuple[int, ...] | None, here: tuple[int, ...]) -> int:
+    """Returns the coarsest level at which two different positions have different places."""
+    if before is None:
+        return 0
+    return next(level for level, place in enumerate(here) if place != before[level])
+
+
+def _next_path(path: list[int], level: int, branching: Sequence[int]) -> list[int]:
+    """Begins the next part of a level, or of a coarser one if the part that contains it is full."""
+    while level and path[level] + 1 == branching[level - 1]:
+        level -= 1
+    return [*path[:level], path[level] + 1, *[0] * (len(branching) - level)]
+
+
 def _nearest(size: int, positions: int) -> list[int]:
-    """The place on an axis of `size` that each position takes, as nearest neighbours do but for their rounding."""
+    """Returns the nearest place on an axis of `size` of each position, without rounding errors."""
     return [position * size // positions for position in range(positions)]

@@ -1,278 +1,319 @@
-"""Gaussians on grids that lie in one another (`statistics.nesting`): what is a coarse cell's is kept and computed once.
+"""A Gaussian at each position of a `GridHierarchy`: coarse cells are kept and computed once.
 
-Matrices are given stage by stage by their last rows: of some cells [cells, d, D - d], `mixed` with the coarser levels'
-dimensions (which come first), and [cells, d, d], their `own`.
+Matrices are handled by block rows, level after level: for some cells of a level, `mixed`
+[cells, d, D - d], the columns of the coarser levels' dimensions, and `own` [cells, d, d].
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_ad.statistics.gaussian import whitening
-from lightning_ad.statistics.grid_hierarchy import Nesting, by_cell
-from lightning_ad.statistics.moments import Moments
+from lightning_ad.statistics.grid_hierarchy import GridHierarchy, regroup_by_cell
+from lightning_ad.statistics.hierarchical_moments import HierarchicalMoments
 
-Rows = list[list[Tensor]]  # of each stage its blocks, see `statistics.nesting`
-Step = Callable[
-    [Tensor, Tensor], tuple[Tensor, Tensor]
-]  # from a stage's last rows to those of what is made of them
+BlockRows = list[list[Tensor]]  # for each level the blocks of its block row, see `GridHierarchy`
 
 
-class NestedGaussian:
+class HierarchicalGaussian:
     """A Gaussian of the vectors at each position.
 
     Args:
-        nested: the cells.
-        means: of all stages, one after another, float32 [sum of n d].
-        factors: the blocks of the last rows of the covariances' Cholesky factors likewise, [sum of n d D].
-        epsilon: that was added to the variances.
+        hierarchy: the cells.
+        means: of all levels, one after another, float32 [sum of n d].
+        factors: the block rows of the covariances' Cholesky factors, block after block,
+            [sum of n d D].
+        epsilon: what was added to the variances.
         dtype: in which factors are inverted and covariances computed.
     """
 
     def __init__(
         self,
-        nested: Nesting,
+        hierarchy: GridHierarchy,
         means: Tensor,
         factors: Tensor,
         epsilon: float,
         dtype: torch.dtype,
     ) -> None:
-        self.nested, self.epsilon, self.dtype = nested, epsilon, dtype
-        own = zip(means.split(nested.vectors()), nested.counts(), nested.dimensions, strict=True)
-        self.means = [part.view(n, d) for part, n, d in own]
-        self.factors = _blocks(nested, factors)
-        self._whitened: tuple[float, Rows] | None = None
+        self.hierarchy = hierarchy
+        self.epsilon = epsilon
+        self.dtype = dtype
+        levels = zip(means.split(hierarchy.vector_sizes()), hierarchy.dimensions, strict=True)
+        self.means = [mean.view(-1, d) for mean, d in levels]
+        self.factors = _block_rows(hierarchy, factors)
+        self._inverse_factors: tuple[float, BlockRows] | None = None
 
-    @staticmethod
-    def fitted(moments: Moments, epsilon: float, storage: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Means and factors of finished moments, whose scatters are used up: turned into the factors.
-
-        Raises:
-            torch.linalg.LinAlgError: where a covariance is not positive definite.
-        """
-        nested, scale = moments.nested, 1 / (moments.count - 1)
-
-        def factorise(roots: slice) -> None:
-            step = _factorising()
-            for stage, blocks in enumerate(moments.scatters):
-                mixed, own = _last_rows(blocks, nested.part(stage, roots))
-                _write(
-                    blocks,
-                    nested.part(stage, roots),
-                    *step(mixed * scale, _with_variance(own * scale, epsilon)),
-                )
-
-        nested.for_roots(factorise, _work_bytes(nested, moments.means[0].dtype))
-        factors = torch.empty(sum(nested.numbers()), dtype=storage, device=moments.means[0].device)
-        for kept, made in zip(_blocks(nested, factors), moments.scatters, strict=True):
-            for block, values in zip(kept, made, strict=True):
-                block.copy_(values)
-        return torch.cat([mean.flatten() for mean in moments.means]).float(), factors
-
-    def resume(self, moments: Moments, count: int) -> None:
-        """Fills empty moments with those of the `count` images that this is of."""
+    def fill(self, moments: HierarchicalMoments, count: int) -> None:
+        """Fills empty moments with those of the `count` images that this Gaussian was fitted to."""
         moments.count = count
-        for mean, kept in zip(moments.means, self.means, strict=True):
-            mean.copy_(kept)
+        for mean, own in zip(moments.means, self.means, strict=True):
+            mean.copy_(own)
 
-        def multiply(roots: slice) -> None:
-            step = _multiplying()
-            for stage, blocks in enumerate(self.factors):
-                part = self.nested.part(stage, roots)
-                mixed, own = step(*_last_rows(blocks, part, self.dtype))
-                mixed, own = mixed * (count - 1), _with_variance(own, -self.epsilon) * (count - 1)
-                _write(moments.scatters[stage], part, mixed, own)
+        def multiply(coarse: slice) -> None:
+            wholes = _WholeMatrices()
+            for level, blocks in enumerate(self.factors):
+                cells = self.hierarchy.cell_range(level, coarse)
+                mixed, own = _multiply(wholes, *_read_block_row(blocks, cells, self.dtype))
+                mixed = mixed * (count - 1)
+                own = _add_variance(own, -self.epsilon) * (count - 1)
+                _write_block_row(moments.scatters[level], cells, mixed, own)
 
-        self.nested.for_roots(multiply, _work_bytes(self.nested, self.dtype))
+        self.hierarchy.for_each_block(multiply, _work_bytes(self.hierarchy, self.dtype))
 
     def squared(self, flat: Tensor, scale: float = 1.0) -> Tensor:
-        """Squared Mahalanobis distances [B, P] of images as `Nesting.flat` gives them, float32 [B, sum of n d].
+        """Returns the squared Mahalanobis distances of images at each position.
 
-        `scale` multiplies the covariances, but not epsilon.
+        Args:
+            flat: [B, sum of n d], as `GridHierarchy.flatten` gives it.
+            scale: multiplies the covariances, but not epsilon.
+
+        Returns:
+            float32 [B, P].
         """
-        images, counts, whitened = len(flat), self.nested.counts(), self.whitened(scale)
-        squared = flat.new_empty(counts[-1], images)
+        last = len(self.means) - 1
+        squared = flat.new_empty(self.hierarchy.cell_counts()[last], len(flat))
+        inverses = self.inverse_factors(scale)
 
-        def work(roots: slice) -> None:
-            deviations = [
-                vectors
-                - self.means[stage][self.nested.part(stage, roots)].view(len(vectors), 1, -1)
-                for stage, vectors in enumerate(self.nested.own(flat, roots))
-            ]
-            total = squared.new_zeros(len(deviations[0]), images, 1)
-            for stage, (own, blocks) in enumerate(zip(deviations, whitened, strict=True)):
-                white = torch.zeros_like(own)
-                for level, block in enumerate(blocks):
-                    inside = self.nested.inside(level)
-                    part = (
-                        by_cell(deviations[level], inside) @ block[self.nested.part(level, roots)]
-                    )
-                    white += part.unflatten(0, (-1, inside)).transpose(1, 2).flatten(2)
-                found = white.square_().unflatten(2, (-1, self.nested.dimensions[stage])).sum(3)
-                total = found + total.repeat_interleave(found.shape[2] // total.shape[2], 2)
-            squared[self.nested.part(len(counts) - 1, roots)] = total.transpose(1, 2).flatten(0, 1)
+        def measure(coarse: slice) -> None:
+            deviations = self._deviations(flat, coarse)
+            total = squared.new_zeros(len(deviations[0]), len(flat), 1)
+            for level, blocks in enumerate(inverses):
+                found = self._own_distances(level, blocks, deviations, coarse)
+                contained = found.shape[2] // total.shape[2]
+                total = found + total.repeat_interleave(contained, 2)
+            cells = self.hierarchy.cell_range(last, coarse)
+            squared[cells] = total.transpose(1, 2).flatten(0, 1)
 
-        self.nested.for_roots(work, 3 * flat.nbytes)
-        return squared[self.nested.cells].T
+        self.hierarchy.for_each_block(measure, 3 * flat.nbytes)
+        return squared[self.hierarchy.cells].T
 
-    def whitened(self, scale: float = 1.0) -> Rows:
-        """The inverses of the factors, float32: blocks transposed, those of the cells in a cell side by side.
+    def inverse_factors(self, scale: float = 1.0) -> BlockRows:
+        """Returns the inverses of the factors in float32; those of the last `scale` are kept.
 
-        They are [n', d', k d], where n' cells of an earlier stage have k of the stage's cells in them. Those of the
-        last scale that was asked for are kept.
+        Each block is transposed, and those of the cells in one coarser cell stand side by side:
+        [n', d', k d], if n' cells of an earlier level contain k cells of the level each.
         """
-        if self._whitened is not None and self._whitened[0] == scale:
-            return self._whitened[1]
-        self._whitened = None  # the room of the one is for the other
+        if self._inverse_factors is not None and self._inverse_factors[0] == scale:
+            return self._inverse_factors[1]
+        self._inverse_factors = None  # frees the room before the others take it
 
-        def invert(roots: slice) -> None:
-            multiply, factorise, step = _multiplying(), _factorising(), _inverting()
-            for stage, blocks in enumerate(self.factors):
-                mixed, own = _last_rows(blocks, self.nested.part(stage, roots), self.dtype)
-                if scale != 1:
-                    mixed, own = multiply(mixed, own)
-                    own = _with_variance(own * scale, (1 - scale) * self.epsilon)
-                    mixed, own = factorise(mixed * scale, own)
-                mixed, own = step(mixed, own)
-                for level, values in enumerate(_columns(blocks, mixed, own)):
-                    part = made[stage][level][self.nested.part(level, roots)]
-                    part.copy_(values.reshape(len(part), -1, part.shape[1]).mT)
+        def invert(coarse: slice) -> None:
+            wholes = _WholeMatrices()
+            factors = self._factors_in(coarse)
+            if scale != 1:
+                factors = self._scaled_factors_in(coarse, scale)
+            for level, (mixed, own) in enumerate(factors):
+                block_row = _invert(wholes, mixed, own)
+                self._write_transposed(made[level], level, coarse, *block_row)
 
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # they stay, and may be of use for gradients later
-            made = self._room()
-            self.nested.for_roots(invert, _work_bytes(self.nested, self.dtype))
-        self._whitened = scale, made
+        # They stay, and may be used with gradients later.
+        with torch.inference_mode(False), torch.no_grad():
+            made = self._empty_inverses()
+            self.hierarchy.for_each_block(invert, _work_bytes(self.hierarchy, self.dtype))
+        self._inverse_factors = (scale, made)
         return made
 
-    def _room(self) -> Rows:
-        """For what `whitened` gives."""
-        counts = self.nested.counts()
-        return [
-            [block.new_empty(n, block.shape[2], len(block) // n * block.shape[1], dtype=torch.float32)
-             for n, block in zip(counts, blocks, strict=False)]
-            for blocks in self.factors
-        ]  # fmt: skip
+    def _deviations(self, flat: Tensor, coarse: slice) -> list[Tensor]:
+        """Returns each level's deviations from the mean, [coarse cells, B, k d]."""
+        deviations = []
+        for level, vectors in enumerate(self.hierarchy.vectors_in(flat, coarse)):
+            mean = self.means[level][self.hierarchy.cell_range(level, coarse)]
+            deviations.append(vectors - mean.view(len(vectors), 1, -1))
+        return deviations
+
+    def _own_distances(
+        self, level: int, blocks: list[Tensor], deviations: list[Tensor], coarse: slice
+    ) -> Tensor:
+        """Returns what a level adds to the squared distances of its cells, [coarse cells, B, k]."""
+        white = torch.zeros_like(deviations[level])
+        for column, block in enumerate(blocks):
+            cells = self.hierarchy.cells_per_coarse_cell(column)
+            factor = block[self.hierarchy.cell_range(column, coarse)]
+            part = regroup_by_cell(deviations[column], cells) @ factor
+            white += part.unflatten(0, (-1, cells)).transpose(1, 2).flatten(2)
+        return white.square_().unflatten(2, (-1, self.hierarchy.dimensions[level])).sum(3)
+
+    def _factors_in(self, coarse: slice) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the block rows of the factors of some coarse cells."""
+        for level, blocks in enumerate(self.factors):
+            cells = self.hierarchy.cell_range(level, coarse)
+            yield _read_block_row(blocks, cells, self.dtype)
+
+    def _scaled_factors_in(self, coarse: slice, scale: float) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the block rows of the factors if the covariances, but not epsilon, were scaled."""
+        covariances = _WholeMatrices()
+        factors = _WholeMatrices()
+        for mixed, own in self._factors_in(coarse):
+            mixed, own = _multiply(covariances, mixed, own)
+            own = _add_variance(own * scale, (1 - scale) * self.epsilon)
+            yield _factorise(factors, mixed * scale, own)
+
+    def _write_transposed(
+        self, target: list[Tensor], level: int, coarse: slice, mixed: Tensor, own: Tensor
+    ) -> None:
+        """Writes a block row of some coarse cells as `inverse_factors` gives it."""
+        blocks = _split_columns(self.factors[level], mixed, own)
+        for column, values in enumerate(blocks):
+            part = target[column][self.hierarchy.cell_range(column, coarse)]
+            part.copy_(values.reshape(len(part), -1, part.shape[1]).mT)
+
+    def _empty_inverses(self) -> BlockRows:
+        """Allocates what `inverse_factors` gives."""
+        inverses = []
+        for blocks in self.factors:
+            block_row = []
+            for block, cells in zip(blocks, self.hierarchy.cell_counts(), strict=False):
+                contained = len(block) // cells
+                shape = (cells, block.shape[2], contained * block.shape[1])
+                block_row.append(block.new_empty(shape, dtype=torch.float32))
+            inverses.append(block_row)
+        return inverses
 
 
-class _Above:
-    """Whole triangular matrices [n, D, D] of the cells that those of the next stage lie in.
+def fit_gaussian(
+    moments: HierarchicalMoments, epsilon: float, storage: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Returns the means and factors of a `HierarchicalGaussian` of finished moments.
 
-    They are put together only where there is one: of the last stage they would be the largest.
+    The moments' scatters are overwritten with the factors.
+
+    Raises:
+        torch.linalg.LinAlgError: if a covariance is not positive definite.
+    """
+    hierarchy = moments.hierarchy
+    accumulator = moments.means[0]
+    scale = 1 / (moments.count - 1)
+
+    def factorise(coarse: slice) -> None:
+        wholes = _WholeMatrices()
+        for level, blocks in enumerate(moments.scatters):
+            cells = hierarchy.cell_range(level, coarse)
+            mixed, own = _read_block_row(blocks, cells)
+            own = _add_variance(own * scale, epsilon)
+            _write_block_row(blocks, cells, *_factorise(wholes, mixed * scale, own))
+
+    hierarchy.for_each_block(factorise, _work_bytes(hierarchy, accumulator.dtype))
+    size = sum(hierarchy.matrix_sizes())
+    factors = torch.empty(size, dtype=storage, device=accumulator.device)
+    for stored, made in zip(_block_rows(hierarchy, factors), moments.scatters, strict=True):
+        for block, values in zip(stored, made, strict=True):
+            block.copy_(values)
+    return torch.cat([mean.flatten() for mean in moments.means]).float(), factors
+
+
+class _WholeMatrices:
+    """The whole triangular matrices [n, D, D] of a level's cells, made of the block rows so far.
+
+    They are made only when the next level asks for them: those of the last level are the largest.
     """
 
     def __init__(self) -> None:
-        self.whole: Tensor | None = None
-        self._rows: tuple[Tensor, Tensor] | None = None
+        self._whole: Tensor | None = None
+        self._block_row: tuple[Tensor, Tensor] | None = None
 
     def add(self, mixed: Tensor, own: Tensor) -> None:
-        """The last rows of a stage."""
-        self._rows = mixed, own
+        """Adds the block row of the next level."""
+        self._block_row = (mixed, own)
 
-    def __call__(self) -> Tensor | None:
-        """Those of the stages so far; None before the first."""
-        if self._rows is not None:
-            mixed, own = self._rows
-            rows, self._rows = torch.cat([mixed, own], 2), None
-            if self.whole is None:
-                self.whole = rows
-            else:
-                upper = F.pad(self.whole, (0, own.shape[2])).repeat_interleave(
-                    len(own) // len(self.whole), 0
-                )
-                self.whole = torch.cat([upper, rows], 1)
-        return self.whole
+    def get(self) -> Tensor | None:
+        """Returns the matrices of the levels so far; None before the first."""
+        if self._block_row is not None:
+            self._whole = self._extended(*self._block_row)
+            self._block_row = None
+        return self._whole
 
-
-def _factorising() -> Step:
-    """From covariances to their Cholesky factors."""
-    above = _Above()
-
-    def step(mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        if (whole := above()) is not None:
-            solved = torch.linalg.solve_triangular(whole, _grouped(mixed, whole).mT, upper=False)
-            mixed = solved.mT.reshape(mixed.shape)
-            own = own - mixed @ mixed.mT
-        own = torch.linalg.cholesky(own)
-        above.add(mixed, own)
-        return mixed, own
-
-    return step
+    def _extended(self, mixed: Tensor, own: Tensor) -> Tensor:
+        rows = torch.cat([mixed, own], 2)
+        if self._whole is None:
+            return rows
+        upper = F.pad(self._whole, (0, own.shape[2]))
+        contained = len(own) // len(self._whole)
+        return torch.cat([upper.repeat_interleave(contained, 0), rows], 1)
 
 
-def _multiplying() -> Step:
-    """From Cholesky factors to the covariances."""
-    above = _Above()
-
-    def step(mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        whole = above()
-        above.add(mixed, own)
-        with_above = mixed if whole is None else (_grouped(mixed, whole) @ whole.mT).view_as(mixed)
-        return with_above, mixed @ mixed.mT + own @ own.mT
-
-    return step
-
-
-def _inverting() -> Step:
-    """From Cholesky factors to their inverses."""
-    above = _Above()
-
-    def step(mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        own = whitening(own)
-        if (whole := above()) is not None:
-            mixed = -(own @ (_grouped(mixed, whole) @ whole).view_as(mixed))
-        above.add(mixed, own)
-        return mixed, own
-
-    return step
+def _factorise(factors: _WholeMatrices, mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns a block row of the Cholesky factors, from that of the covariances."""
+    coarser = factors.get()
+    if coarser is not None:
+        solved = torch.linalg.solve_triangular(coarser, _grouped(mixed, coarser).mT, upper=False)
+        mixed = solved.mT.reshape(mixed.shape)
+        own = own - mixed @ mixed.mT
+    own = torch.linalg.cholesky(own)
+    factors.add(mixed, own)
+    return mixed, own
 
 
-def _blocks(nested: Nesting, flat: Tensor) -> Rows:
-    """Views of numbers that lie block after block."""
-    blocks, start, dimensions = [], 0, nested.dimensions
-    for stage, n in enumerate(nested.counts()):
-        blocks.append([])
-        for d in dimensions[: stage + 1]:
-            numbers = n * dimensions[stage] * d
-            blocks[-1].append(flat[start : start + numbers].view(n, dimensions[stage], d))
-            start += numbers
-    return blocks
+def _multiply(factors: _WholeMatrices, mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns a block row of the covariances, from that of the Cholesky factors."""
+    coarser = factors.get()
+    factors.add(mixed, own)
+    covariance = mixed
+    if coarser is not None:
+        covariance = (_grouped(mixed, coarser) @ coarser.mT).view_as(mixed)
+    return covariance, mixed @ mixed.mT + own @ own.mT
 
 
-def _last_rows(
-    blocks: Sequence[Tensor], part: slice, dtype: torch.dtype | None = None
+def _invert(inverses: _WholeMatrices, mixed: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns a block row of the inverses, from that of the Cholesky factors."""
+    own = whitening(own)
+    coarser = inverses.get()
+    if coarser is not None:
+        mixed = -(own @ (_grouped(mixed, coarser) @ coarser).view_as(mixed))
+    inverses.add(mixed, own)
+    return mixed, own
+
+
+def _block_rows(hierarchy: GridHierarchy, flat: Tensor) -> BlockRows:
+    """Returns views of numbers that are stored block after block."""
+    block_rows = []
+    start = 0
+    for level, cells in enumerate(hierarchy.cell_counts()):
+        own = hierarchy.dimensions[level]
+        block_row = []
+        for d in hierarchy.dimensions[: level + 1]:
+            size = cells * own * d
+            block_row.append(flat[start : start + size].view(cells, own, d))
+            start += size
+        block_rows.append(block_row)
+    return block_rows
+
+
+def _read_block_row(
+    blocks: Sequence[Tensor], cells: slice, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Those of some cells of a stage."""
-    *mixed, own = (block[part].to(dtype or block.dtype) for block in blocks)
-    return torch.cat(mixed, 2) if mixed else own[:, :, :0], own
+    """Returns the block row of some cells of a level."""
+    *coarser, own = (block[cells].to(dtype or block.dtype) for block in blocks)
+    if not coarser:
+        return own[:, :, :0], own
+    return torch.cat(coarser, 2), own
 
 
-def _write(blocks: Sequence[Tensor], part: slice, mixed: Tensor, own: Tensor) -> None:
-    for block, values in zip(blocks, _columns(blocks, mixed, own), strict=True):
-        block[part] = values
+def _write_block_row(blocks: Sequence[Tensor], cells: slice, mixed: Tensor, own: Tensor) -> None:
+    for block, values in zip(blocks, _split_columns(blocks, mixed, own), strict=True):
+        block[cells] = values
 
 
-def _columns(blocks: Sequence[Tensor], mixed: Tensor, own: Tensor) -> list[Tensor]:
-    """Last rows as they are divided into blocks."""
-    return [*mixed.split([block.shape[2] for block in blocks[:-1]], 2), own]
+def _split_columns(blocks: Sequence[Tensor], mixed: Tensor, own: Tensor) -> list[Tensor]:
+    """Splits a block row into its blocks."""
+    widths = [block.shape[2] for block in blocks[:-1]]
+    return [*mixed.split(widths, 2), own]
 
 
-def _with_variance(own: Tensor, added: float) -> Tensor:
+def _add_variance(own: Tensor, added: float) -> Tensor:
     own.diagonal(dim1=1, dim2=2).add_(added)
     return own
 
 
-def _grouped(mixed: Tensor, whole: Tensor) -> Tensor:
-    """The rows of the cells in a cell one after another: [n, k d, D - d] from [n k, d, D - d]."""
-    return mixed.view(len(whole), -1, whole.shape[2])
+def _grouped(mixed: Tensor, coarser: Tensor) -> Tensor:
+    """Stacks the rows of the k cells in each coarser cell: [n, k d, D - d] from [n k, d, D - d]."""
+    return mixed.view(len(coarser), -1, coarser.shape[2])
 
 
-def _work_bytes(nested: Nesting, dtype: torch.dtype) -> int:
-    """Bytes that going down the stages holds: of the last one its rows, of those before it whole matrices."""
-    (*coarse, last), dimensions = nested.counts(), nested.dimensions
-    wholes = [n * sum(dimensions[: stage + 1]) ** 2 for stage, n in enumerate(coarse)]
-    return 2 * dtype.itemsize * (sum(wholes) + last * dimensions[-1] * sum(dimensions))
+def _work_bytes(hierarchy: GridHierarchy, dtype: torch.dtype) -> int:
+    """Returns the bytes of the last level's block rows and the coarser levels' whole matrices."""
+    numbers = hierarchy.matrix_sizes()[-1]
+    for level, cells in enumerate(hierarchy.cell_counts()[:-1]):
+        numbers += cells * sum(hierarchy.dimensions[: level + 1]) ** 2
+    return 2 * dtype.itemsize * numbers

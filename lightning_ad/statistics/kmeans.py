@@ -1,7 +1,7 @@
 """Lloyd's k-means from a k-means++ start; over several processes, the vectors stay where they are.
 
-Every function here is called by all processes together, each with its own vectors (some may have none). Only centres,
-sums, counts and the few vectors that move travel.
+Every function here is called by all processes together, each with its own vectors (some may have
+none). Only centres, sums, counts and the few vectors that move are exchanged.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +25,7 @@ Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
 class Clusters(NamedTuple):
-    """What k-means found.
+    """The result of k-means.
 
     Attributes:
         centres: [K, D], the same on all processes.
@@ -45,20 +45,23 @@ def kmeans(
     tolerance: float = 1e-4,
     progress: Progress = iter,
 ) -> Clusters:
-    """Lloyd's algorithm: every vector goes to its nearest centre, every centre to the mean of its vectors.
+    """Runs Lloyd's algorithm: vectors go to their nearest centre, centres to their vectors' mean.
 
-    A centre without vectors takes over the one that is farthest from its own centre, as in scikit-learn. Sums are in
-    float64, so that they do not depend on the order of the vectors or the number of processes.
+    A centre without vectors takes the one that is farthest from its own centre, as in scikit-learn.
+    Sums are in float64, so that they do not depend on the order of the vectors or the number of
+    processes.
 
-    O(N K D) time for an iteration, by matrix products. Beside the vectors, 12 bytes for each of them, 2 K D float64
-    numbers and a few blocks of `BLOCK_BYTES` in memory.
+    Cost: O(N K D) time for an iteration, in matrix products. In addition to the vectors, 12 bytes
+    for each of them, 2 K D float64 numbers and a few blocks of `BLOCK_BYTES`.
 
     Args:
         vectors: float32 [N, D] of this process.
-        start: the first centres [K, D], the same on all processes; at most as many as there are vectors.
-        max_iter: of iterations.
-        tolerance: the end is where the squared shifts of all centres sum up to at most this, in units of the variance
-            of the vectors averaged over their dimensions (as in scikit-learn); 0 goes on until nothing moves.
+        start: the first centres [K, D], the same on all processes; at most as many as there are
+            vectors.
+        max_iter: number of iterations at most.
+        tolerance: stops if the squared shifts of all centres sum up to at most this, in units of
+            the variance of the vectors averaged over their dimensions (as in scikit-learn); 0
+            continues until nothing moves.
         progress: wraps the range of iterations.
     """
     mean, variance = _mean_and_variance(vectors)
@@ -76,9 +79,12 @@ def kmeans(
 def kmeans_plus_plus(
     vectors: Tensor, count: int, generator: torch.Generator, progress: Progress = iter
 ) -> Tensor:
-    """Draws `count` vectors, each by its squared distance to those before (Arthur and Vassilvitskii, SODA 2007).
+    """Draws `count` vectors, each by its squared distance to those before.
 
-    O(N D count) time, one product of the vectors with a vector for each draw; 20 bytes for each vector in memory.
+    (Arthur and Vassilvitskii, k-means++, SODA 2007.)
+
+    Cost: O(N D count) time, one product of the vectors with a vector for each draw; 20 bytes for
+    each vector in memory.
 
     Args:
         vectors: float32 [N, D] of this process.
@@ -87,24 +93,21 @@ def kmeans_plus_plus(
         progress: wraps the range of draws.
 
     Returns:
-        [count, D], the same on all processes. Where fewer vectors differ, some are drawn again.
+        [count, D], the same on all processes. If fewer vectors differ, some are drawn again.
     """
     norms = vectors.square().sum(1)
     weights = torch.ones_like(norms)
     drawn = vectors.new_empty(count, vectors.shape[1])
     for k in progress(range(count)):
         drawn[k] = _draw(vectors, weights, generator)
-        squared = (
-            torch.addmv(norms, vectors, drawn[k], alpha=-2)
-            .add_(drawn[k].square().sum())
-            .clamp_(min=0)
-        )
+        products = torch.addmv(norms, vectors, drawn[k], alpha=-2)
+        squared = products.add_(drawn[k].square().sum()).clamp_(min=0)
         weights = torch.minimum(weights, squared) if k else squared
     return drawn
 
 
 def _draw(vectors: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
-    """One vector [D] of all processes', with a probability in proportion to its weight."""
+    """Draws one vector [D] of all processes', with a probability in proportion to its weight."""
     ends = weights.cumsum(0, dtype=torch.float64)
     masses = gather_rows(torch.cat([ends.new_zeros(1), ends])[-1:])
     total = masses.sum()
@@ -120,54 +123,62 @@ def _draw(vectors: Tensor, weights: Tensor, generator: torch.Generator) -> Tenso
 
 
 def _step(vectors: Tensor, centres: Tensor, mean: Tensor) -> Tensor:
-    """The means [K, D] of the vectors that are nearest to each centre."""
+    """Returns the means [K, D] of the vectors that are nearest to each centre."""
     squared, labels = _assign(vectors, centres, mean)
     sums = torch.zeros(centres.shape, dtype=torch.float64, device=centres.device)
     for rows in _blocks(vectors):
         sums.index_add_(0, labels[rows], vectors[rows].double())
-    sums, counts = _summed(sums), _summed(labels.bincount(minlength=len(centres)))
+    sums = _summed(sums)
+    counts = _summed(labels.bincount(minlength=len(centres)))
     empty = (counts == 0).nonzero().flatten()
     if len(empty):
         donors, moved = _farthest(vectors, squared, labels, len(empty))
         sums.index_add_(0, donors, -moved)
         counts.index_add_(0, donors, -torch.ones_like(donors))
-        sums[empty], counts[empty] = moved, 1
+        sums[empty] = moved
+        counts[empty] = 1
     means = (sums / counts.clamp(min=1)[:, None]).to(centres.dtype)
-    return torch.where(
-        counts[:, None] > 0, means, centres
-    )  # one that has given its only vector stays
+    # A centre that has given its only vector stays where it is.
+    return torch.where(counts[:, None] > 0, means, centres)
 
 
 def _farthest(
     vectors: Tensor, squared: Tensor, labels: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
-    """The centres int64 [count] of the vectors that are farthest from them, of all processes', and these [count, D]."""
+    """Finds the vectors of all processes that are farthest from their centres.
+
+    Returns:
+        Their centres int64 [count], and the vectors float64 [count, D].
+    """
     own = squared.topk(min(count, len(squared))).indices
     order = gather_rows(squared[own]).argsort(descending=True, stable=True)[:count]
     return gather_rows(labels[own])[order], gather_rows(vectors[own])[order].double()
 
 
 def _assign(vectors: Tensor, centres: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distances [N] to the nearest centres, and these, int64 [N].
+    """Returns the squared distances [N] to the nearest centres, and these, int64 [N].
 
-    Products of vectors that are far from the origin round away their differences, so the mean [D] is taken off first.
+    Products of vectors that are far from the origin round away their differences, so the mean [D]
+    is subtracted first.
     """
     squared = vectors.new_empty(len(vectors))
     labels = torch.empty(len(vectors), dtype=torch.int64, device=vectors.device)
     centred = centres - mean
     for rows in _blocks(vectors):
         distances, found = nearest_neighbours(vectors[rows] - mean, centred)
-        squared[rows], labels[rows] = distances[:, 0], found[:, 0]
+        squared[rows] = distances[:, 0]
+        labels[rows] = found[:, 0]
     return squared, labels
 
 
 def _mean_and_variance(vectors: Tensor) -> tuple[Tensor, float]:
-    """The mean [D] of all processes' vectors, and their variance averaged over dimensions."""
+    """Returns the mean [D] of all processes' vectors, and their mean variance of a dimension."""
     total = torch.zeros(vectors.shape[1], dtype=torch.float64, device=vectors.device)
     for rows in _blocks(vectors):
         total += vectors[rows].double().sum(0)
     count = sum_over_processes(len(vectors), vectors.device)
-    mean, deviation = _summed(total) / count, torch.zeros_like(total)
+    mean = _summed(total) / count
+    deviation = torch.zeros_like(total)
     for rows in _blocks(vectors):
         deviation += (vectors[rows] - mean).square_().sum(0)
     return mean.to(vectors.dtype), float(_summed(deviation).mean() / count)
@@ -180,7 +191,7 @@ def _blocks(vectors: Tensor) -> Iterator[slice]:
 
 
 def _summed(part: Tensor) -> Tensor:
-    """The sum over all processes, in place."""
+    """Returns the sum over all processes, which replaces `part`."""
     if world_size() > 1:
         dist.all_reduce(part)
     return part

@@ -12,12 +12,14 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning_ad.errors import WeightsError
 from lightning_ad.system.memory import release_all
 
+CONFIG_KEY = "lightning_ad_config"  # the configuration of a run, as YAML text
+
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there once it is on the disk; the one before stays until then.
+    """Writes a checkpoint to a file beside its place and moves it there once it is on the disk.
 
-    Lightning gathers a checkpoint in memory before it writes it: a gallery that memory does not hold could not be
-    saved.
+    The one before stays until then. Lightning would gather a checkpoint in memory before it writes
+    it, and could not save more than memory holds.
     """
 
     def save_checkpoint(
@@ -26,48 +28,48 @@ class WholeCheckpoints(TorchCheckpointIO):
         """Writes to a local file; to any other place as Lightning does.
 
         Raises:
-            OSError: where it cannot be written; nothing is left of it then.
+            OSError: if it cannot be written; nothing is left of it then.
         """
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(dict(checkpoint), path, storage_options)
-            return
-        write_whole(checkpoint, Path(path))
+        else:
+            write_whole(checkpoint, Path(path))
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
-        """Reads a checkpoint, once its checksums are found right.
+        """Reads a checkpoint after checking its checksums.
 
         Raises:
-            WeightsError: where it is damaged.
+            WeightsError: if it is damaged.
         """
         if "://" not in str(path):
             check_whole(Path(path))
         return super().load_checkpoint(path, *args, **options)
 
 
-class _Sparing:
-    """A file that takes what it was given of tensors in files (`statistics.store`) out of memory once it is written."""
+class _ReleasingFile:
+    """Writes through to a file and drops memory-mapped pages (`system.memory`) after each write."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self.flush = file, file.flush
+        self._file = file
+        self.flush = file.flush
 
     def write(self, data: bytes | memoryview) -> int:
-        """Writes a part."""
         count = self._file.write(data)
         release_all()
         return count
 
 
 def write_whole(content: Mapping[str, Any], target: Path) -> None:
-    """Writes a file of tensors at once or not at all.
+    """Writes a file of tensors whole or not at all.
 
     Raises:
-        OSError: where it cannot be written; nothing is left of it then, and what was there stays.
+        OSError: if it cannot be written; nothing is left of it then, and what was there stays.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     try:
         with part.open("wb") as file:
-            torch.save(dict(content), _Sparing(file))
+            torch.save(dict(content), _ReleasingFile(file))
             file.flush()
             os.fsync(file.fileno())
         part.replace(target)
@@ -78,23 +80,19 @@ def write_whole(content: Mapping[str, Any], target: Path) -> None:
 
 
 def check_whole(path: Path) -> None:
-    """Compares the checksums that torch writes into a file of tensors, and does not look at when it reads.
+    """Compares the checksums that torch writes into a file of tensors, but does not check itself.
 
     Raises:
-        WeightsError: naming the file, where one differs.
+        WeightsError: naming the file, if one differs.
     """
     if not zipfile.is_zipfile(path):
         return
+    # The other errors are those of broken headers.
+    broken = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError)
     try:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        EOFError,
-        RuntimeError,
-        NotImplementedError,
-    ) as error:  # of broken headers
+    except broken as error:
         raise WeightsError(f"{path} is damaged ({error})") from error
     if damaged is not None:
         raise WeightsError(f"{path} is damaged: the checksum of its part {damaged} is wrong")

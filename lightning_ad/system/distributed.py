@@ -1,4 +1,4 @@
-"""Exchanging rows between processes; each function is the identity where there is one process."""
+"""Exchanges rows between processes; with one process, each function returns what it is given."""
 
 import torch
 import torch.distributed as dist
@@ -6,23 +6,25 @@ from torch import Tensor
 
 
 def world_size() -> int:
-    """The number of processes."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Returns the number of processes."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size()
+    return 1
 
 
 def process_rank() -> int:
-    """The number of this process."""
+    """Returns the number of this process, from 0."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """All processes' rows [n_r, ...], concatenated in the order of processes, on every process.
+    """Concatenates all processes' rows [n_r, ...] in the order of processes, on every process.
 
     The n_r may differ, and may be 0; the other dimensions and the dtype must agree.
     """
     if world_size() == 1:
         return rows
-    counts = _counts(rows)
+    counts = _gather_counts(rows)
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts]
@@ -31,66 +33,51 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 
 def sum_over_processes(number: int, device: torch.device) -> int:
-    """The sum of all processes' numbers."""
+    """Returns the sum of all processes' numbers."""
     return int(gather_rows(torch.tensor([number], device=device)).sum())
 
 
-def collect_rows(rows: Tensor, device: torch.device) -> list[Tensor] | None:
-    """The rows [n_r, ...] of each process on the first one, as a list; None on the others.
-
-    `device` is what the process group talks over (CUDA for NCCL); rows travel over it one process at a time.
-    """
-    if world_size() == 1:
-        return [rows]
-    counts = _counts(rows.to(device))
-    if process_rank() > 0:
-        if len(rows):
-            dist.send(rows.contiguous().to(device), dst=0)
-        return None
-    parts = [rows]
-    for sender, count in enumerate(counts[1:], start=1):
-        part = torch.empty(count, *rows.shape[1:], dtype=rows.dtype, device=device)
-        if count:
-            dist.recv(part, src=sender)
-        parts.append(part.to(rows.device))
-    return parts
-
-
 def take_rows(values: Tensor, rows: Tensor, wanted: Tensor, device: torch.device) -> Tensor:
-    """The values [m, ...] of the numbers `wanted` [m], on every process, whichever process holds them.
+    """Returns some rows on every process, whichever process holds them.
 
-    `rows` [n] are the numbers of this process's `values` [n, ...]; together they hold each wanted number once.
-    `device` is what the process group talks over, and where the result is.
+    Args:
+        values: [n, ...], those of this process.
+        rows: int64 [n], their numbers; all processes together hold each wanted number once.
+        wanted: int64 [m], the numbers of the rows to return.
+        device: what the process group talks over, and where the result is.
+
+    Returns:
+        [m, ...], in the order of `wanted`.
     """
     own = torch.isin(rows, wanted.to(rows.device)).nonzero().flatten()
-    numbers, found = (
-        gather_rows(rows[own].to(device)),
-        gather_rows(values[own.to(values.device)].to(device)),
-    )
-    wanted = wanted.to(device)
+    numbers = gather_rows(rows[own].to(device))
+    found = gather_rows(values[own.to(values.device)].to(device))
     in_order = numbers.argsort()
-    return found[in_order[torch.searchsorted(numbers[in_order], wanted)]]
+    places = torch.searchsorted(numbers[in_order], wanted.to(device))
+    return found[in_order[places]]
 
 
 def broadcast(value: Tensor | None, device: torch.device) -> Tensor:
-    """The first process's tensor, of a shape that the others need not know, on all of them."""
+    """Returns the first process's tensor on all of them; the others need not know its shape."""
     if world_size() == 1:
         assert value is not None
         return value.to(device)
-    described: list[object] = [None if value is None else (value.shape, value.dtype)]
-    dist.broadcast_object_list(described, src=0, device=device)
-    shape, dtype = described[0]  # type: ignore[misc]
-    value = (
-        torch.empty(shape, dtype=dtype, device=device)
-        if process_rank()
-        else value.contiguous().to(device)
-    )
-    dist.broadcast(value, src=0)
-    return value
+    shape_and_dtype: list[object] = [None]
+    if value is not None:
+        shape_and_dtype = [(value.shape, value.dtype)]
+    dist.broadcast_object_list(shape_and_dtype, src=0, device=device)
+    if process_rank() == 0:
+        tensor = value.contiguous().to(device)
+    else:
+        shape, dtype = shape_and_dtype[0]  # type: ignore[misc]
+        tensor = torch.empty(shape, dtype=dtype, device=device)
+    dist.broadcast(tensor, src=0)
+    return tensor
 
 
-def _counts(rows: Tensor) -> list[int]:
+def _gather_counts(rows: Tensor) -> list[int]:
+    """Returns the number of rows of each process."""
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.empty_like(count) for _ in range(world_size())]
     dist.all_gather(counts, count)
-    return [int(c) for c in counts]
+    return [int(number) for number in counts]

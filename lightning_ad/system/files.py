@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 @contextmanager
 def replacing(path: str | Path, errors: str = "surrogateescape") -> Iterator[TextIO]:
-    """A text file that takes the place of `path` only once it is complete."""
+    """Opens a text file that takes the place of `path` only once it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -24,14 +24,17 @@ def replacing(path: str | Path, errors: str = "surrogateescape") -> Iterator[Tex
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Writes `content` at once or not at all; NaN becomes null, which JSON has a word for."""
+    """Writes a JSON file; NaN and infinity, which JSON does not know, become null."""
     with replacing(path) as file:
-        file.write(json.dumps(_without_nan(content), indent=2) + "\n")
+        file.write(json.dumps(_finite(content), indent=2) + "\n")
 
 
-def _without_nan(value: Any) -> Any:
+def _finite(value: Any) -> Any:
+    """Returns the same with None for each number that is not finite."""
     if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(v) for v in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

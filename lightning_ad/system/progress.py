@@ -12,18 +12,23 @@ T = TypeVar("T")
 
 
 def progress(items: Iterable[T], description: str, unit: str = "it") -> Iterable[T]:
-    """Iterates over `items` and shows how far it is, on the first process only; quiet for the first second.
+    """Iterates over `items` and shows a bar on the first process; quiet for the first second.
 
-    In a log file, where lines cannot be drawn over, it says so every ten seconds.
+    In a log file, where lines cannot be drawn over, it writes one every ten seconds.
     """
-    return _bar(description, unit, len(items) if isinstance(items, Sized) else None, items)
+    total = len(items) if isinstance(items, Sized) else None
+    return _bar(description, unit, total, items)
 
 
 @contextmanager
 def counting(
     total: int | None, description: str, unit: str = "it"
 ) -> Iterator[Callable[[int], object]]:
-    """Shows how far something is that does several of `total` at a time, and tells how many to what it gives."""
+    """Shows a bar for work that advances by several of `total` at a time.
+
+    Yields:
+        A function to call with how many more are done.
+    """
     with _bar(description, unit, total, None) as bar:
         yield bar.update
 

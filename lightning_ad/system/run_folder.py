@@ -1,4 +1,4 @@
-"""Where a run lives on disk: `<output>/<name>/version_<n>/`, finished once `metrics.json` is there."""
+"""Where a run is on disk: `<output>/<name>/version_<n>/`, finished once `metrics.json` is there."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from lightning_ad.system.files import replacing
 
 
 class RunFolder:
-    """One version of a run.
+    """The files of one version of a run.
 
     Attributes:
         path: the folder; it exists once something is written.
@@ -21,72 +21,70 @@ class RunFolder:
 
     @classmethod
     def create(cls, output: Path, name: str) -> Self:
-        """The next version of `name`; the folder is made.
+        """Makes the folder of the next version of `name`.
 
         Raises:
-            UsageError: where it cannot be made.
+            UsageError: if it cannot be made.
         """
-        number = max((_number(v.path) for v in cls.versions(output / name)), default=-1) + 1
-        path = output / name / f"version_{number}"
+        numbers = [_number(version.path) for version in cls.versions(output / name)]
+        path = output / name / f"version_{max(numbers, default=-1) + 1}"
         try:
             path.mkdir(parents=True)
         except OSError as error:
             raise UsageError(
-                f"cannot make the run folder {path}: {error.strerror}; choose another with --output"
+                f"cannot make the run folder {path}: {error.strerror}; choose another output folder"
             ) from error
         return cls(path)
 
     @classmethod
     def versions(cls, folder: Path) -> list[Self]:
-        """All versions below `<output>/<name>`, the oldest first."""
-        found = (
-            [p for p in folder.glob("version_*") if p.is_dir() and _number(p) >= 0]
-            if folder.is_dir()
-            else []
-        )
-        return [cls(p) for p in sorted(found, key=_number)]
+        """Returns all versions in `<output>/<name>`, the oldest first."""
+        found = [path for path in folder.glob("version_*") if path.is_dir() and _number(path) >= 0]
+        return [cls(path) for path in sorted(found, key=_number)]
 
     @classmethod
     def unfinished(cls, output: Path, name: str) -> Self:
-        """The newest unfinished version of `name` that has a checkpoint or progress; where none has, the newest.
+        """Returns the newest unfinished version of `name` that can be resumed, or else the newest.
 
         Raises:
-            UsageError: where there is none.
+            UsageError: if there is none.
         """
         versions = cls.versions(output / name)
-        open_ones = [v for v in versions if not v.finished]
-        if not open_ones:
-            there = f"all {len(versions)} are finished" if versions else "there is none at all"
+        unfinished = [version for version in versions if not version.finished]
+        if not unfinished:
+            found = f"all {len(versions)} are finished" if versions else "there is none at all"
             raise UsageError(
-                f"no unfinished run in {output / name} to go on with: {there}. Leave out --resume"
+                f"no unfinished run in {output / name} to resume: {found}; start a new one"
             )
-        begun = (
-            v for v in reversed(open_ones) if v.last_checkpoint.is_file() or v.progress.is_dir()
-        )
-        return next(begun, open_ones[-1])
+        for version in reversed(unfinished):
+            if version.resumable:
+                return version
+        return unfinished[-1]
 
     @classmethod
     def find(cls, path: Path) -> Self:
-        """The run at `path`: a version, or a name, of which the newest finished version is taken.
+        """Returns the run at `path`: a version, or the newest finished version of a name.
 
         Raises:
-            UsageError: where there is no finished run.
+            UsageError: if there is no finished run.
         """
         if (path / "config.yaml").is_file():
             if not cls(path).finished:
                 raise UsageError(
-                    f"the run {path} is unfinished: go on with it by train.py --resume, or give a checkpoint file"
+                    f"the run {path} is unfinished: resume it, or give a checkpoint file"
                 )
             return cls(path)
-        finished = [v for v in cls.versions(path) if v.finished]
-        if finished:
-            return finished[-1]
-        if cls.versions(path):
+        versions = cls.versions(path)
+        for version in reversed(versions):
+            if version.finished:
+                return version
+        if versions:
             raise UsageError(
-                f"{path} holds only unfinished runs: go on with one by train.py --resume, or give a checkpoint file"
+                f"{path} holds only unfinished runs: resume one, or give a checkpoint file"
             )
         raise UsageError(
-            f"there is no run in {path}; expected a folder such as runs/patchcore-mtd, or a .ckpt file"
+            f"there is no run in {path}; expected a folder such as runs/patchcore-mtd, "
+            "or a .ckpt file"
         )
 
     def discard(self) -> None:
@@ -101,12 +99,17 @@ class RunFolder:
         return self.metrics.is_file()
 
     @property
+    def resumable(self) -> bool:
+        """Whether it holds a checkpoint or the progress of a fit, from which it can continue."""
+        return self.last_checkpoint.is_file() or self.progress.is_dir()
+
+    @property
     def config(self) -> Path:
         """Everything needed to repeat the run."""
         return self.path / "config.yaml"
 
     def write_config(self, text: str) -> None:
-        """Writes it at once or not at all."""
+        """Writes the configuration whole or not at all."""
         with replacing(self.config) as file:
             file.write(text)
 
@@ -117,7 +120,7 @@ class RunFolder:
 
     @property
     def progress(self) -> Path:
-        """What a fit-only fit has done so far; gone once it is finished."""
+        """The folder of what a fit-only fit has done so far; gone once it is finished."""
         return self.checkpoints / "progress"
 
     @property
@@ -127,12 +130,12 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The one that is tested: the best epoch's where one was chosen, or else the last."""
+        """The one that is tested: the best epoch's if one was chosen, or else the last."""
         return self.best_checkpoint if self.best_checkpoint.is_file() else self.last_checkpoint
 
     @property
     def best_checkpoint(self) -> Path:
-        """The checkpoint of the best epoch by validation, where one was asked for."""
+        """The checkpoint of the best epoch by validation, if one was asked for."""
         return self.checkpoints / "best.ckpt"
 
     @property
@@ -147,12 +150,12 @@ class RunFolder:
 
     @property
     def suspects(self) -> Path:
-        """The training images, the most suspicious first, where they were scored."""
+        """The training images, the most suspicious first, if they were scored."""
         return self.path / "suspects.csv"
 
     @property
     def skipped(self) -> Path:
-        """The images that were left out, where there were any."""
+        """The images that were left out, if there were any."""
         return self.path / "skipped.csv"
 
     @property
@@ -172,14 +175,19 @@ class RunFolder:
 
 
 def finished_checkpoint(target: Path) -> Path:
-    """The checkpoint of a finished run, or the file itself.
+    """Returns the checkpoint of a finished run, or the checkpoint file itself.
 
     Raises:
-        UsageError: where there is no finished run.
+        UsageError: if there is no finished run.
     """
-    return target if target.suffix == ".ckpt" else RunFolder.find(target).checkpoint
+    if target.suffix == ".ckpt":
+        return target
+    return RunFolder.find(target).checkpoint
 
 
 def _number(path: Path) -> int:
+    """Returns the number of a version; -1 for another folder."""
     match = re.fullmatch(r"version_(\d+)", path.name)
-    return int(match[1]) if match else -1
+    if match is None:
+        return -1
+    return int(match[1])

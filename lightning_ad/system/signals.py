@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: who hears them, how they are handed on to child processes."""
+"""Signals that ask a run to stop: how they are handled, and forwarded to child processes."""
 
 import os
 import signal
@@ -9,39 +9,63 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = [signal.SIGTERM, signal.SIGINT, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else [])]
+STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT]
+if hasattr(signal, "SIGUSR1"):  # not on Windows
+    STOP_SIGNALS.append(signal.SIGUSR1)
+
+# The environment variable that holds the number of the process that a run must not outlive.
+PARENT = "LIGHTNING_AD_PARENT"
 
 
-PARENT = "LIGHTNING_AD_PARENT"  # the process without which a run is not to go on
+def handle_signals(
+    handler: Callable[[int, FrameType | None], object],
+) -> dict[signal.Signals, Any]:
+    """Sets a handler for the stop signals, except those that this process was started to ignore.
+
+    Returns:
+        The handlers before, for `restore_handlers`.
+    """
+    before = {}
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, handler)
+    return before
+
+
+def restore_handlers(before: Mapping[signal.Signals, Any]) -> None:
+    """Sets the handlers that `handle_signals` has replaced."""
+    for number, handler in before.items():
+        signal.signal(number, handler or signal.SIG_DFL)  # None: it was set in C
 
 
 @contextmanager
-def handing_on(hear: Callable[[int], object]) -> Iterator[None]:
-    """Calls `hear` with the signals that tell to stop, while others do the work.
+def forward_signals(forward: Callable[[int], object]) -> Iterator[None]:
+    """Calls `forward` with the stop signals that this process receives, while others do the work.
 
-    Ctrl+C at a terminal comes to the others as well, and the second ends them at once. So `hear` is told SIGTERM for
-    it, and SIGKILL for the third.
+    Ctrl+C at a terminal reaches the others too, and the second ends them at once. Therefore
+    `forward` is called with SIGTERM for it, and with SIGKILL for the third.
     """
     interrupts = 0
 
-    def told(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         nonlocal interrupts
         if number == signal.SIGINT:
             interrupts += 1
             number = signal.SIGKILL if interrupts > 2 else signal.SIGTERM
-        hear(number)
+        forward(number)
 
-    before = _handle(told)
+    before = handle_signals(handle)
     try:
         yield
     finally:
-        _restore(before)
+        restore_handlers(before)
 
 
-def say(text: str) -> None:
-    """Tells the user something within a signal's handler, where a print that it has come upon may not go on.
+def write_notice(text: str) -> None:
+    """Writes to the standard error from a signal handler, where an interrupted print may block.
 
-    Ctrl+C ends what reads our output, too (`| tee log`): from then on nothing is written, so that the run can end well.
+    Ctrl+C also ends the program that reads our output (`| tee log`): from then on nothing is
+    written, so that the run can end properly.
     """
     try:
         os.write(2, f"\n{text}\n".encode())
@@ -51,20 +75,8 @@ def say(text: str) -> None:
             os.dup2(nowhere, descriptor)
 
 
-def _handle(handler: Callable[[int, FrameType | None], object]) -> dict[signal.Signals, Any]:
-    """Handles the signals that tell to stop, but for those that this process was begun to ignore; what did before."""
-    return {
-        n: signal.signal(n, handler) for n in SIGNALS if signal.getsignal(n) is not signal.SIG_IGN
-    }
-
-
-def _restore(before: Mapping[signal.Signals, Any]) -> None:
-    for number, handler in before.items():
-        signal.signal(number, handler or signal.SIG_DFL)  # None: it was set in C
-
-
 def stop_with_parent() -> None:
-    """Where a benchmark or a series has started this process: it is told to stop once that is gone."""
+    """Sends this process SIGTERM once the process that `PARENT` names has gone."""
     parent = int(os.environ.pop(PARENT, 0))
 
     def watch() -> None:

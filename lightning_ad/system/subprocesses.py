@@ -1,4 +1,4 @@
-"""A run in a process of its own, as series of runs and benchmarks start them."""
+"""Runs in processes of their own, as series of runs and benchmarks start them."""
 
 import os
 import subprocess
@@ -9,21 +9,27 @@ from typing import Any
 
 from lightning_ad.system.signals import PARENT
 
-PACKAGE = Path(__file__).parents[2]
+PACKAGE_ROOT = Path(__file__).parents[2]
 
 
 def start_training(
     flags: Sequence[str], more: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[bytes]:
-    """`lightning-ad train` with these flags; it is told to stop once this process is gone.
+    """Starts `lightning-ad train`; the run stops if this process goes away.
 
     Args:
         flags: of the run.
         more: variables of its environment.
         options: of `subprocess.Popen`.
     """
-    paths = os.pathsep.join(filter(None, (str(PACKAGE), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": paths, PARENT: str(os.getpid()), **(more or {})}
-    return subprocess.Popen(
-        [sys.executable, "-m", "lightning_ad", "train", *flags], env=environment, **options
-    )
+    paths = [str(PACKAGE_ROOT)]
+    if os.environ.get("PYTHONPATH"):
+        paths.append(os.environ["PYTHONPATH"])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        PARENT: str(os.getpid()),
+        **(more or {}),
+    }
+    command = [sys.executable, "-m", "lightning_ad", "train", *flags]
+    return subprocess.Popen(command, env=environment, **options)

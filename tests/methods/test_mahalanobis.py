@@ -7,7 +7,7 @@ from scipy.stats import chi2
 from sklearn.covariance import LedoitWolf
 
 from lightning_ad.errors import UsageError, UserError
-from lightning_ad.methods.mahalanobis import MahalanobisAD
+from lightning_ad.methods.mahalanobis import MahalanobisAD, chi_square_radius
 
 B4 = ["bn1", *(f"blocks.{stage}" for stage in range(7)), "bn2"]
 WIDTHS = [64, 64, 128, 256, 512]
@@ -111,6 +111,12 @@ def test_thresholds_are_chi_square_quantiles(fit):
     np.testing.assert_allclose([*found.values()], np.sqrt(chi2.ppf(0.9973, WIDTHS)))
 
 
+@pytest.mark.parametrize(("dimension", "probability"), [(1, 0.6827), (48, 0.9973), (1792, 0.9973)])
+def test_chi_square_radius(dimension, probability):
+    expected = np.sqrt(chi2.ppf(probability, dimension))
+    assert chi_square_radius(dimension, probability) == pytest.approx(expected, rel=1e-9)
+
+
 def test_moments_in_the_checkpoint_are_float64(fit, images, tmp_path):
     module, run, _ = fit
     run.save_checkpoint(tmp_path / "a.ckpt")
@@ -150,9 +156,3 @@ def test_fewer_images_than_dimensions_want_shrinkage(trees, tmp_path):
         UserError, match=r"covariance of 7 images has no inverse: .*model\.shrinkage"
     ):
         fitted(model(shrinkage="none"), tree_data(trees["mvtec"]), tmp_path)
-
-
-@pytest.mark.parametrize("options", [{"variance": 1.0}, {"sigma": -1.0}])
-def test_impossible_settings(options):
-    with pytest.raises(UsageError, match=r"model\."):
-        model(**options)

@@ -1,9 +1,9 @@
 import pytest
 
-from lightning_ad.statistics import grid_hierarchy as nesting
+from lightning_ad.statistics import grid_hierarchy
 
 
 @pytest.fixture(autouse=True)
-def few_roots_at_a_time(monkeypatch):
-    """Small grids, too, are worked on in several turns."""
-    monkeypatch.setattr(nesting, "HELD", 500)
+def small_blocks(monkeypatch):
+    """Small grids, too, are worked on in several blocks."""
+    monkeypatch.setattr(grid_hierarchy, "BLOCK_BYTES", 500)

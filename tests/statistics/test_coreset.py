@@ -66,7 +66,7 @@ def test_random_projection_has_the_bounds_of_a_linear_layer():
 
 
 def test_equal_float32_greedy_where_vectors_lie_far_from_the_origin(monkeypatch):
-    """Products of such vectors round to more than the distances that decide; pools and blocks are small."""
+    """Their products round to more than the distances that decide; pools and blocks are small."""
     monkeypatch.setattr(coreset, "POOL", 16)
     monkeypatch.setattr(coreset, "BLOCK_BYTES", 4096)
     vectors = torch.randn(2000, 32, generator=generator(3)) + 100
@@ -100,7 +100,8 @@ import torch
 from lightning_ad.statistics.coreset import k_center_greedy
 from pathlib import Path
 def held(name):
-    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(name))
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name))
 draw = torch.Generator().manual_seed(0)
 k_center_greedy(torch.randn(2000, 256), 50, draw, {starting_points})
 vectors = torch.randn(200000, 256)

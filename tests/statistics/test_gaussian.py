@@ -2,20 +2,18 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import mahalanobis
-from scipy.stats import chi2
 from sklearn.covariance import LedoitWolf, empirical_covariance
 from sklearn.decomposition import PCA
 
 from lightning_ad.statistics.gaussian import (
     ShrunkGaussian,
-    chi_square_radius,
     pack_triangle,
     principal_components,
     squared_mahalanobis,
     unpack_triangle,
     whitening,
 )
-from lightning_ad.statistics.moments import NormMoments
+from lightning_ad.statistics.moments import Moments
 
 SHAPES = [(40, 6), (12, 30), (3, 5)]  # more vectors than dimensions, fewer, and the fewest
 
@@ -26,7 +24,7 @@ def sample(count, dimension):
 
 
 def moments(values):
-    found = NormMoments(values.shape[1])
+    found = Moments(values.shape[1])
     found.update(torch.from_numpy(values))
     return found.finish()
 
@@ -142,12 +140,6 @@ def test_leave_one_out_in_components_that_stay(kind):
         covariance = np.atleast_2d(empirical_covariance(rest))
         (wanted,) = distances(values[row : row + 1] @ kept.T, rest.mean(0), covariance)
         assert float(distance) == pytest.approx(wanted, rel=1e-7)
-
-
-@pytest.mark.parametrize(("dimension", "probability"), [(1, 0.6827), (48, 0.9973), (1792, 0.9973)])
-def test_chi_square_radius(dimension, probability):
-    expected = np.sqrt(chi2.ppf(probability, dimension))
-    assert chi_square_radius(dimension, probability) == pytest.approx(expected, rel=1e-9)
 
 
 def test_whitening_gives_the_distances_of_scipy():

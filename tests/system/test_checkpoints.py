@@ -1,4 +1,4 @@
-"""A checkpoint on disk is whole, whatever happens while the next one is written."""
+"""A checkpoint on disk is whole, whatever happens while the next is written."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_the_checkpoint_before_stays_until_the_next_is_whole(tmp_path):
 
 
 def test_what_was_read_stays_as_it_was_where_the_file_is_written_again(tmp_path):
-    """Tensors stay in the file until they are looked at; a file that is replaced goes with its last reader."""
+    """Tensors stay in the file until they are read; a replaced file goes with its last reader."""
     path, disk = tmp_path / "last.ckpt", WholeCheckpoints()
     disk.save_checkpoint({"weights": torch.full((500_000,), 1.0)}, path)
     first = read_state(path)["weights"]

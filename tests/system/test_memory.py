@@ -1,18 +1,17 @@
-import logging
 import resource
 from pathlib import Path
 
 import pytest
 import torch
 
-from lightning_ad.errors import UserError
+from lightning_ad.errors import DiskFullError
 from lightning_ad.system import memory as module
-from lightning_ad.system.memory import VectorStore, allocate, release
+from lightning_ad.system.memory import VectorStore, allocate, in_memory, release
 
 
 @pytest.mark.parametrize("memory_bytes", [None, 11 * 8 * 4, 11 * 8 * 4 - 1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_vectors_are_there_in_the_order_in_which_they_came(memory_bytes, dtype):
+def test_vectors_are_stored_in_order_of_arrival(memory_bytes, dtype):
     order = torch.randperm(11, generator=torch.Generator().manual_seed(0))
     store = VectorStore(11, memory_bytes)
     for part in order.split(3):
@@ -23,17 +22,15 @@ def test_vectors_are_there_in_the_order_in_which_they_came(memory_bytes, dtype):
     assert store.vectors.dtype == dtype
 
 
-def test_what_does_not_fit_goes_to_a_file_that_is_gone_with_it(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(module.tempfile, "gettempdir", lambda: str(tmp_path))
-    with caplog.at_level(logging.INFO):
-        held = allocate((3, 1000), torch.float32, 12000)
-        assert caplog.text == ""
-        spilled = allocate((3, 1000), torch.float32, 11999)
-    assert f"temporary file in {tmp_path}" in caplog.text
-    for room in (held, spilled):
-        room[1] = torch.arange(1000)
+def test_what_does_not_fit_goes_to_a_file_that_is_gone_with_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    held = allocate((3, 1000), torch.float32, 12000)
+    spilled = allocate((3, 1000), torch.float32, 11999)
+    assert in_memory(held)
+    assert not in_memory(spilled)
+    held[1] = spilled[1] = torch.arange(1000)
     view = spilled[1]
-    del room, spilled
+    del spilled
     assert torch.equal(view, held[1])
     assert list(tmp_path.iterdir()) == []
 
@@ -65,6 +62,17 @@ def test_main_memory_is_not_released():
     assert torch.equal(held, torch.arange(2**18))
 
 
-def test_a_full_disk_is_said_before_anything_is_written():
-    with pytest.raises(UserError, match="TMPDIR"):
+def test_a_full_disk_is_found_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(DiskFullError) as raised:
         allocate((2**50,), torch.float32, 1)
+    assert raised.value.size == 2**52
+    assert raised.value.folder == str(tmp_path)
+
+
+def test_room_is_measured():
+    before = module.held_now()
+    block = torch.ones(64 * 2**20)
+    assert module.held_now() - before > block.nbytes // 2
+    free = module.available()
+    assert free is None or free > 0
