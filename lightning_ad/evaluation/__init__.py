@@ -1,8 +1,9 @@
-"""How well anomalies are found: curves from one ranking, torchmetrics classes, thresholds."""
+"""How well anomalies are found: curves from one sort, torchmetrics classes, thresholds."""
 
 from lightning_ad.evaluation.anomaly_metrics import AnomalyMetrics
 from lightning_ad.evaluation.catalogue import METRIC_NAMES
 from lightning_ad.evaluation.curve import Curve, curve_of
+from lightning_ad.evaluation.evaluator import Evaluator
 from lightning_ad.evaluation.functional import (
     aupro,
     auroc,
@@ -35,6 +36,7 @@ __all__ = [
     "AnomalyMetrics",
     "AveragePrecision",
     "Curve",
+    "Evaluator",
     "F1Max",
     "RankingMetric",
     "aupro",

@@ -1,6 +1,6 @@
-"""How sure a metric is: intervals by bootstrap over images, and a paired comparison of two runs."""
+"""How sure a metric is: bootstrap intervals over images, and a paired comparison of two runs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,18 +13,22 @@ from lightning_ad.evaluation.curve import Curve, curve_of
 DRAWS = 1000
 PIXEL_DRAWS = 200
 PIXEL_BINS = 2048
+FEWEST_PIXEL_BINS = 32
+COUNTS = 2**25  # of all images and bins together, about the most that are held
+SAMPLED = 2**20  # pixels by which the bins are chosen, about
 LEVEL = 0.95
 Intervals = dict[str, tuple[float, float]]  # both ends, by the name of a metric
 
 
 class Difference(NamedTuple):
-    """Of a metric of two runs on the same images, the second minus the first.
+    """The difference of a metric between two runs on the same images, second minus first.
 
     Attributes:
         value: the difference.
         low: the lower end of its 95 % interval.
         high: the upper end.
-        p: two-sided: how often a difference as far from 0 would come about by the choice of the test images alone.
+        p: two-sided: the chance that the choice of the test images alone makes a difference as far
+            from 0.
     """
 
     value: float
@@ -40,38 +44,40 @@ def intervals(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Intervals:
-    """The 95 % intervals of metrics of images: percentiles over test sets drawn anew from the images.
+    """Returns the 95 % intervals of metrics of images.
 
-    Good and anomalous images are drawn separately, with replacement, as many as there are (Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, chapters 8 and 13). It tells what another choice of test images could
-    have given, not what another training could.
+    They are percentiles over test sets that are drawn anew from the images. Good and anomalous
+    images are drawn separately, with replacement, as many as there are (Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapters 8 and 13). An interval tells what another choice
+    of test images could have given, not what another training could.
 
     Args:
-        metrics: of `curves`, by name.
+        metrics: functions of a curve, by name.
         scores: [N], higher is more anomalous.
         labels: [N], 0 good, 1 anomalous.
         seed: of the draws.
         draws: how many test sets.
 
     Returns:
-        Both ends by name; empty where there are no good or no anomalous images.
+        Both ends by name; empty if there are no good or no anomalous images.
     """
-    if not 0 < labels.sum() < len(labels):
+    if not _both_kinds(labels):
         return {}
-    curves = [_curve(scores[rows], labels[rows]) for rows in _resampled(labels, seed, draws)]
-    return {
-        name: _percentiles(np.array([metric(c) for c in curves]))
-        for name, metric in metrics.items()
-    }
+    curves = [_image_curve(scores[rows], labels[rows]) for rows in _resampled(labels, seed, draws)]
+    found = {}
+    for name, metric in metrics.items():
+        found[name] = _percentiles(np.array([metric(curve) for curve in curves]))
+    return found
 
 
 class ImagePixels(NamedTuple):
     """The pixels of N images, counted in K bins.
 
     Attributes:
-        counts: float32 [N, 3, K], negatives, positives and overlap of each image in each bin, the lowest first.
-        lowest: float32 [K], the lowest score of each bin, the highest first.
-        numbers: int64 [N], which of the images that were given each of these is.
+        counts: float32 [N, 3, K], negatives, positives and overlap of each image in each bin, the
+            lowest bin first.
+        lowest: float32 [K], the lowest score of each bin, the highest bin first.
+        numbers: int64 [N], the place of each of these images among those that were given.
     """
 
     counts: NDArray[np.float32]
@@ -83,31 +89,49 @@ def image_pixels(images: Sequence[tuple[NDArray, NDArray]]) -> ImagePixels:
     """Counts the pixels of images in at most `PIXEL_BINS` bins of about equally many.
 
     Args:
-        images: scores and region weights, both [pixels], of each image, of which there is one at least.
+        images: scores and region weights, both [pixels], of each image, at least one.
 
     Returns:
-        The images in the order of their highest scores: which process saw which changes nothing.
+        The images in the order of their highest scores, so that it does not matter which process
+        saw which.
     """
-    numbers = sorted(
-        range(len(images)), key=lambda i: (images[i][0].max(), images[i][0].sum(dtype=np.float64))
-    )
-    images = [images[i] for i in numbers]
-    step = max(1, sum(scores.size for scores, _ in images) // 2**20)
-    most = max(32, min(PIXEL_BINS, 2**25 // len(images)) // 2)
-    shares = np.linspace(0, 1, most + 1)[1:-1]
-    sampled = [
-        np.concatenate([s[::step] for s, _ in images]),
-        np.concatenate([s[w > 0] for s, w in images]),
+    numbers = sorted(range(len(images)), key=lambda number: _order_of(images[number][0]))
+    ordered = [images[number] for number in numbers]
+    edges = _bin_edges(ordered)
+    counts = np.stack([_counted(scores, weights, edges) for scores, weights in ordered])
+    lowest = np.append(edges[::-1], -np.inf).astype(np.float32)
+    return ImagePixels(counts, lowest, np.array(numbers))
+
+
+def _order_of(scores: NDArray) -> tuple[float, float]:
+    return scores.max(), scores.sum(dtype=np.float64)
+
+
+def _bin_edges(images: Sequence[tuple[NDArray, NDArray]]) -> NDArray:
+    """Quantiles of a sample of all scores, and of the scores of all positives."""
+    step = max(1, sum(scores.size for scores, _ in images) // SAMPLED)
+    half = max(FEWEST_PIXEL_BINS, min(PIXEL_BINS, COUNTS // len(images)) // 2)
+    shares = np.linspace(0, 1, half + 1)[1:-1]
+    sample = np.concatenate([scores[::step] for scores, _ in images])
+    positives = np.concatenate([scores[weights > 0] for scores, weights in images])
+    quantiles = [
+        np.quantile(part, shares, method="nearest") for part in (sample, positives) if part.size
     ]
-    edges = np.unique(
-        np.concatenate(
-            [np.quantile(part, shares, method="nearest") for part in sampled if part.size]
-        )
+    return np.unique(np.concatenate(quantiles))
+
+
+def _counted(scores: NDArray, weights: NDArray, edges: NDArray) -> NDArray[np.float32]:
+    """Negatives, positives and overlap of an image in each bin."""
+    size = len(edges) + 1
+    bins = np.searchsorted(edges, scores, side="right")
+    positive = weights > 0
+    hits = bins[positive]
+    columns = (
+        np.bincount(bins[~positive], minlength=size),
+        np.bincount(hits, minlength=size),
+        np.bincount(hits, weights[positive], size),
     )
-    counts = np.stack([_counted(scores, weights, edges) for scores, weights in images])
-    return ImagePixels(
-        counts, np.append(edges[::-1], -np.inf).astype(np.float32), np.array(numbers)
-    )
+    return np.stack(columns).astype(np.float32)
 
 
 def pixel_intervals(
@@ -117,46 +141,43 @@ def pixel_intervals(
     seed: int = 0,
     draws: int = PIXEL_DRAWS,
 ) -> Intervals:
-    """The 95 % intervals of metrics of pixels, over test sets of images drawn anew (see `intervals`).
+    """Returns the 95 % intervals of metrics of pixels, over test sets of images drawn anew.
 
-    Images are drawn, not pixels: those of one image are not independent. The bins make the ends right to a thousandth
-    or so. An image without weights is a good one.
+    Images are drawn, not pixels: those of one image are not independent. The bins make the ends
+    right to a thousandth or so. An image without weights is a good one. See `intervals`.
 
     Args:
-        metrics: of `curves`, by name.
+        metrics: functions of a curve, by name.
         pixels: of the images.
         among: bool [N], which of the images, as they were given to `image_pixels`; None for all.
         seed: of the draws.
         draws: how many test sets.
 
     Returns:
-        Both ends by name; empty where there are no good or no anomalous images.
+        Both ends by name; empty if there are no good or no anomalous images.
     """
-    counts = pixels.counts if among is None else pixels.counts[among[pixels.numbers]]
+    counts = pixels.counts
+    if among is not None:
+        counts = counts[among[pixels.numbers]]
     labels = counts[:, 1].any(1)
-    if not 0 < labels.sum() < len(labels):
+    if not _both_kinds(labels):
         return {}
     found = []
     for rows in _resampled(labels, seed, draws):
-        total = np.tensordot(np.bincount(rows, minlength=len(counts)).astype(np.float32), counts, 1)
-        total, some = total[:, ::-1], total[:2, ::-1].any(0)
-        curve = Curve(pixels.lowest[some], *np.cumsum(total[:, some], axis=1, dtype=np.float64))
+        curve = _curve_of_counts(counts, rows, pixels.lowest)
         found.append([metric(curve) for metric in metrics.values()])
-    return {
-        name: _percentiles(values) for name, values in zip(metrics, np.array(found).T, strict=True)
-    }
+    columns = np.array(found).T
+    return {name: _percentiles(drawn) for name, drawn in zip(metrics, columns, strict=True)}
 
 
-def _counted(scores: NDArray, weights: NDArray, edges: NDArray) -> NDArray[np.float32]:
-    """Negatives, positives and overlap of an image in each bin."""
-    bins, positive, size = np.searchsorted(edges, scores, side="right"), weights > 0, len(edges) + 1
-    hits = bins[positive]
-    columns = (
-        np.bincount(bins[~positive], minlength=size),
-        np.bincount(hits, minlength=size),
-        np.bincount(hits, weights[positive], size),
-    )
-    return np.stack(columns).astype(np.float32)
+def _curve_of_counts(
+    counts: NDArray[np.float32], rows: NDArray[np.int64], lowest: NDArray[np.float32]
+) -> Curve:
+    """The curve of images that were drawn, each as often as its number is among the rows."""
+    times = np.bincount(rows, minlength=len(counts)).astype(np.float32)
+    total = np.tensordot(times, counts, 1)[:, ::-1]
+    some = total[:2].any(0)
+    return Curve(lowest[some], *np.cumsum(total[:, some], axis=1, dtype=np.float64))
 
 
 def paired_difference(
@@ -167,12 +188,13 @@ def paired_difference(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Difference:
-    """The difference of a metric between two runs on the same images, by drawing the same images for both.
+    """Compares two runs on the same images, by drawing the same images for both.
 
     Args:
-        metric: of `curves`.
+        metric: a function of a curve.
         first: scores [N] of one run.
-        second: scores [N] of the other, of the same images in the same order; its scale may be another.
+        second: scores [N] of the other, of the same images in the same order; the scales may
+            differ.
         labels: [N], 0 good, 1 anomalous.
         seed: of the draws.
         draws: how many test sets; no p-value is below 2 / (draws + 1).
@@ -180,28 +202,38 @@ def paired_difference(
     Raises:
         UsageError: there are no good or no anomalous images.
     """
-    if not 0 < labels.sum() < len(labels):
+    if not _both_kinds(labels):
         raise UsageError(
             "runs are compared on good and anomalous images; the test set has only one kind"
         )
-    value = metric(_curve(second, labels)) - metric(_curve(first, labels))
-    drawn = np.array(
-        [
-            metric(_curve(second[rows], labels[rows])) - metric(_curve(first[rows], labels[rows]))
-            for rows in _resampled(labels, seed, draws)
-        ]
-    )
-    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    return Difference(value, *_percentiles(drawn), min(1.0, 2 * (1 + int(tail)) / (draws + 1)))
+
+    def difference(first: NDArray, second: NDArray, labels: NDArray) -> float:
+        return metric(_image_curve(second, labels)) - metric(_image_curve(first, labels))
+
+    drawn = []
+    for rows in _resampled(labels, seed, draws):
+        drawn.append(difference(first[rows], second[rows], labels[rows]))
+    differences = np.array(drawn)
+    tail = int(min((differences <= 0).sum(), (differences >= 0).sum()))
+    low, high = _percentiles(differences)
+    p = min(1.0, 2 * (1 + tail) / (draws + 1))
+    return Difference(difference(first, second, labels), low, high, p)
 
 
-def _resampled(labels: NDArray, seed: int, draws: int) -> list[NDArray[np.int64]]:
+def _both_kinds(labels: NDArray) -> bool:
+    return bool(0 < labels.sum() < len(labels))
+
+
+def _resampled(labels: NDArray, seed: int, draws: int) -> Iterator[NDArray[np.int64]]:
+    """The rows of each test set that is drawn."""
     rng = np.random.default_rng(seed)
-    kinds = [np.flatnonzero(labels == kind) for kind in (0, 1)]
-    return [np.concatenate([rng.choice(rows, len(rows)) for rows in kinds]) for _ in range(draws)]
+    good = np.flatnonzero(labels == 0)
+    anomalous = np.flatnonzero(labels == 1)
+    for _ in range(draws):
+        yield np.concatenate([rng.choice(rows, len(rows)) for rows in (good, anomalous)])
 
 
-def _curve(scores: NDArray, labels: NDArray) -> Curve:
+def _image_curve(scores: NDArray, labels: NDArray) -> Curve:
     return curve_of(
         torch.from_numpy(np.ascontiguousarray(scores)), torch.from_numpy(labels.astype(np.float32))
     )

@@ -1,7 +1,8 @@
 """Ranking metrics as pure functions of one curve.
 
-Rank once, then read off everything: AUROC, average precision, F1-max and AUPRO are sums over the same
-columns. A metric that is undefined, because there is no positive or no negative, is NaN, and its plot is empty.
+The scores are ranked once. AUROC, average precision, F1-max and AUPRO are sums over the same
+columns. A metric that is undefined, because there is no positive or no negative, is NaN, and its
+plot is empty.
 """
 
 import numpy as np
@@ -14,17 +15,20 @@ Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def roc(curve: Curve) -> Points:
-    """False-positive rate and true-positive rate, from (0, 0) to (1, 1)."""
+    """Returns false-positive rate and true-positive rate, from (0, 0) to (1, 1)."""
     return _from_origin(curve, curve.true_positives)
 
 
 def pro(curve: Curve) -> Points:
-    """False-positive rate over all good pixels and mean overlap per region, from (0, 0) to (1, 1)."""
+    """Returns false-positive rate over all good pixels and mean overlap per region.
+
+    From (0, 0) to (1, 1).
+    """
     return _from_origin(curve, curve.overlap)
 
 
 def precision_recall(curve: Curve) -> Points:
-    """Recall and precision, from (0, 1), as scikit-learn has it, to recall 1."""
+    """Returns recall and precision, from (0, 1), as in scikit-learn, to recall 1."""
     if not curve.defined:
         return np.empty(0), np.empty(0)
     hits = curve.true_positives
@@ -33,20 +37,28 @@ def precision_recall(curve: Curve) -> Points:
 
 
 def auroc(curve: Curve) -> float:
-    """Area under the ROC curve: the chance that a positive outranks a negative, a tie counting one half."""
-    return _area(*roc(curve)) if curve.defined else float("nan")
+    """Returns the area under the ROC curve.
+
+    It is the chance that a positive outranks a negative, a tie counting one half.
+    """
+    if not curve.defined:
+        return float("nan")
+    return _area(*roc(curve))
 
 
 def average_precision(curve: Curve) -> float:
-    """Mean of the precision over the steps of recall, without interpolation (scikit-learn's definition)."""
+    """Returns the mean of the precision over the steps of recall, as scikit-learn defines it."""
+    if not curve.defined:
+        return float("nan")
     recall, precision = precision_recall(curve)
-    return float(np.sum(np.diff(recall) * precision[1:])) if curve.defined else float("nan")
+    return float(np.sum(np.diff(recall) * precision[1:]))
 
 
 def f1_max(curve: Curve) -> tuple[float, float]:
-    """The best F1 score of all thresholds, and the highest threshold (`score >= threshold`) that reaches it.
+    """Returns the best F1 score of all thresholds, and the highest threshold that reaches it.
 
-    It looks at the truth of the test set, as the literature does: an upper bound, not a working point.
+    A score is positive if it is at or above the threshold. The choice looks at the truth of the
+    test set, as the literature does: an upper bound, not a working point.
     """
     if not curve.defined:
         return float("nan"), float("nan")
@@ -57,11 +69,11 @@ def f1_max(curve: Curve) -> tuple[float, float]:
 
 
 def aupro(curve: Curve, limit: float = 0.3) -> float:
-    """Area under the per-region overlap up to a false-positive rate, divided by that rate.
+    """Returns the area under the per-region overlap up to a false-positive rate, over that rate.
 
-    The definition of MVTec AD (Bergmann et al., IJCV 2021): 8-connected regions of equal weight, the
-    false-positive rate over all good pixels of all images, linear interpolation at the limit. A constant map
-    scores limit / 2.
+    The definition of MVTec AD (Bergmann et al., IJCV 2021): 8-connected regions of equal weight,
+    the false-positive rate over all good pixels of all images, linear interpolation at the limit. A
+    constant map scores limit / 2.
 
     Args:
         curve: ranked with the weights of `region_weights`.
@@ -72,7 +84,7 @@ def aupro(curve: Curve, limit: float = 0.3) -> float:
     """
     if not 0 < limit <= 1:
         raise UsageError(
-            f"The limit of AUPRO must lie in (0, 1], but is {limit}. The usual limits are 0.3 and 0.05."
+            f"The limit of AUPRO must lie in (0, 1], got {limit}. Usual limits are 0.3 and 0.05."
         )
     if not curve.defined:
         return float("nan")
@@ -83,23 +95,22 @@ def aupro(curve: Curve, limit: float = 0.3) -> float:
 
 
 def sensitivity(curve: Curve, rate: float) -> float:
-    """The largest true-positive rate of all thresholds whose false-positive rate is at most `rate`.
+    """Returns the largest true-positive rate at which the false-positive rate is at most `rate`.
 
     Raises:
         UsageError: the rate is outside [0, 1].
     """
     if not 0 <= rate <= 1:
-        raise UsageError(f"A false-positive rate lies in [0, 1], but {rate} came.")
+        raise UsageError(f"A false-positive rate must lie in [0, 1], got {rate}.")
     if not curve.defined:
         return float("nan")
-    allowed = np.append(
-        0, curve.true_positives[curve.false_positives / curve.false_positives[-1] <= rate]
-    )
-    return float(allowed.max() / curve.true_positives[-1])
+    allowed = curve.false_positives / curve.false_positives[-1] <= rate
+    hits = np.append(0, curve.true_positives[allowed])
+    return float(hits.max() / curve.true_positives[-1])
 
 
 def thin(x: NDArray[np.float64], y: NDArray[np.float64], points: int = 300) -> Points:
-    """At most `points` of a curve's points, evenly spaced along its length, both ends kept."""
+    """Keeps at most `points` of a curve's points, evenly spaced along its length, and both ends."""
     if x.size <= points:
         return x, y
     length = np.append(0.0, np.cumsum(np.hypot(np.diff(x), np.diff(y))))

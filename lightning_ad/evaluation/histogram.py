@@ -1,12 +1,13 @@
-"""Curves in constant memory: scores counted in fixed bins, and how far off the metrics can be because of it.
+"""Curves in constant memory: scores counted in fixed bins, and bounds of the exact metrics.
 
-A bin holds the float32 numbers that share their upper 20 bits: sign, exponent and 11 bits of the mantissa. It is as
-wide as 0.05 % of its scores, whatever their range, and bins of several batches or processes are simply added. Only the
-order of scores within one bin is unknown: `interval` lets it be the best and the worst there can be, so that the exact
-metric always lies within what it returns.
+A bin holds the float32 numbers that share their upper 20 bits: sign, exponent and 11 bits of the
+mantissa. It is as wide as 0.05 % of its scores, whatever their range, and bins of several batches
+or processes are simply added. Only the order of scores within one bin is unknown: `exact_bounds`
+lets it be the best and the worst there can be, so that the exact metric always lies within what it
+returns.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_ad.evaluation.curve import Curve, reject_nan
+from lightning_ad.evaluation.checks import check_scores
+from lightning_ad.evaluation.curve import Curve
 from lightning_ad.evaluation.functional import average_precision
 
 BITS = 20
@@ -22,6 +24,7 @@ BINS = 1 << BITS
 _DROPPED = 32 - BITS
 _MAGNITUDE = 0x7FFFFFFF
 _PIECE = 1 << 17  # scores counted at a time
+_NO_RANKING = -1.0
 
 
 class Histogram(NamedTuple):
@@ -41,38 +44,42 @@ class Histogram(NamedTuple):
 
     @classmethod
     def of(cls, scores: Tensor, weights: Tensor) -> "Histogram":
-        """Counts scores (float [N]) and weights (float32 [N], 0 for a negative), as `curves.ranked` takes them.
+        """Counts scores (float [N]) with weights (float32 [N], 0 for a negative).
 
         Raises:
             ValueError: the shapes differ.
             UserError: a score is NaN.
         """
-        if scores.shape != weights.shape:
-            raise ValueError(
-                f"Each score needs a weight, but {list(scores.shape)} met {list(weights.shape)}."
-            )
-        reject_nan(scores, "scores")
-        pieces = zip(scores.flatten().split(_PIECE), weights.flatten().split(_PIECE), strict=True)
-        return add([_count(bin_of(s).cpu().numpy(), w.cpu().numpy()) for s, w in pieces])
+        check_scores(scores, weights)
+        pieces = []
+        for some, gains in zip(
+            scores.flatten().split(_PIECE), weights.flatten().split(_PIECE), strict=True
+        ):
+            pieces.append(_count(bin_of(some).cpu().numpy(), gains.cpu().numpy()))
+        return add_histograms(pieces)
 
 
 def _count(bins: NDArray[np.int32], weights: NDArray[np.float32]) -> Histogram:
     positive = weights > 0
     low, counts = np.unique(bins[~positive], return_counts=True)
     high, place = np.unique(bins[positive], return_inverse=True)
-    zeros = [np.zeros(len(b), np.int64) for b in (low, high)]
-    return add([
-        Histogram(low.astype(np.int64), counts, zeros[0], zeros[0].astype(np.float64)),
-        Histogram(high.astype(np.int64), zeros[1], np.bincount(place, minlength=len(high)),
-                  np.bincount(place, weights[positive].astype(np.float64), len(high))),
-    ])  # fmt: skip
+    nothing = np.zeros(len(low), np.int64)
+    negatives = Histogram(low.astype(np.int64), counts, nothing, nothing.astype(np.float64))
+    positives = Histogram(
+        high.astype(np.int64),
+        np.zeros(len(high), np.int64),
+        np.bincount(place, minlength=len(high)),
+        np.bincount(place, weights[positive].astype(np.float64), len(high)),
+    )
+    return add_histograms([negatives, positives])
 
 
-def add(parts: Sequence[Histogram]) -> Histogram:
-    """The histogram of all that was counted in several."""
+def add_histograms(parts: Sequence[Histogram]) -> Histogram:
+    """Returns the histogram of all that was counted in several."""
     bins = np.unique(np.concatenate([np.empty(0, np.int64), *(part.bins for part in parts)]))
+    size = len(bins)
     total = Histogram(
-        bins, *(np.zeros(len(bins), kind) for kind in (np.int64, np.int64, np.float64))
+        bins, np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size, np.float64)
     )
     for part in parts:
         places = np.searchsorted(bins, part.bins)
@@ -82,60 +89,101 @@ def add(parts: Sequence[Histogram]) -> Histogram:
 
 
 def bin_of(scores: Tensor) -> Tensor:
-    """The bin of each score, int32 in [0, BINS); higher scores never lie in lower bins."""
+    """Returns the bin of each score, int32 in [0, BINS); higher scores never lie in lower bins."""
     bits = (scores.detach().float() + 0.0).contiguous().view(torch.int32)  # -0.0 becomes 0.0
     ordered = torch.where(bits < 0, bits ^ _MAGNITUDE, bits)
     return (ordered >> _DROPPED) + BINS // 2
 
 
 def lowest_of(bins: NDArray[np.int64]) -> NDArray[np.float32]:
-    """The lowest score of each bin, float32."""
+    """Returns the lowest score of each bin."""
     ordered = ((bins - BINS // 2) << _DROPPED).astype(np.int32)
-    lowest = (
-        np.where(ordered < 0, ordered ^ np.int32(_MAGNITUDE), ordered)
-        .astype(np.int32)
-        .view(np.float32)
-    )
-    return np.where(
-        np.isnan(lowest), np.float32(-np.inf), lowest
-    )  # below -inf, the bits are those of NaN
+    bits = np.where(ordered < 0, ordered ^ np.int32(_MAGNITUDE), ordered)
+    lowest = bits.astype(np.int32).view(np.float32)
+    # Below -inf, the bits are those of NaN.
+    return np.where(np.isnan(lowest), np.float32(-np.inf), lowest)
 
 
-def curve(counts: Histogram) -> Curve:
-    """The curve of scores that are equal within each bin."""
+def curve_of_histogram(counts: Histogram) -> Curve:
+    """Returns the curve of scores that are taken as equal within each bin."""
     columns = [column[::-1] for column in counts]
     return Curve(lowest_of(columns[0]), *(np.cumsum(column) for column in columns[1:]))
 
 
-def interval(binned: Curve, metric: Callable[[Curve], float]) -> tuple[float, float]:
-    """Between which numbers the exact metric lies; for AUROC, AP, F1-max and AUPRO.
+def exact_bounds(binned: Curve, metric: Callable[[Curve], float]) -> tuple[float, float]:
+    """Returns between which numbers the exact metric lies; for AUROC, AP, F1-max and AUPRO.
 
-    Within a bin, the best order has all positives first, the worst all negatives. ROC and PRO are monotone, so the
-    exact ones run between those of the two orders; every threshold at a bin's edge can be had, so F1-max is at least
-    the binned one; of AP's worst order, the precisions of a bin's positives rise along a concave curve, whose mean is
-    at least that of its ends.
+    Within a bin, the best order has all positives first, the worst all negatives. ROC and PRO are
+    monotone, so the exact ones run between those of the two orders; every threshold at a bin's edge
+    can be had, so F1-max is at least the binned one; of AP's worst order, the precisions of a bin's
+    positives rise along a concave curve, whose mean is at least that of its ends.
     """
     if not binned.defined:
         return float("nan"), float("nan")
-    worst = (
-        _ap_at_least(binned)
-        if metric is average_precision
-        else metric(_ordered(binned, best=False))
-    )
-    return worst, metric(_ordered(binned, best=True))
+    highest = metric(_ordered(binned, best=True))
+    if metric is average_precision:
+        return _ap_at_least(binned), highest
+    return metric(_ordered(binned, best=False)), highest
 
 
 def _ordered(binned: Curve, best: bool) -> Curve:
-    """Each bin in two steps: positives before negatives, or the other way round."""
-    before = [np.append(0, column[:-1]) for column in binned[1:]]
-    first = [before[0], binned[2], binned[3]] if best else [binned[1], before[1], before[2]]
-    columns = [np.stack([a, b], 1).ravel() for a, b in zip(first, binned[1:], strict=True)]
+    """Takes each bin in two steps: positives before negatives, or the other way round."""
+    after = binned[1:]
+    before = [np.append(0, column[:-1]) for column in after]
+    between = [after[0], before[1], before[2]]  # once the negatives of a bin have come
+    if best:
+        between = [before[0], after[1], after[2]]
+    columns = [np.stack(steps, 1).ravel() for steps in zip(between, after, strict=True)]
     some = columns[0] + columns[1] > 0
     return Curve(binned.thresholds.repeat(2)[some], *(column[some] for column in columns))
 
 
 def _ap_at_least(binned: Curve) -> float:
-    hits, before = binned.true_positives, np.append(0, binned.true_positives[:-1])
-    one = np.minimum(before + 1, hits)  # bins without positives weigh nothing
-    precisions = (n / np.maximum(n + binned.false_positives, 1) for n in (one, hits))
-    return float(np.sum((hits - before) * sum(precisions)) / 2 / hits[-1])
+    hits = binned.true_positives
+    before = np.append(0, hits[:-1])
+    first = np.minimum(before + 1, hits)  # bins without positives weigh nothing
+    at_first = first / np.maximum(first + binned.false_positives, 1)
+    at_last = hits / np.maximum(hits + binned.false_positives, 1)
+    return float(np.sum((hits - before) * (at_first + at_last)) / 2 / hits[-1])
+
+
+class GroupKey(NamedTuple):
+    """Which pixels a histogram counts: the number of their ranking, and of their kind of defect."""
+
+    ranking: int
+    kind: int
+
+
+def pack_histograms(histograms: Mapping[GroupKey, Histogram]) -> Tensor:
+    """Packs histograms into one tensor, so that processes can exchange them.
+
+    Returns:
+        Rows of six float64 (ranking, kind, and the columns of a histogram), flat and viewed as
+        float32: processes can only exchange lists of one type. The first row is of no ranking.
+    """
+    tables = [np.full((1, 6), _NO_RANKING)]
+    for key, histogram in histograms.items():
+        size = len(histogram.bins)
+        columns = [np.full(size, key.ranking), np.full(size, key.kind), *histogram]
+        tables.append(np.stack(columns, 1))
+    return torch.from_numpy(np.concatenate(tables)).flatten().view(torch.float32)
+
+
+def unpack_histograms(packed: Tensor) -> dict[GroupKey, Histogram]:
+    """Adds up what `pack_histograms` was given, on several processes or at several times."""
+    table = packed.cpu().contiguous().view(torch.float64).reshape(-1, 6).numpy()
+    parts: dict[GroupKey, list[Histogram]] = {}
+    for key, histogram in _packed_parts(table):
+        parts.setdefault(key, []).append(histogram)
+    return {key: add_histograms(parts[key]) for key in sorted(parts)}
+
+
+def _packed_parts(table: NDArray[np.float64]) -> Iterator[tuple[GroupKey, Histogram]]:
+    """The histograms in a table: one begins when the key changes or the bins do not rise."""
+    another_key = (np.diff(table[:, :2], axis=0) != 0).any(1)
+    no_rise = np.diff(table[:, 2]) <= 0
+    for part in np.split(table, np.flatnonzero(another_key | no_rise) + 1):
+        if part[0, 0] == _NO_RANKING:
+            continue
+        counts = part[:, 2:5].astype(np.int64)
+        yield GroupKey(int(part[0, 0]), int(part[0, 1])), Histogram(*counts.T, part[:, 5])

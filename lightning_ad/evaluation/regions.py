@@ -18,8 +18,8 @@ def region_weights(mask: Tensor) -> Tensor:
         mask: bool [B, H, W], true where the part is defective; on any device.
 
     Returns:
-        float32 [B, H, W] on the mask's device: 1 / area of the 8-connected region that a pixel belongs to, 0
-        on good pixels. The sum over an image is its number of regions.
+        float32 [B, H, W] on the mask's device: 1 / area of the 8-connected region that a pixel
+        belongs to, 0 on good pixels. The sum over an image is its number of regions.
 
     Raises:
         TypeError: the mask is not bool.
@@ -27,10 +27,11 @@ def region_weights(mask: Tensor) -> Tensor:
     """
     if mask.dtype != torch.bool:
         raise TypeError(
-            f"A mask must be bool, but is {mask.dtype}. Binarise it first, for example with mask > 0.5."
+            f"A mask must be bool, got {mask.dtype}. "
+            "Binarise it first, for example with mask > 0.5."
         )
     if mask.ndim != 3:
-        raise ValueError(f"A mask must have the shape [B, H, W], but has {list(mask.shape)}.")
+        raise ValueError(f"A mask must have the shape [B, H, W], got {list(mask.shape)}.")
     weights = np.zeros(mask.shape, np.float32)
     for own, image in zip(weights, mask.cpu().numpy(), strict=True):
         if image.any():
@@ -42,35 +43,30 @@ def region_weights(mask: Tensor) -> Tensor:
 
 
 def saturated_weights(scores: Tensor, regions: Regions) -> Tensor:
-    """Weights with which the overlap of regions becomes their saturated overlap, min(pixels found / s, 1).
+    """Returns weights with which the overlap of regions becomes their saturated overlap.
 
-    In each region, the s = share * area pixels of the highest scores weigh 1 / s (the last of them its fraction of
-    that), and the others nothing: whatever the threshold, what is found sums to the saturated overlap (Bergmann et
-    al., Beyond Dents and Scratches, IJCV 2022, section 5.2). So sPRO needs no curve of its own.
+    That is min(pixels found / s, 1). In each region, the s = share * area pixels of the highest
+    scores weigh 1 / s (the last of them its fraction of that), and the others nothing: whatever the
+    threshold, what is found sums to the saturated overlap (Bergmann et al., Beyond Dents and
+    Scratches, IJCV 2022, section 5.2). So sPRO needs no curve of its own.
 
     Args:
         scores: float [H, W], higher is more anomalous.
         regions: of the image, on any device.
 
     Returns:
-        float32 [H, W] on the scores' device, positive in the regions and 0 elsewhere; the sum is their number.
+        float32 [H, W] on the scores' device, positive in the regions and 0 elsewhere; the sum is
+        their number.
 
     Raises:
         ValueError: a share is outside (0, 1], or the shapes differ.
     """
-    if regions.masks.shape[1:] != scores.shape:
-        raise ValueError(
-            f"regions {list(regions.masks.shape)} do not fit the map {list(scores.shape)}"
-        )
-    if len(regions.shares) and not bool(((regions.shares > 0) & (regions.shares <= 1)).all()):
-        raise ValueError(
-            f"the share of a region must lie in (0, 1]; {regions.shares.tolist()} came"
-        )
+    _check_regions(regions, scores)
     flat = scores.flatten().float().cpu()
-    weights = (
-        regions.masks.any(0).flatten().cpu().float() * torch.finfo(torch.float32).tiny
-    )  # still positives
-    for mask, share in zip(regions.masks.flatten(1).cpu(), regions.shares.tolist(), strict=True):
+    inside = regions.masks.any(0).flatten().cpu().float()
+    weights = inside * torch.finfo(torch.float32).tiny  # pixels that weigh nothing are positives
+    masks = regions.masks.flatten(1).cpu()
+    for mask, share in zip(masks, regions.shares.tolist(), strict=True):
         pixels = mask.nonzero().flatten()
         enough = share * len(pixels)
         if len(pixels):
@@ -78,3 +74,13 @@ def saturated_weights(scores: Tensor, regions: Regions) -> Tensor:
             before = torch.arange(len(pixels), dtype=torch.float64)
             weights[highest] += ((enough - before).clamp(0, 1) / enough).float()
     return weights.reshape(scores.shape).to(scores.device)
+
+
+def _check_regions(regions: Regions, scores: Tensor) -> None:
+    if regions.masks.shape[1:] != scores.shape:
+        raise ValueError(
+            f"regions {list(regions.masks.shape)} do not fit the map {list(scores.shape)}"
+        )
+    shares = regions.shares
+    if not bool(((shares > 0) & (shares <= 1)).all()):
+        raise ValueError(f"the share of a region must lie in (0, 1], got {shares.tolist()}")

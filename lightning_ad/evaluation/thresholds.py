@@ -1,4 +1,8 @@
-"""Thresholds: with a guarantee, from p-values against held-out good parts, or as others choose them."""
+"""Thresholds: above which score an image, or a pixel, is called anomalous.
+
+A conformal threshold keeps a promise by held-out good images; the others are chosen as elsewhere.
+None looks at test images.
+"""
 
 import math
 from collections.abc import Callable
@@ -9,22 +13,85 @@ import torch
 from torch import Tensor
 
 from lightning_ad.errors import UsageError
-from lightning_ad.evaluation.curve import curve_of, reject_nan
+from lightning_ad.evaluation.checks import reject_nan
+from lightning_ad.evaluation.curve import curve_of
 from lightning_ad.evaluation.functional import f1_max
 
+REJECT = 0.01  # the share of good parts that may be rejected, if none is named
+Method = Literal["conformal", "quantile", "f1", "chi2"]
+NUMBER = "number"  # the method of a threshold that was given
 _ROUNDING = 1e-9
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """Scores of held-out images; they are kept with the weights.
+
+    Attributes:
+        good: float32 [M], sorted, image scores of good images.
+        maxima: float32 [M], sorted, the highest values of their maps.
+        anomalous: float32 [A], sorted, image scores of anomalous images, real or synthetic; A may
+            be 0.
+        view: how the images were preprocessed; scores of images that were preprocessed differently
+            cannot be compared.
+        chosen: whether the images had a part in what was learned, by choosing an epoch or a
+            learning rate, so that new good images are not like them.
+    """
+
+    good: Tensor
+    maxima: Tensor
+    anomalous: Tensor
+    view: str = ""
+    chosen: bool = False
+
+    @classmethod
+    def empty(cls) -> "Calibration":
+        """Returns a calibration of no images."""
+        return cls(torch.empty(0), torch.empty(0), torch.empty(0))
+
+    def __len__(self) -> int:
+        return len(self.good)
+
+    def state(self) -> dict[str, Tensor | str | bool]:
+        """Returns all by name, in main memory: what `Calibration(**state)` makes again."""
+        state = {}
+        for name, part in vars(self).items():
+            state[name] = part.cpu() if isinstance(part, Tensor) else part
+        return state
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What is called anomalous.
+
+    Attributes:
+        image: an image is if its score is above this.
+        pixel: a pixel is if its value in the map is above this; None if there is no such threshold.
+        method: how it was chosen.
+        basis: what it rests on, in words.
+    """
+
+    image: float
+    pixel: float | None
+    method: str
+    basis: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the attributes by name, for metrics.json."""
+        return dict(vars(self))
+
+
 def conformal_p_values(scores: Tensor, calibration: Tensor) -> Tensor:
-    """Split-conformal p-values: (1 + number of calibration scores >= score) / (M + 1).
+    """Returns split-conformal p-values: (1 + number of calibration scores >= score) / (M + 1).
 
-    If a new good part and the M calibration parts are exchangeable, and the model never saw any of them, then
-    P(p <= a) <= a for every a in (0, 1): calling p <= 0.05 anomalous rejects at most 5 % of good parts, on
-    average over calibration sets, whatever the distribution of the scores. No p-value is below 1 / (M + 1): a
-    level of 5 % needs at least 19 calibration parts.
+    If a new good part and the M calibration parts are exchangeable, and the model never saw any of
+    them, then P(p <= a) <= a for every a in (0, 1): calling p <= 0.05 anomalous rejects at most 5 %
+    of good parts, on average over calibration sets, whatever the distribution of the scores. No
+    p-value is below 1 / (M + 1): a level of 5 % needs at least 19 calibration parts.
 
-    Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; for outliers, Bates, Candès,
-    Lei, Romano and Sesia, Testing for outliers with conformal p-values, Annals of Statistics 51 (1), 2023.
+    Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2005; for outliers, Bates,
+    Candès, Lei, Romano and Sesia, Testing for outliers with conformal p-values, Annals of
+    Statistics 51 (1), 2023.
 
     Args:
         scores: float [N], higher is more anomalous.
@@ -50,20 +117,23 @@ def conformal_p_values(scores: Tensor, calibration: Tensor) -> Tensor:
 
 
 def images_needed(reject: float) -> int:
-    """How many held-out good images a conformal threshold takes that rejects at most this share of good parts.
+    """Returns how many held-out good images it takes to reject at most a share of good parts.
 
     Raises:
         UsageError: the share is outside (0, 1).
     """
     if not 0 < reject < 1:
         raise UsageError(
-            f"the share of good parts that may be rejected lies between 0 and 1; {reject:g} came"
+            "the share of good parts that may be rejected lies between 0 and 1 (exclusive), "
+            f"got {reject:g}"
         )
     return max(1, math.ceil(1 / reject - _ROUNDING) - 1)
 
 
 def conformal_threshold(calibration: Tensor, reject: float) -> float:
-    """The score above which `conformal_p_values` is at most `reject`: at most that share of good parts lies above it.
+    """Returns the score above which `conformal_p_values` is at most `reject`.
+
+    At most that share of good parts lies above it.
 
     Args:
         calibration: float [M], scores of good parts that were not trained on.
@@ -74,26 +144,18 @@ def conformal_threshold(calibration: Tensor, reject: float) -> float:
         UserError: a score is NaN.
     """
     count = calibration.numel()
-    if count < (needed := images_needed(reject)):
-        remedy = "Hold some out of training: --data.validation holdout"
-        if count:
-            possible = f"With {count}, {1 / (count + 1):.2g} is the least that can be asked for."
-            remedy = f"{possible} Hold out more of them (data.validation_share), or allow for more (--reject)"
-        raise UsageError(
-            f"to reject at most {reject:g} of good parts takes the scores of {needed} held-out good images, and there "
-            f"are {count}. {remedy}"
-        )
+    _check_enough(count, reject)
     reject_nan(calibration, "calibration scores")
-    allowed = (
-        math.floor(reject * (count + 1) + _ROUNDING) - 1
-    )  # calibration scores that may lie as high
-    return float(calibration.detach().cpu().float().flatten().sort(descending=True).values[allowed])
+    as_high = math.floor(reject * (count + 1) + _ROUNDING) - 1  # how many scores may lie above
+    ordered = calibration.detach().cpu().float().flatten().sort(descending=True).values
+    return float(ordered[as_high])
 
 
 def quantile_threshold(calibration: Tensor, reject: float) -> float:
-    """The score that a share `reject` of the calibration scores lies above, without a promise for other parts.
+    """Returns the score that a share `reject` of the calibration scores lies above.
 
-    The (1 - reject) quantile by linear interpolation. With few scores it rejects more of new good parts than that.
+    It is no promise for other parts: with few scores it rejects more of new good parts than that.
+    The (1 - reject) quantile by linear interpolation.
 
     Args:
         calibration: float [M], M >= 1, scores of good parts that were not trained on.
@@ -103,101 +165,114 @@ def quantile_threshold(calibration: Tensor, reject: float) -> float:
         UsageError: the share is outside (0, 1), or there is no score.
         UserError: a score is NaN.
     """
-    images_needed(reject)
-    if not calibration.numel():
-        raise UsageError(
-            "--threshold quantile needs held-out good images: add --data.validation holdout"
-        )
+    images_needed(reject)  # checks the share
+    _check_any(calibration.numel())
     reject_nan(calibration, "calibration scores")
     return float(calibration.detach().cpu().double().flatten().quantile(1 - reject))
 
 
 def f1_threshold(good: Tensor, anomalous: Tensor) -> float:
-    """The score halfway below the lowest one that is called anomalous where F1 on validation images is best.
+    """Returns the threshold at which F1 on validation images is best.
 
-    Where that is all of them, just below it.
+    It lies halfway between the lowest score that is called anomalous and the next lower one; just
+    below the lowest score if all are called anomalous.
 
     Args:
         good: float [M], scores of held-out good images.
-        anomalous: float [A], scores of held-out anomalous images, real or synthetic; never of test images.
+        anomalous: float [A], scores of held-out anomalous images, real or synthetic; never of test
+            images.
 
     Raises:
         UsageError: there are no good or no anomalous scores.
         UserError: a score is NaN.
     """
-    if not good.numel() or not anomalous.numel():
-        raise UsageError(
-            f"--threshold f1 needs labelled validation images; there are {good.numel()} good and {anomalous.numel()} "
-            "anomalous ones. Add --data.validation given, where the data set has some; or, for synthetic anomalies, "
-            "--data.validation holdout --data.validation_anomalies true"
-        )
-    scores = torch.cat([t.detach().cpu().float().flatten() for t in (good, anomalous)])
+    _check_labels(good.numel(), anomalous.numel())
+    scores = torch.cat([part.detach().cpu().float().flatten() for part in (good, anomalous)])
     labels = torch.cat([torch.zeros(good.numel()), torch.ones(anomalous.numel())])
     lowest = f1_max(curve_of(scores, labels))[1]
     below = scores[scores < lowest]
-    return (
-        math.nextafter(lowest, -math.inf) if not len(below) else (lowest + float(below.max())) / 2
+    if not len(below):
+        return math.nextafter(lowest, -math.inf)
+    return (lowest + float(below.max())) / 2
+
+
+def check_requirements(
+    method: Method | float | None,
+    reject: float | None,
+    good: int,
+    anomalous: int,
+    has_chi_square: bool,
+) -> str | None:
+    """Checks that `choose` can find a threshold, from the numbers of held-out images alone.
+
+    Args:
+        method: as in `choose`.
+        reject: as in `choose`.
+        good: the number of held-out good images.
+        anomalous: the number of held-out anomalous images, real or synthetic.
+        has_chi_square: whether the scores have a known distribution.
+
+    Returns:
+        The `method` that the threshold will have; None if there will be none, because `method` and
+        `reject` are None and too few images are held out.
+
+    Raises:
+        UsageError: the share is outside (0, 1), or the method lacks what it needs; the message says
+            what that is.
+    """
+    share = REJECT if reject is None else reject
+    needed = images_needed(share)
+    if isinstance(method, int | float):
+        return NUMBER
+    if method is None and reject is None and good < needed:
+        return None
+    if method == "f1":
+        _check_labels(good, anomalous)
+    elif method == "chi2":
+        _check_chi_square(has_chi_square)
+    elif method == "quantile":
+        _check_any(good)
+    else:
+        _check_enough(good, share)
+    return method or "conformal"
+
+
+def _check_labels(good: int, anomalous: int) -> None:
+    if not good or not anomalous:
+        raise UsageError(
+            f"--threshold f1 needs labelled validation images; there are {good} good and "
+            f"{anomalous} anomalous ones. Add --data.validation given if the data set has some; "
+            "or, for synthetic anomalies, --data.validation holdout "
+            "--data.validation_anomalies true"
+        )
+
+
+def _check_chi_square(known: bool) -> None:
+    if not known:
+        raise UsageError("--threshold chi2 is for Mahalanobis AD alone; choose conformal")
+
+
+def _check_any(good: int) -> None:
+    if not good:
+        raise UsageError(
+            "--threshold quantile needs held-out good images: add --data.validation holdout"
+        )
+
+
+def _check_enough(good: int, reject: float) -> None:
+    needed = images_needed(reject)
+    if good >= needed:
+        return
+    remedy = "Hold some out of training: --data.validation holdout"
+    if good:
+        remedy = (
+            f"With {good}, {1 / (good + 1):.2g} is the least that can be asked for. "
+            "Hold out more of them (data.validation_share), or allow for more (--reject)"
+        )
+    raise UsageError(
+        f"to reject at most {reject:g} of good parts takes the scores of {needed} held-out good "
+        f"images, and there are {good}. {remedy}"
     )
-
-
-REJECT = 0.01  # where no share of good parts that may be rejected is named
-Method = Literal["conformal", "quantile", "f1", "chi2"]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Scores of held-out images; they go with the weights.
-
-    Attributes:
-        good: float32 [M], sorted, image scores of good images.
-        maxima: float32 [M], sorted, the highest values of their maps.
-        anomalous: float32 [A], sorted, image scores of anomalous images, real or synthetic; none where there are none.
-        view: how the images were seen (`AnomalyDataModule.view`); scores of another view are not of their kind.
-        chosen: whether the images had a part in what was learned, an epoch or a learning rate, so that new good images
-            are not like them.
-    """
-
-    good: Tensor
-    maxima: Tensor
-    anomalous: Tensor
-    view: str = ""
-    chosen: bool = False
-
-    @classmethod
-    def empty(cls) -> "Calibration":
-        """Of no images."""
-        return cls(torch.empty(0), torch.empty(0), torch.empty(0))
-
-    def __len__(self) -> int:
-        return len(self.good)
-
-    def state(self) -> dict[str, Tensor | str | bool]:
-        """All by name, in main memory: what `Calibration(**state)` makes again."""
-        return {
-            name: part.cpu() if isinstance(part, Tensor) else part
-            for name, part in vars(self).items()
-        }
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """What is called anomalous.
-
-    Attributes:
-        image: an image is, whose score is above it.
-        pixel: a pixel is, whose value in the map is above it; None where there is none.
-        method: by which it was chosen.
-        basis: what it rests on, in words.
-    """
-
-    image: float
-    pixel: float | None
-    method: str
-    basis: str
-
-    def as_dict(self) -> dict[str, Any]:
-        """For metrics.json."""
-        return dict(vars(self))
 
 
 def choose(
@@ -206,52 +281,71 @@ def choose(
     calibration: Calibration,
     chi_square: Callable[[float], float | None] = lambda share: None,
 ) -> Threshold | None:
-    """The threshold of a run; nothing of it comes from test images.
+    """Chooses the threshold of a run; nothing of it comes from test images.
 
     Args:
-        method: `conformal`, `quantile`, `f1`, `chi2`, or the image threshold itself; None for `conformal` where
-            enough images are held out for it.
+        method: `conformal`, `quantile`, `f1`, `chi2`, or the image threshold itself; None for
+            `conformal` if enough images are held out for it.
         reject: the share of good parts that may be called anomalous, in (0, 1); None for `REJECT`.
         calibration: of the run.
-        chi_square: the threshold for a share, of a method whose scores have a known distribution; None for others.
+        chi_square: gives the threshold for a share if the scores have a known distribution, else
+            None.
 
     Returns:
-        None where `method` and `reject` are None and too few images are held out.
+        None if `method` and `reject` are None and too few images are held out.
 
     Raises:
         UsageError: the share is outside (0, 1), or the method lacks what it needs.
     """
-    share, held = REJECT if reject is None else reject, len(calibration)
-    needed = images_needed(share)
-    per_cent = f"{100 * share:g} %"
-    if isinstance(method, int | float):
-        return Threshold(float(method), None, "number", "a number that was given")
-    if method == "f1":
-        value = f1_threshold(calibration.good, calibration.anomalous)
-        images = f"{held} good and {len(calibration.anomalous)} anomalous validation images"
-        return Threshold(value, None, method, f"labels: the best F1 on {images}")
-    if method == "chi2":
-        if (known := chi_square(share)) is None:
-            raise UsageError("--threshold chi2 is for Mahalanobis AD alone; choose conformal")
-        return Threshold(
-            known, None, method, f"{per_cent} of good parts, were distances chi-square distributed"
-        )
-    if method == "quantile":
-        both = (
-            quantile_threshold(scores, share) for scores in (calibration.good, calibration.maxima)
-        )
-        return Threshold(
-            *both,
-            method,
-            f"the {1 - share:g} quantile of {held} held-out good images; of new ones, more lie above it",
-        )
-    if method is None and reject is None and held < needed:
+    good = len(calibration)
+    anomalous = len(calibration.anomalous)
+    chosen = check_requirements(method, reject, good, anomalous, has_chi_square=True)
+    share = REJECT if reject is None else reject
+    if chosen is None:
         return None
-    image, pixel = (
-        conformal_threshold(scores, share) for scores in (calibration.good, calibration.maxima)
-    )
-    basis = f"at most {per_cent} of good parts, on average, by {held} held-out good images"
+    if chosen == NUMBER:
+        return Threshold(float(method), None, chosen, "a number that was given")
+    if chosen == "f1":
+        return _by_labels(calibration)
+    if chosen == "chi2":
+        return _by_chi_square(chi_square(share), share)
+    if chosen == "quantile":
+        return _by_quantile(calibration, share)
+    return _conformal(calibration, share)
+
+
+def _by_labels(calibration: Calibration) -> Threshold:
+    image = f1_threshold(calibration.good, calibration.anomalous)
+    images = f"{len(calibration)} good and {len(calibration.anomalous)} anomalous validation images"
+    return Threshold(image, None, "f1", f"labels: the best F1 on {images}")
+
+
+def _by_chi_square(image: float | None, share: float) -> Threshold:
+    _check_chi_square(image is not None)
+    basis = f"{_per_cent(share)} of good parts, were distances chi-square distributed"
+    return Threshold(image, None, "chi2", basis)
+
+
+def _by_quantile(calibration: Calibration, share: float) -> Threshold:
+    image = quantile_threshold(calibration.good, share)
+    pixel = quantile_threshold(calibration.maxima, share)
+    images = f"{len(calibration)} held-out good images"
+    basis = f"the {1 - share:g} quantile of {images}; of new ones, more lie above it"
+    return Threshold(image, pixel, "quantile", basis)
+
+
+def _conformal(calibration: Calibration, share: float) -> Threshold:
+    image = conformal_threshold(calibration.good, share)
+    pixel = conformal_threshold(calibration.maxima, share)
+    by = f"by {len(calibration)} held-out good images"
+    basis = f"at most {_per_cent(share)} of good parts, on average, {by}"
     if calibration.chosen:
-        basis = f"about {per_cent} of good parts, by {held} held-out good images; they had a part in the training, so "
-        basis += "this is no promise"
+        basis = (
+            f"about {_per_cent(share)} of good parts, {by}; they had a part in the training, so "
+            "this is no promise"
+        )
     return Threshold(image, pixel, "conformal", basis)
+
+
+def _per_cent(share: float) -> str:
+    return f"{100 * share:g} %"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lightning_ad.evaluation import anomaly_metrics as metrics
+from lightning_ad.evaluation.pixel_states import BYTES_PER_PIXEL
 
 EXACT_BYTES_PER_PIXEL = 28  # of test pixels, while exact metrics are computed
 HISTOGRAM_BYTES = 2**27  # of all histograms, once pixels are counted in bins
@@ -46,12 +46,13 @@ class Plan(NamedTuple):
 def with_metrics(test: Stage, plan: Plan, memory_gb: float) -> Stage:
     """Adds what the pixel metrics hold to a test.
 
-    Exact metrics hold a score, a truth and the sorted order of each pixel, on each process. If these take more than
-    `memory_gb` on all processes together, only the pixels that came before the limit, and histograms.
+    Exact metrics hold a score, a truth and the sorted order of each pixel, on each process. If
+    these take more than `memory_gb` on all processes together, histograms are held instead, beside
+    the pixels that came before.
     """
     pixels = float(plan.tested * plan.height * plan.width * plan.world)
     limit = memory_gb * 2**30
-    if metrics.BYTES * pixels <= limit:
+    if BYTES_PER_PIXEL * pixels <= limit:
         held = EXACT_BYTES_PER_PIXEL * pixels
     else:
         held = HISTOGRAM_BYTES + limit / plan.world
@@ -59,8 +60,12 @@ def with_metrics(test: Stage, plan: Plan, memory_gb: float) -> Stage:
 
 
 def with_suspects(fit: Sequence[Stage], test: Stage, trim: bool) -> list[Stage]:
-    """Adds the scoring of the training images to a fit and, with `trim`, the second fit without the suspects."""
+    """Adds the scoring of the training images to a fit.
+
+    With `trim`, also the second fit, without the suspects.
+    """
     stages = [*fit, Stage("Scoring the training images", test.held_bytes)]
     if trim:
-        stages += [stage._replace(name=f"{stage.name} again") for stage in fit]
+        for stage in fit:
+            stages.append(stage._replace(name=f"{stage.name} again"))
     return stages

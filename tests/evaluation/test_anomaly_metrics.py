@@ -1,4 +1,4 @@
-"""The torchmetrics classes: the same numbers as the functions, in any batches, and a well-behaved state."""
+"""All metrics as one class: the numbers of the functions, in any batches, and a sound state."""
 
 import pickle
 import warnings
@@ -18,6 +18,7 @@ from lightning_ad.evaluation import (
     region_weights,
 )
 from lightning_ad.evaluation import functional as functions
+from lightning_ad.evaluation.catalogue import PLOTS
 
 
 @pytest.fixture
@@ -105,14 +106,7 @@ def test_anomalous_image_without_outline_has_no_pixel_truth(data):
 def test_plots_are_small_and_whole(data):
     metrics = filled(data)
     metrics.compute()
-    names = [
-        "image ROC",
-        "image precision-recall",
-        "pixel ROC",
-        "pixel precision-recall",
-        "pixel PRO",
-    ]
-    assert list(metrics.plots) == names
+    assert list(metrics.plots) == list(PLOTS)
     for x, y in metrics.plots.values():
         assert 2 < len(x) == len(y) <= 300
         assert all(type(value) is float for value in x + y)
@@ -173,13 +167,13 @@ def test_nothing_seen_is_nan_without_an_error(data):
     assert all(plot == ([], []) for plot in metrics.plots.values())
 
 
-def test_bad_input_is_told(data):
+def test_bad_input_is_refused(data):
     map, score, mask, label = data
     with pytest.raises(ValueError, match="map and mask"):
         AnomalyMetrics().update(map[:, :8], score, mask, label)
     with pytest.raises(ValueError, match="score and label"):
         AnomalyMetrics().update(map, score[:3], mask, label)
-    with pytest.raises(ValueError, match="7 maps met 3"):
+    with pytest.raises(ValueError, match="7 maps and 3"):
         AnomalyMetrics().update(map, score[:3], mask, label[:3])
     with pytest.raises(TypeError, match="bool"):
         AUPRO().update(map, mask.float())

@@ -1,4 +1,4 @@
-"""Intervals and comparisons against SciPy's bootstrap and against what they promise."""
+"""Intervals and comparisons against SciPy's bootstrap, and how often they hold."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_two_runs_of_one_kind_seldom_differ():
     assert np.mean(ps) > 0.3
 
 
-def test_a_better_run_is_told():
+def test_a_better_run_is_recognised():
     scores, labels = draw(np.random.default_rng(3), 200, 200)
     worse = scores + np.random.default_rng(4).normal(size=400) * 2
     found = paired_difference(auroc, worse, scores, labels, draws=300)

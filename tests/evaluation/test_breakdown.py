@@ -1,4 +1,4 @@
-"""Metrics by kind of defect and more, beside outside references."""
+"""Metrics by kind of defect and more, against outside references."""
 
 from itertools import pairwise
 
@@ -48,7 +48,7 @@ def filled(memory_gb=4.0, sizes=(3, 4, 1), regions=None):
 
 
 @pytest.mark.parametrize("place", [1, 2])
-def test_each_kind_of_defect_is_told_against_the_good_images(place):
+def test_each_kind_of_defect_is_ranked_against_the_good_images(place):
     map, score, mask, label, kind = scene()
     got = filled()[0].details["by_defect"][KINDS[place]]
     rows = np.isin(kind, [0, place])
@@ -87,7 +87,7 @@ def test_sensitivity_stands_in_the_details_and_refuses_what_is_no_rate():
     map, _, mask, _, _ = scene()
     curve = curve_of(torch.from_numpy(map).flatten(), torch.from_numpy(mask).float().flatten())
     assert filled()[0].details["sensitivity"]["pixel_sensitivity_0.05"] == sensitivity(curve, 0.05)
-    with pytest.raises(UsageError, match=r"\[0, 1\], but 5 came"):
+    with pytest.raises(UsageError, match=r"\[0, 1\], got 5"):
         sensitivity(curve, 5)
 
 
@@ -125,14 +125,14 @@ def overlapping_regions():
 
 
 def slow_spro(maps, regions, limit):
-    """The definition: at each threshold, the mean over regions of min(pixels found / saturation, 1)."""
-    union = np.stack(
-        [np.zeros(maps.shape[1:], bool) if r is None else r.masks.any(0).numpy() for r in regions]
-    )
-    of_all = [
-        (maps[i], mask.numpy(), float(share) * int(mask.sum()))
-        for i, r in enumerate(regions) if r is not None for mask, share in zip(r.masks, r.shares, strict=True)
-    ]  # fmt: skip
+    """The definition: at each threshold, the mean over regions of min(pixels found / enough, 1)."""
+    union = np.zeros(maps.shape, bool)
+    of_all = []
+    for place, own in enumerate(regions):
+        if own is not None:
+            union[place] = own.masks.any(0).numpy()
+            for mask, share in zip(own.masks, own.shares, strict=True):
+                of_all.append((maps[place], mask.numpy(), float(share) * int(mask.sum())))
     points = [(0.0, 0.0)]
     for t in sorted(set(maps.ravel().tolist()), reverse=True):
         overlap = np.mean([min((m[mask] >= t).sum() / enough, 1.0) for m, mask, enough in of_all])

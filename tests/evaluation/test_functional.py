@@ -107,7 +107,8 @@ def test_aupro_equals_the_definition(case, limit):
 
 
 def test_aupro_by_hand():
-    # Regions {9, 1} and {5}; good 7, 4, 3, 2. The curve: (0, 1/4), (1/4, 1/4), (1/4, 3/4), (1, 3/4), (1, 1).
+    # Regions {9, 1} and {5}; good 7, 4, 3, 2.
+    # The curve: (0, 1/4), (1/4, 1/4), (1/4, 3/4), (1, 3/4), (1, 1).
     maps = torch.tensor([[[9.0, 1.0, 7.0, 4.0, 3.0, 2.0, 5.0]]])
     masks = torch.tensor([[[True, True, False, False, False, False, True]]])
     curve = curve_of(maps.flatten(), region_weights(masks).flatten())
@@ -164,7 +165,7 @@ def test_undefined_is_nan(weights):
     assert all(thin(*plot(curve))[0].size == 0 for plot in (roc, precision_recall, pro))
 
 
-def test_bad_input_is_told():
+def test_bad_input_is_refused():
     nan = torch.tensor([1.0, float("nan"), float("nan")])
     with pytest.raises(UserError, match="2 of 3 are NaN"):
         curve_of(nan, torch.ones(3))

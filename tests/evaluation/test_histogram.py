@@ -1,4 +1,4 @@
-"""The binned metrics stay within the bounds that they state, on whatever scores hypothesis can think of."""
+"""The exact metrics lie within the bounds, on whatever scores hypothesis can think of."""
 
 import numpy as np
 import pytest
@@ -14,10 +14,10 @@ from lightning_ad.evaluation.functional import sensitivity
 from lightning_ad.evaluation.histogram import (
     BINS,
     Histogram,
-    add,
+    add_histograms,
     bin_of,
-    curve,
-    interval,
+    curve_of_histogram,
+    exact_bounds,
     lowest_of,
 )
 
@@ -50,9 +50,9 @@ def test_the_exact_metrics_lie_within_the_bounds(data):
         np.float32
     )
     s, w = torch.from_numpy(values), torch.from_numpy(gains)
-    exact, binned = curve_of(s, w), curve(Histogram.of(s, w))
+    exact, binned = curve_of(s, w), curve_of_histogram(Histogram.of(s, w))
     for metric in METRICS.values():
-        low, high = interval(binned, metric)
+        low, high = exact_bounds(binned, metric)
         if not exact.defined:
             assert np.isnan([low, high]).all()
             continue
@@ -80,14 +80,14 @@ def normal(count=20000):
 
 def test_against_scikit_learn():
     values, truth = normal()
-    binned = curve(
+    binned = curve_of_histogram(
         Histogram.of(torch.from_numpy(values), torch.from_numpy(truth.astype(np.float32)))
     )
     precision, recall, _ = precision_recall_curve(truth, values)
     f1 = (2 * precision * recall / np.maximum(precision + recall, 1e-12)).max()
     expected = (roc_auc_score(truth, values), average_precision_score(truth, values), f1)
     for metric, exact in zip(list(METRICS.values())[:3], expected, strict=True):
-        low, high = interval(binned, metric)
+        low, high = exact_bounds(binned, metric)
         assert low <= exact <= high
         assert high - low < 2e-3
         assert abs(metric(binned) - exact) < 1e-3
@@ -96,8 +96,8 @@ def test_against_scikit_learn():
 def test_scores_in_few_bins_have_a_wide_bound_and_say_so():
     values, truth = normal()
     narrow = torch.from_numpy((1 + values * 1e-6).astype(np.float32))
-    binned = curve(Histogram.of(narrow, torch.from_numpy(truth.astype(np.float32))))
-    low, high = interval(binned, auroc)
+    binned = curve_of_histogram(Histogram.of(narrow, torch.from_numpy(truth.astype(np.float32))))
+    low, high = exact_bounds(binned, auroc)
     assert high - low > 0.1
 
 
@@ -105,13 +105,13 @@ def test_histograms_of_parts_add_up():
     values, truth = (torch.from_numpy(a) for a in normal())
     whole = Histogram.of(values, truth.float())
     parts = [Histogram.of(values[i::3], truth[i::3].float()) for i in range(3)]
-    for total, some in zip(whole, add(parts), strict=True):
+    for total, some in zip(whole, add_histograms(parts), strict=True):
         np.testing.assert_array_equal(total, some)
     assert whole.positives.sum() == int(truth.sum())
     assert whole.negatives.sum() == int((~truth).sum())
 
 
-def test_bad_input():
+def test_bad_input_is_refused():
     with pytest.raises(UserError, match="NaN"):
         Histogram.of(torch.tensor([float("nan")]), torch.ones(1))
     with pytest.raises(ValueError, match="weight"):

@@ -16,15 +16,13 @@ LIMIT = 0.3
 
 @pytest.fixture
 def scene():
-    """Six images, three anomalous. A strip of them all is ignored, and some of the second defect, and all of the last.
+    """Six images, three anomalous. The highest and the lowest scores lie in what is ignored.
 
-    The highest and the lowest scores lie in what is ignored.
+    A strip of all images is ignored, some of the second defect, and all of the last one.
     """
     draw = torch.Generator().manual_seed(5)
-    mask, ignore = (
-        torch.zeros(6, 20, 20, dtype=torch.bool),
-        torch.zeros(6, 20, 20, dtype=torch.bool),
-    )
+    mask = torch.zeros(6, 20, 20, dtype=torch.bool)
+    ignore = torch.zeros(6, 20, 20, dtype=torch.bool)
     mask[3, 4:9, 4:12] = mask[3, 15, 15] = mask[4, 2:12, 8:14] = mask[5, 10:14, 10:14] = True
     ignore[:, :, :3] = ignore[4, 5:20, :11] = ignore[5, 9:16, 9:16] = True
     map = torch.rand(6, 20, 20, generator=draw) + mask * torch.rand(6, 20, 20, generator=draw)

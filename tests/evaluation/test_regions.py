@@ -27,7 +27,7 @@ def test_extremes(shape, value):
     assert weights.sum() == pytest.approx(shape[0] * value)
 
 
-def test_bad_masks_are_told():
+def test_bad_masks_are_refused():
     with pytest.raises(TypeError, match=r"mask > 0\.5"):
         region_weights(torch.rand(1, 4, 4))
     with pytest.raises(ValueError, match=r"\[B, H, W\]"):
