@@ -187,7 +187,10 @@ def test_training_lowers_the_loss_and_moves_the_radius(trees, tmp_path):
 
 
 def test_losses_and_scores_are_those_of_all_distances(trees, tmp_path):
-    """K = 2, J = 1, against all distances in float64; descriptors as released, the radius in between."""
+    """K = 2, J = 1, against all distances in float64.
+
+    Descriptors are those of the released code, the radius lies between the distances.
+    """
     module = small(
         backbone="resnet18",
         features="pre_relu",
@@ -221,7 +224,10 @@ def test_losses_and_scores_are_those_of_all_distances(trees, tmp_path):
 
 
 def test_the_loss_by_hand():
-    """r = 1, alpha = 0.1, nu = 0.001, K = 3: (0 + 0 + 3 + 0 + 1 + 2) / 6 and (0.4 + 0 + 0 + ... ) / 6 thousand."""
+    """r = 1, alpha = 0.1, nu = 0.001, K = 3.
+
+    Attraction is (0 + 0 + 3 + 0 + 1 + 2) / 6, repulsion (0.4 + 0 + 0 + ...) / 6, times 1,000.
+    """
     squared = torch.tensor(
         [[0.1, 0.2, 4.0, 0.5, 0.95, 9.0], [0.3, 2.0, 3.0, 4.0, 5.0, 6.0]], dtype=torch.float64
     )
@@ -255,7 +261,7 @@ def test_pre_relu_taps_are_the_sums_in_a_plain_resnet(name):
     plain.load_state_dict(module.backbone.body.state_dict(), strict=False)
     sums, image = {}, torch.rand(2, 3, 64, 64)
     for stage in (plain.layer1, plain.layer2, plain.layer3):
-        # The last block's last call of its ReLU gets the sum; a copy is kept before it is overwritten.
+        # The last block's last call of its ReLU gets the sum, and overwrites it.
         stage[-1].relu.register_forward_pre_hook(
             lambda relu, args: sums.update({relu: args[0].clone()})
         )
@@ -300,7 +306,7 @@ def test_coordinates_are_the_last_two_channels():
 
 
 def test_every_image_and_no_filler_is_in_the_bank(trees, tmp_path, monkeypatch):
-    """Rows that fill up a batch have index -1; a data set that gives some stands for a second process."""
+    """Rows that fill up a batch have index -1, as those of a second process may."""
     real = AnomalyDataset.__getitem__
 
     def with_filler(self, key):
@@ -330,12 +336,7 @@ def test_scoring_before_a_fit_raises():
             {"features": "pre_relu"},
             r"layer 'features.4' does not end in the ReLU .* model.features to post_relu",
         ),
-        ({"gamma_c": 0}, "model.gamma_c must be at least 1, 0 came"),
         ({"gamma_d": 2000}, "model.gamma_d 2000 leaves no dimension of 896 channels"),
-        ({"neighbours": 0}, "model.neighbours must be at least 1"),
-        ({"hard_negatives": 0}, "model.hard_negatives must be at least 1"),
-        ({"sigma": -1.0}, "model.sigma must be at least 0"),
-        ({"nu": 0.0}, "model.nu must be above 0"),
     ],
 )
 def test_impossible_settings(options, message):

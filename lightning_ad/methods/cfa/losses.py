@@ -1,4 +1,4 @@
-"""CFA's coupled hyperspheres: distances to the bank, the loss (section III-D) and the score (section III-E)."""
+"""CFA's coupled hyperspheres: distances, the loss and the score (sections III-D and III-E)."""
 
 from typing import Any
 
@@ -10,7 +10,10 @@ from lightning_ad.statistics.neighbours import nearest_neighbours
 
 
 class _NearestSquaredDistances(torch.autograd.Function):
-    """Keeps only the rows that were found: the differences, M count D numbers, are made again where needed."""
+    """Saves only the rows that were found for the backward pass.
+
+    The differences, M * count * D numbers, are computed again there.
+    """
 
     @staticmethod
     def forward(ctx: Any, queries: Tensor, bank: Tensor, count: int) -> Tensor:
@@ -28,14 +31,17 @@ class _NearestSquaredDistances(torch.autograd.Function):
 
 
 def nearest_squared_distances(queries: Tensor, bank: Tensor, count: int) -> Tensor:
-    """Squared distances [M, count], ascending, of queries [M, D] to the bank [N, D]; the gradient is the queries'."""
+    """Returns squared distances [M, count], ascending, of queries [M, D] to the bank [N, D].
+
+    Only the queries have a gradient.
+    """
     return _NearestSquaredDistances.apply(queries, bank, count)
 
 
 def hypersphere_losses(
     squared: Tensor, radius: Tensor, neighbours: int, alpha: float, nu: float
 ) -> tuple[Tensor, Tensor]:
-    """Attraction into the hyperspheres around the nearest centres, and repulsion from those of the next ones.
+    """Attraction into the hyperspheres of the nearest centres, repulsion from those of the next.
 
     Args:
         squared: distances d^2 [M, K + J] to the K + J nearest centres, ascending.
@@ -45,14 +51,16 @@ def hypersphere_losses(
         nu: both losses are divided by it.
 
     Returns:
-        mean(max(0, d^2 - r^2)) / nu over the first K, and mean(max(0, r^2 - d^2 - alpha)) / nu over the other J.
+        mean(max(0, d^2 - r^2)) / nu over the first K, and mean(max(0, r^2 - d^2 - alpha)) / nu over
+        the other J.
     """
-    near, hard = squared[:, :neighbours], squared[:, neighbours:]
+    near = squared[:, :neighbours]
+    hard = squared[:, neighbours:]
     attraction = F.relu(near - radius.square()).mean() / nu
     repulsion = F.relu(radius.square() - hard - alpha).mean() / nu
     return attraction, repulsion
 
 
 def softmin_score(distances: Tensor) -> Tensor:
-    """The nearest distance times its share in the softmin of the K nearest: [M] from [M, K], ascending."""
+    """Returns the nearest distance times its softmin weight, [M], from [M, K], ascending."""
     return F.softmin(distances, dim=1)[:, 0] * distances[:, 0]

@@ -1,4 +1,4 @@
-"""CFA (Lee, Lee and Song, IEEE Access 2022, arXiv 2206.04325): features adapted to a bank of normal ones."""
+"""CFA (Lee, Lee and Song, IEEE Access 2022, arXiv 2206.04325): features adapted to good ones."""
 
 from functools import partial
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from lightning_ad.data.sampler import KeySampler
 from lightning_ad.errors import NotFittedError, UsageError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import score_map
+from lightning_ad.methods.arguments import check_at_least
 from lightning_ad.methods.cfa.losses import (
     hypersphere_losses,
     nearest_squared_distances,
@@ -36,34 +37,38 @@ MAX_ITERATIONS = 3000  # of k-means
 
 
 class CFA(LearnedModule):
-    """Defaults are those of the released code: WideResNet50-2 before its ReLUs, one centre for each position.
+    """Learns a descriptor that brings good patches near to a bank of centres.
 
-    A bank of centres is the mean of what a random descriptor says of the training images, position by position. Then
-    the descriptor, and the radius of the centres' hyperspheres, learn to bring each patch into those of its nearest
-    centres, while the bank stays as it is.
+    The centres are the means of random descriptors of the training images, position by position.
+    Then the descriptor, and the radius of the centres' hyperspheres, learn to bring each patch into
+    the hyperspheres of its nearest centres, while the bank stays as it is. Defaults are those of
+    the released code: WideResNet50-2 before its ReLUs, one centre for each position.
 
     Args:
         backbone: a torchvision model, or timm/<name>.
-        weights: the name of the backbone's weights, the path of a state dict, or null for random ones.
+        weights: the name of the backbone's weights, the path of a state dict, or null for random
+            ones.
         layers: node names, the finest grid first; null for the last blocks at strides 4, 8 and 16.
-        features: pre_relu, as released for ResNets: the sums at the ends of residual blocks, then a leaky ReLU of
-            slope 0.01. post_relu: the layers' outputs as they are; networks without such sums have only these.
-        gamma_c: there are as many centres as positions of the grid, divided by this; above 1, by k-means.
-        gamma_d: descriptors have as many dimensions as the layers have channels, divided by this.
-        neighbours: K, the number of nearest centres that attract a patch, and that its score looks at.
-        hard_negatives: J, the number of the next centres, which repel it.
+        features: pre_relu, as released for ResNets: the sums at the ends of residual blocks, then
+            a leaky ReLU of slope 0.01. post_relu: the layers' outputs as they are, the only choice
+            for networks without such sums.
+        gamma_c: the number of centres is that of the grid's positions, divided by this; above 1,
+            they are found by k-means.
+        gamma_d: the length of a descriptor is the number of the layers' channels, divided by this.
+        neighbours: K, the number of nearest centres that attract a patch and give its score.
+        hard_negatives: J, the number of the next centres, which repel the patch.
         alpha: margin of the repulsion, in squared distance.
         nu: the losses are divided by it.
         learning_rate: of AdamW.
         weight_decay: of AdamW.
-        optimizer: another one instead of AdamW, with its own learning rate.
+        optimizer: replaces AdamW, with its own learning rate.
         lr_scheduler: a schedule, stepped after each epoch; null for a constant learning rate.
         sigma: of the Gaussian that smooths the map, in pixels; 0 for none.
         seed: of the first weights and of k-means; the command line sets it from seed_everything.
 
     Attributes:
-        bank: the centres, float32 [N, D]; empty before the first fit, whose first act is to make it. Later fits, and a
-            resumed one, keep it.
+        bank: the centres, float32 [N, D]; empty before the first fit, which begins by making it.
+            Later fits, and a resumed one, keep it.
     """
 
     one_thread_per_image = True
@@ -89,43 +94,34 @@ class CFA(LearnedModule):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
-        counts = {
-            "gamma_c": gamma_c,
-            "gamma_d": gamma_d,
-            "neighbours": neighbours,
-            "hard_negatives": hard_negatives,
-        }
-        for name, (came, least) in {
-            **{k: (v, 1) for k, v in counts.items()},
-            "sigma": (sigma, 0),
-        }.items():
-            if came < least:
-                raise UsageError(f"model.{name} must be at least {least}, {came} came")
+        check_at_least(
+            gamma_c=(gamma_c, 1),
+            gamma_d=(gamma_d, 1),
+            neighbours=(neighbours, 1),
+            hard_negatives=(hard_negatives, 1),
+            sigma=(sigma, 0),
+        )
         if nu <= 0:
-            raise UsageError(f"model.nu must be above 0, {nu} came")
+            raise UsageError(f"model.nu must be above 0, got {nu}")
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        # Blocks of one fixed size keep features the same bits in every batch; on a GPU they cost too much for that.
+        # With blocks of a fixed size, features are the same bits in every batch; on a GPU that
+        # costs too much.
         self.backbone = Backbone(backbone, weights, layers, strides=(4, 8, 16), blocks={"cpu": 1})
         if features == "pre_relu":
             tap_sums(self.backbone)
-        channels = sum(shape.channels for shape in self.backbone.shapes(256, 256))
-        if gamma_d > channels:
-            raise UsageError(
-                f"model.gamma_d {gamma_d} leaves no dimension of {channels} channels; lower it"
-            )
-        self.descriptor = PatchDescriptor(
-            channels, channels // gamma_d, torch.Generator().manual_seed(seed)
-        )
+        self.descriptor = _descriptor(self.backbone, gamma_d, seed)
         self.radius = nn.Parameter(torch.tensor(FIRST_RADIUS))
         self.register_dynamic_buffer("bank", torch.empty(0, 0))
-        self.features, self.gamma_c, self.sigma, self.seed = features, gamma_c, sigma, seed
-        self.neighbours, self.hard_negatives, self.alpha, self.nu = (
-            neighbours,
-            hard_negatives,
-            alpha,
-            nu,
-        )
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.features = features
+        self.gamma_c = gamma_c
+        self.neighbours = neighbours
+        self.hard_negatives = hard_negatives
+        self.alpha = alpha
+        self.nu = nu
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.sigma = sigma
+        self.seed = seed
 
     @property
     def compile_targets(self) -> list[nn.Module]:
@@ -145,26 +141,28 @@ class CFA(LearnedModule):
         ]
 
     def check_image_size(self, height: int, width: int) -> None:
-        """Raises UsageError where the grid has too few positions for K + J centres."""
+        """Raises UsageError if the grid has too few positions for K + J centres."""
         super().check_image_size(height, width)
         grid = self.backbone.shapes(height, width)[0]
-        positions, wanted = grid.height * grid.width, self.neighbours + self.hard_negatives
-        if positions // self.gamma_c < wanted:
+        positions = grid.height * grid.width
+        centres = positions // self.gamma_c
+        needed = self.neighbours + self.hard_negatives
+        if centres < needed:
             raise UsageError(
-                f"images of {height}x{width} have {positions} positions, and model.gamma_c {self.gamma_c} leaves "
-                f"{positions // self.gamma_c} centres; {wanted} are needed. Lower model.gamma_c, or raise "
-                "data.image_size"
+                f"images of {height}x{width} have {positions} positions, and model.gamma_c "
+                f"{self.gamma_c} leaves {centres} centres; {needed} are needed. Lower "
+                "model.gamma_c, or raise data.image_size"
             )
 
     def on_train_start(self) -> None:
-        """Makes the bank before the first step, where there is none yet."""
+        """Makes the bank before the first step, unless there is one."""
         super().on_train_start()
         if not len(self.bank):
             with torch.no_grad():
                 self.bank = self._first_bank()
 
     def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
-        """The map is the softmin score of each patch, at least 0; the image score is its maximum.
+        """Scores patches by the softmin of their distances, at least 0; images by their maximum.
 
         Raises:
             NotFittedError: before a fit.
@@ -182,9 +180,8 @@ class CFA(LearnedModule):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Attraction and repulsion, each a mean over patches and centres."""
-        squared = self._squared_distances(
-            self._maps(batch.image), self.neighbours + self.hard_negatives
-        )
+        maps = self._maps(batch.image)
+        squared = self._squared_distances(maps, self.neighbours + self.hard_negatives)
         attraction, repulsion = hypersphere_losses(
             squared, self.radius, self.neighbours, self.alpha, self.nu
         )
@@ -197,34 +194,29 @@ class CFA(LearnedModule):
         )
 
     def _maps(self, image: Tensor) -> list[Tensor]:
+        """The layers' features [B, C_l, h_l, w_l]."""
         with torch.no_grad():
-            maps = [m.float() for m in self.backbone(image)]
-            return [F.leaky_relu(m, 0.01) for m in maps] if self.features == "pre_relu" else maps
+            maps = [level.float() for level in self.backbone(image)]
+            if self.features == "pre_relu":
+                maps = [F.leaky_relu(level, 0.01) for level in maps]
+            return maps
 
     def _squared_distances(self, maps: list[Tensor], count: int) -> Tensor:
         """Squared distances [B * h * w, count] of patches to their nearest centres.
 
-        In float32 from the descriptor on: patches come so near to their centres that less would round it away.
+        In float32 from the descriptor on: patches come so near to their centres that half precision
+        would round the distances away.
         """
         with torch.autocast(maps[0].device.type, enabled=False):
             return nearest_squared_distances(self.descriptor(maps).flatten(0, 1), self.bank, count)
 
     def _first_bank(self) -> Tensor:
-        """The centres [N, D]: the descriptor's mean over all training images, or its k-means; on all processes."""
-        totals: list[Any] = [0.0] * len(self.backbone.layers)
-        count = 0
-        for batch in progress(self._training_images(), "Averaging features", unit="batch"):
-            image = batch.without_padding().image.to(self.device)
-            if len(image):
-                count += len(image)
-                totals = [
-                    t + m.double().sum(0) for t, m in zip(totals, self._maps(image), strict=True)
-                ]
-        # The descriptor is linear: what it says of the mean features is the mean of what it says.
-        images = sum_over_processes(count, self.device)
-        bank = self.descriptor(
-            [(gather_rows(t[None]).sum(0, keepdim=True) / images).float() for t in totals]
-        )[0]
+        """The centres [N, D], the same on all processes.
+
+        They are the mean descriptors of the training images, or k-means centres of these.
+        """
+        # The descriptor is linear: that of the mean features is the mean of the descriptors.
+        bank = self.descriptor(self._mean_features())[0]
         if self.gamma_c == 1:
             return bank
         own = bank.tensor_split(world_size())[process_rank()]
@@ -233,8 +225,29 @@ class CFA(LearnedModule):
         start = kmeans_plus_plus(own, len(bank) // self.gamma_c, generator, shown)
         return kmeans(own, start, MAX_ITERATIONS, progress=shown).centres
 
+    def _mean_features(self) -> list[Tensor]:
+        """The features [1, C_l, h_l, w_l] of each layer, averaged over all training images."""
+        totals: list[Any] = [0.0] * len(self.backbone.layers)
+        count = 0
+        for batch in progress(self._training_images(), "Averaging features", unit="batch"):
+            image = batch.without_padding().image.to(self.device)
+            if not len(image):
+                continue
+            count += len(image)
+            for layer, features in enumerate(self._maps(image)):
+                totals[layer] = totals[layer] + features.double().sum(0)
+        images = sum_over_processes(count, self.device)
+        means = []
+        for total in totals:
+            whole = gather_rows(total[None]).sum(0, keepdim=True)
+            means.append((whole / images).float())
+        return means
+
     def _training_images(self) -> DataLoader[Batch]:
-        """This process's share of the trainer's images, in order; its own loader has already begun to read ahead."""
+        """This process's share of the training images, in order.
+
+        A loader of its own: the trainer's has already begun to read ahead.
+        """
         loader = self.trainer.train_dataloader
         sampler = KeySampler(
             loader.dataset, shuffle=False, seed=0, rank=process_rank(), world_size=world_size()
@@ -247,3 +260,13 @@ class CFA(LearnedModule):
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
         )
+
+
+def _descriptor(backbone: Backbone, gamma_d: int, seed: int) -> PatchDescriptor:
+    channels = sum(shape.channels for shape in backbone.shapes(256, 256))
+    if gamma_d > channels:
+        raise UsageError(
+            f"model.gamma_d {gamma_d} leaves no dimension of {channels} channels; lower it"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    return PatchDescriptor(channels, channels // gamma_d, generator)

@@ -1,4 +1,4 @@
-"""What CFA looks at: sums of residual blocks before their ReLU, and the patch descriptor (section III-B)."""
+"""CFA's features: residual sums before their ReLU, and the patch descriptor (section III-B)."""
 
 import operator
 from collections.abc import Sequence
@@ -14,9 +14,10 @@ SUMS = (operator.add, operator.iadd, torch.add)
 
 
 def tap_sums(backbone: Backbone) -> None:
-    """Makes a backbone give the sum at the end of a residual block where it gave the ReLU of that sum.
+    """Makes a backbone return the sums at the ends of its residual blocks instead of their ReLUs.
 
-    As released: there the ReLU is moved to the start of the next block. What the network computes stays the same.
+    As released: there the ReLU is moved to the start of the next block. What the network computes
+    stays the same.
 
     Raises:
         UsageError: for a layer that does not end in the ReLU of a sum.
@@ -25,11 +26,14 @@ def tap_sums(backbone: Backbone) -> None:
     output = body.graph.output_node()
     sums = {}
     for layer, last in output.args[0].items():  # type: ignore[union-attr]
-        relu = body.get_submodule(last.target) if last.op == "call_module" else None
+        relu = None
+        if last.op == "call_module":
+            relu = body.get_submodule(last.target)
         if not isinstance(relu, nn.ReLU) or last.args[0].target not in SUMS:
             raise UsageError(
-                f"the layer '{layer}' does not end in the ReLU of a residual block's sum, so that there is nothing to "
-                "tap before it: set model.features to post_relu, or choose a ResNet and its blocks"
+                f"the layer '{layer}' does not end in the ReLU of a residual block's sum, so that "
+                "there is nothing to tap before it: set model.features to post_relu, or choose a "
+                "ResNet and its blocks"
             )
         relu.inplace = False  # it would overwrite the sum
         sums[layer] = last.args[0]
@@ -38,7 +42,9 @@ def tap_sums(backbone: Backbone) -> None:
 
 
 class PatchDescriptor(nn.Module):
-    """A vector for each position of a grid, linear in the features: 3x3 means, coordinates, then a 1x1 convolution.
+    """A vector for each position of a grid: 3x3 means and coordinates, then a 1x1 convolution.
+
+    It is linear in the features.
 
     Args:
         channels: of all layers together.
@@ -54,12 +60,16 @@ class PatchDescriptor(nn.Module):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Descriptors [B, h * w, D] on the grid of the first of the maps [B, C_l, h_l, w_l], row by row."""
+        """Returns descriptors [B, h * w, D] from maps [B, C_l, h_l, w_l].
+
+        They lie row by row on the grid of the first map.
+        """
         features = patch_features(maps, 3, None, None)
         where = coordinates(*maps[0].shape[2:]).to(features)
-        return self.projection(torch.cat((features, where.expand(len(features), -1, -1)), 2))
+        where = where.expand(len(features), -1, -1)
+        return self.projection(torch.cat((features, where), 2))
 
 
 def coordinates(height: int, width: int) -> Tensor:
-    """Row and column of each position of a grid, each in [-1, 1]: [height * width, 2] (CoordConv)."""
+    """Returns row and column of each position, in [-1, 1]: [height * width, 2] (CoordConv)."""
     return torch.cartesian_prod(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width))

@@ -12,9 +12,10 @@ WINDOW = 11  # Gaussian, sigma 1.5
 
 
 def ssim_loss(reconstruction: Tensor, target: Tensor, over_processes: bool = False) -> Tensor:
-    """1 - mean structural similarity of [B, 3, H, W]; zeros outside the image, range 1, or 2 below -0.5.
+    """Returns 1 - mean structural similarity of [B, 3, H, W], with zeros outside the image.
 
-    With `over_processes`, the range is that of the batches of all processes, which must all be here.
+    The range of values is 1, or 2 if a reconstruction falls below -0.5: in this batch or, with
+    `over_processes`, in those of all processes, which must all call this.
     """
     border = [WINDOW // 2] * 4
     lowest = reconstruction.detach().float().min()
@@ -27,10 +28,16 @@ def ssim_loss(reconstruction: Tensor, target: Tensor, over_processes: bool = Fal
 
 
 def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0, smooth: float = 1e-5) -> Tensor:
-    """Focal loss (Lin et al., ICCV 2017) of logits [B, 2, H, W] against a bool mask [B, H, W], mean over pixels.
+    """Returns the focal loss (Lin et al., ICCV 2017), without class weights, mean over pixels.
 
-    Without class weights. As released, one-hot targets are kept within [smooth, 1 - smooth] and `smooth` is
-    added to the probability, which bounds the loss of a pixel by -log(2 * smooth).
+    As released, one-hot targets are kept within [smooth, 1 - smooth] and `smooth` is added to the
+    probability, which bounds the loss of a pixel by -log(2 * smooth).
+
+    Args:
+        logits: [B, 2, H, W].
+        mask: bool [B, H, W], the anomalous pixels.
+        gamma: the focusing exponent.
+        smooth: see above.
     """
     anomalous = logits.float().softmax(1)[:, 1]
     target = mask.float().clamp(smooth, 1 - smooth)

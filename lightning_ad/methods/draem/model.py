@@ -1,4 +1,4 @@
-"""DRAEM (Zavrtanik et al., ICCV 2021, arXiv 2108.07610): learns to see synthetic anomalies, and finds real ones."""
+"""DRAEM (Zavrtanik et al., ICCV 2021, arXiv 2108.07610): trained to see synthetic anomalies."""
 
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from lightning_ad.data.sample import Batch, Prediction
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.errors import UsageError
 from lightning_ad.features.maps import hide
+from lightning_ad.methods.arguments import check_odd, check_within
 from lightning_ad.methods.draem.architectures import segmentation_network
 from lightning_ad.methods.draem.losses import focal_loss, ssim_loss
 from lightning_ad.methods.draem.networks import (
@@ -26,34 +27,39 @@ ORIGINAL = "original"
 
 
 class DRAEM(LearnedModule):
-    """Defaults are those of the released code; `configs/draem-paper.yaml` has those of the paper.
+    """Reconstructs the good part, and marks where an image differs from it.
 
+    Defaults are those of the released code; `configs/draem-paper.yaml` has those of the paper.
     Images are not normalised.
 
     Args:
         reconstructive_width: of the first stage of the original reconstructive sub-network.
         discriminative_width: of the first stage of the original discriminative sub-network.
         reconstructor: `original`, or an architecture of segmentation-models-pytorch (`unet`, ...).
-        reconstructor_encoder: its encoder.
-        discriminator: `original`, an architecture of segmentation-models-pytorch, or null: the reconstructive
-            sub-network alone, and its squared error as the map.
-        discriminator_encoder: its encoder.
-        encoder_weights: of encoders of segmentation-models-pytorch: a name (`imagenet`), a path, or null.
-        norm: batch, or group, which does not mix the images of a batch; of the original sub-networks.
+        reconstructor_encoder: the encoder of such an architecture.
+        discriminator: `original`, an architecture of segmentation-models-pytorch, or null: the
+            reconstructive sub-network alone, and its squared error as the map.
+        discriminator_encoder: the encoder of such an architecture.
+        encoder_weights: of encoders of segmentation-models-pytorch: a name (`imagenet`), a path,
+            or null for random ones.
+        norm: batch, or group, which does not mix the images of a batch; of the original
+            sub-networks.
         released_initialisation: of the original sub-networks: N(0, 0.02); false for PyTorch's.
         joint_gradient: the focal loss trains the reconstructive sub-network too.
         learning_rate: of Adam.
         lr_milestones: shares of the epochs after which the learning rate drops.
-        lr_factor: by which it drops.
-        optimizer: another one instead of Adam, with its own learning rate.
-        lr_scheduler: another one instead of the drops, stepped after each epoch.
-        anomaly_probability: how often a training image gets a synthetic anomaly.
-        rotate_probability: how often a training image is rotated first.
-        rotate_degrees: by at most this.
+        lr_factor: what the learning rate is multiplied by at each drop.
+        optimizer: replaces Adam, with its own learning rate.
+        lr_scheduler: replaces the drops, stepped after each epoch.
+        anomaly_probability: probability that a training image gets a synthetic anomaly.
+        rotate_probability: probability that a training image is rotated first.
+        rotate_degrees: the largest angle of a rotation.
         opacity: (low, high) of a synthetic anomaly's texture.
         augmenters: how many of the ten texture augmenters are applied.
-        noise: where Perlin noise is made: by perlin-numpy in the loader's workers, or for a batch on the device.
-        channels_last: lay tensors out channel by channel: faster on a CPU, and the same but for rounding.
+        noise: where Perlin noise is made: by perlin-numpy in the loader's workers, or for a batch
+            on the device.
+        channels_last: lay tensors out channel by channel: faster on a CPU, and the same except for
+            rounding.
         score_window: the image score is the maximum of the map's mean over windows of this side.
     """
 
@@ -86,58 +92,33 @@ class DRAEM(LearnedModule):
         score_window: int = 21,
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
-        for name, share in {"anomaly": anomaly_probability, "rotate": rotate_probability}.items():
-            if not 0 <= share <= 1:
-                raise UsageError(f"model.{name}_probability must lie within 0 and 1; {share} came")
-        if not 0 <= opacity[0] <= opacity[1] <= 1:
-            raise UsageError(f"model.opacity is (low, high) within 0 and 1; {list(opacity)} came")
-        if any(not 0 < share <= 1 for share in lr_milestones):
+        check_within(
+            0, 1, anomaly_probability=anomaly_probability, rotate_probability=rotate_probability
+        )
+        check_within(0, len(AUGMENTERS), augmenters=augmenters)
+        check_odd(score_window=score_window)
+        _check_ranges(opacity, lr_milestones)
+        if encoder_weights is not None and not _takes_encoders(reconstructor, discriminator):
             raise UsageError(
-                f"model.lr_milestones are shares of the epochs, above 0, at most 1; {list(lr_milestones)}"
-            )
-        if not 0 <= augmenters <= len(AUGMENTERS):
-            raise UsageError(
-                f"model.augmenters must lie within 0 and {len(AUGMENTERS)}; {augmenters} came"
-            )
-        if score_window < 1 or score_window % 2 == 0:
-            raise UsageError(f"model.score_window must be odd and positive, {score_window} came")
-        if (
-            encoder_weights is not None
-            and reconstructor == ORIGINAL
-            and discriminator in (ORIGINAL, None)
-        ):
-            raise UsageError(
-                "model.encoder_weights has no effect on the original networks; name a model.discriminator"
+                "model.encoder_weights has no effect on the original networks; name a "
+                "model.discriminator"
             )
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        self.reconstructive: nn.Module
-        self.discriminative: nn.Module | None = None
-        if reconstructor == ORIGINAL:
-            self.reconstructive = ReconstructiveNetwork(reconstructive_width, norm)
-        else:
-            self.reconstructive = segmentation_network(
-                "reconstructor", reconstructor, reconstructor_encoder, encoder_weights, 3, 3
-            )
-        if discriminator == ORIGINAL:
-            self.discriminative = DiscriminativeNetwork(discriminative_width, norm)
-        elif discriminator is not None:
-            self.discriminative = segmentation_network(
-                "discriminator", discriminator, discriminator_encoder, encoder_weights, 6, 2
-            )
-        for network in (self.reconstructive, self.discriminative):
-            if (
-                isinstance(network, ReconstructiveNetwork | DiscriminativeNetwork)
-                and released_initialisation
-            ):
-                initialise(network)
+        self.reconstructive = _reconstructive(
+            reconstructor, reconstructor_encoder, encoder_weights, reconstructive_width, norm
+        )
+        self.discriminative = _discriminative(
+            discriminator, discriminator_encoder, encoder_weights, discriminative_width, norm
+        )
+        if released_initialisation:
+            _initialise_originals(self.reconstructive, self.discriminative)
         if channels_last:
             self.to(memory_format=torch.channels_last)
-        self.joint_gradient, self.score_window = joint_gradient, score_window
-        self.learning_rate, self.lr_milestones, self.lr_factor = (
-            learning_rate,
-            lr_milestones,
-            lr_factor,
-        )
+        self.joint_gradient = joint_gradient
+        self.score_window = score_window
+        self.learning_rate = learning_rate
+        self.lr_milestones = lr_milestones
+        self.lr_factor = lr_factor
         self.synthesis = Synthesis(
             anomaly_probability,
             rotate_probability,
@@ -150,23 +131,23 @@ class DRAEM(LearnedModule):
 
     @property
     def compile_targets(self) -> list[nn.Module]:
-        """What torch.compile is worth while for."""
-        return [
-            network for network in (self.reconstructive, self.discriminative) if network is not None
-        ]
+        """The sub-networks."""
+        if self.discriminative is None:
+            return [self.reconstructive]
+        return [self.reconstructive, self.discriminative]
 
     def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
-        """The map is the probability of an anomaly, in [0, 1], and the score the largest mean of it over a window.
+        """Maps are probabilities of an anomaly, in [0, 1]; scores their largest mean over a window.
 
-        Without a discriminative sub-network, the map is the squared error summed over the colours, at least 0.
+        Without a discriminative sub-network, the map is the squared error summed over the colours,
+        at least 0.
         """
         reconstruction = self.reconstructive(image)
         if self.discriminative is None:
             maps = (reconstruction.float() - image).square().sum(1)
         else:
-            maps = (
-                self.discriminative(torch.cat((reconstruction, image), 1)).float().softmax(1)[:, 1]
-            )
+            logits = self.discriminative(torch.cat((reconstruction, image), 1))
+            maps = logits.float().softmax(1)[:, 1]
         maps = hide(maps, ignore)
         smooth = F.avg_pool2d(maps, self.score_window, stride=1, padding=self.score_window // 2)
         return Prediction(maps, smooth.flatten(1).amax(1))
@@ -182,9 +163,8 @@ class DRAEM(LearnedModule):
         }
         if self.discriminative is not None:
             seen = reconstruction if self.joint_gradient else reconstruction.detach()
-            losses["loss_focal"] = focal_loss(
-                self.discriminative(torch.cat((seen, image), 1)), mask
-            )
+            logits = self.discriminative(torch.cat((seen, image), 1))
+            losses["loss_focal"] = focal_loss(logits, mask)
         return losses
 
     def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
@@ -194,15 +174,56 @@ class DRAEM(LearnedModule):
     def default_scheduler(
         self, optimizer: torch.optim.Optimizer
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Drops after shares of `trainer.max_epochs`.
+        """Drops the learning rate after shares of `trainer.max_epochs`.
 
         Raises:
-            UsageError: where that is not given.
+            UsageError: if that is not given.
         """
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
             raise UsageError(
-                f"DRAEM's schedule needs trainer.max_epochs of at least 1, {epochs} came"
+                f"DRAEM's schedule needs trainer.max_epochs of at least 1, got {epochs}"
             )
         milestones = [max(1, round(share * epochs)) for share in self.lr_milestones]
         return torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones, self.lr_factor)
+
+
+def _reconstructive(
+    name: str, encoder: str, weights: str | None, width: int, norm: Norm
+) -> nn.Module:
+    if name == ORIGINAL:
+        return ReconstructiveNetwork(width, norm)
+    return segmentation_network("reconstructor", name, encoder, weights, inputs=3, outputs=3)
+
+
+def _discriminative(
+    name: str | None, encoder: str, weights: str | None, width: int, norm: Norm
+) -> nn.Module | None:
+    if name is None:
+        return None
+    if name == ORIGINAL:
+        return DiscriminativeNetwork(width, norm)
+    return segmentation_network("discriminator", name, encoder, weights, inputs=6, outputs=2)
+
+
+def _initialise_originals(*networks: nn.Module | None) -> None:
+    for network in networks:
+        if isinstance(network, ReconstructiveNetwork | DiscriminativeNetwork):
+            initialise(network)
+
+
+def _takes_encoders(reconstructor: str, discriminator: str | None) -> bool:
+    """Whether one of the sub-networks is of segmentation-models-pytorch."""
+    return reconstructor != ORIGINAL or discriminator not in (ORIGINAL, None)
+
+
+def _check_ranges(opacity: tuple[float, float], lr_milestones: tuple[float, ...]) -> None:
+    low, high = opacity
+    if not 0 <= low <= high <= 1:
+        raise UsageError(f"model.opacity must be (low, high) within 0 and 1, got {list(opacity)}")
+    for share in lr_milestones:
+        if not 0 < share <= 1:
+            raise UsageError(
+                "model.lr_milestones must be shares of the epochs, above 0 and at most 1, got "
+                f"{list(lr_milestones)}"
+            )

@@ -20,7 +20,10 @@ def unit(inputs: int, outputs: int, norm: Norm) -> list[nn.Module]:
 
 def block(*widths: int, norm: Norm) -> nn.Sequential:
     """Units from each width to the next."""
-    return nn.Sequential(*(m for pair in pairwise(widths) for m in unit(*pair, norm)))
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += unit(inputs, outputs, norm)
+    return nn.Sequential(*layers)
 
 
 def double(x: Tensor) -> Tensor:
@@ -31,8 +34,8 @@ def double(x: Tensor) -> Tensor:
 class ReconstructiveNetwork(nn.Module):
     """An auto-encoder without skip connections that gives back the part without its anomaly.
 
-    [B, 3, H, W] in, the same out, no output activation; H and W multiples of 16. 69,048,579 parameters at the
-    published width of 128.
+    [B, 3, H, W] in, the same out, no output activation; H and W multiples of 16. 69,048,579
+    parameters at the published width of 128.
     """
 
     def __init__(self, width: int = 128, norm: Norm = "batch") -> None:
@@ -47,14 +50,15 @@ class ReconstructiveNetwork(nn.Module):
         )
         self.encoder = nn.ModuleList(block(*stage, norm=norm) for stage in stages)
         steps = ((8 * w, 4 * w), (4 * w, 2 * w), (2 * w, w), (w, w))
-        self.decoder = nn.ModuleList(
-            nn.ModuleList((block(wide, wide, norm=norm), block(wide, wide, narrow, norm=norm)))
-            for wide, narrow in steps
-        )
+        self.decoder = nn.ModuleList()
+        for wide, narrow in steps:
+            up = block(wide, wide, norm=norm)
+            fuse = block(wide, wide, narrow, norm=norm)
+            self.decoder.append(nn.ModuleList((up, fuse)))
         self.head = nn.Conv2d(w, 3, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The reconstruction."""
+        """Returns the reconstruction."""
         x = self.encoder[0](image)
         for stage in self.encoder[1:]:
             x = stage(F.max_pool2d(x, 2))
@@ -66,28 +70,29 @@ class ReconstructiveNetwork(nn.Module):
 class DiscriminativeNetwork(nn.Module):
     """A U-Net that compares a reconstruction with its image.
 
-    [B, 6, H, W] in (reconstruction, image), logits [B, 2, H, W] out, channel 1 anomalous; H and W multiples of
-    32. 28,374,146 parameters at the published width of 64.
+    [B, 6, H, W] in (reconstruction, image), logits [B, 2, H, W] out, channel 1 anomalous; H and W
+    multiples of 32. 28,374,146 parameters at the published width of 64.
     """
 
     def __init__(self, width: int = 64, norm: Norm = "batch") -> None:
         super().__init__()
         widths = [width * k for k in (1, 2, 4, 8, 8, 8)]
-        self.encoder = nn.ModuleList(
-            block(i, o, o, norm=norm) for i, o in zip([6, *widths], widths, strict=False)
-        )
-        targets = [width * k for k in (8, 4, 2, 1, 1)]
-        inputs = [widths[-1], *targets[:-1]]
-        skips = widths[-2::-1]
-        self.decoder = nn.ModuleList(
-            nn.ModuleList((block(i, o, norm=norm), block(o + skip, o, o, norm=norm)))
-            for i, o, skip in zip(inputs, targets, skips, strict=True)
-        )
-        self.head = nn.Conv2d(targets[-1], 2, 3, padding=1)
+        self.encoder = nn.ModuleList()
+        for inputs, outputs in pairwise([6, *widths]):
+            self.encoder.append(block(inputs, outputs, outputs, norm=norm))
+        self.decoder = nn.ModuleList()
+        inputs = widths[-1]
+        for factor, skip in zip((8, 4, 2, 1, 1), widths[-2::-1], strict=True):
+            outputs = width * factor
+            up = block(inputs, outputs, norm=norm)
+            fuse = block(outputs + skip, outputs, outputs, norm=norm)
+            self.decoder.append(nn.ModuleList((up, fuse)))
+            inputs = outputs
+        self.head = nn.Conv2d(inputs, 2, 3, padding=1)
 
-    def forward(self, both: Tensor) -> Tensor:
-        """Logits of good and anomalous for each pixel."""
-        x = self.encoder[0](both)
+    def forward(self, stacked: Tensor) -> Tensor:
+        """Returns the logits of good and anomalous for each pixel."""
+        x = self.encoder[0](stacked)
         skips = []
         for stage in self.encoder[1:]:
             skips.append(x)
@@ -98,7 +103,7 @@ class DiscriminativeNetwork(nn.Module):
 
 
 def initialise(network: nn.Module) -> None:
-    """Convolution weights N(0, 0.02), norm weights N(1, 0.02), as released."""
+    """Draws convolution weights from N(0, 0.02) and norm weights from N(1, 0.02), as released."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.normal_(module.weight, 0.0, 0.02)

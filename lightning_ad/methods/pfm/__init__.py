@@ -1,4 +1,4 @@
-"""PFM: pre-trained feature mapping, basic, bidirectional and multi-hierarchical; PEFM with position encoding."""
+"""PFM: pre-trained feature mapping, and PEFM, which adds a position encoding."""
 
 from lightning_ad.methods.pfm.model import PFM
 

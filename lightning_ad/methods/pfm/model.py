@@ -1,4 +1,4 @@
-"""PFM (Wan et al., IEEE TII 2022) and PEFM (Wan et al., IEEE CASE 2022): where one network misjudges another."""
+"""PFM (Wan et al., IEEE TII 2022), PEFM (CASE 2022): where one network mispredicts another."""
 
 from typing import Any, Literal
 
@@ -18,31 +18,39 @@ from lightning_ad.methods.pfm.networks import Direction, Mapping, Position, init
 
 
 class PFM(LearnedModule):
-    """Defaults are those of the released code: multi-hierarchical, bidirectional, ResNet34 to ResNet50.
+    """Predicts the features of one frozen network from those of another.
 
-    Two frozen networks look at an image; at each level a mapping learns, on good images, to tell one's features from
-    the other's. Where it errs, the image is anomalous. `direction: forward` with one of `levels` is the basic PFM.
+    At each level a mapping learns, on good images, to predict one network's features from the
+    other's. Where it errs, the image is anomalous. `direction: forward` with one of `levels` is the
+    basic PFM. Defaults are those of the released code: multi-hierarchical, bidirectional, ResNet34
+    to ResNet50.
 
     Args:
         source: a torchvision model, or timm/<name>.
-        target: likewise.
-        source_weights: the name of its weights, the path of a state dict, or null for random ones.
-        target_weights: likewise.
-        source_layers: node names, one for each level; null for the last blocks at strides 4, 8 and 16.
-        target_layers: likewise. Grids of the two that differ are brought to the larger one.
-        levels: which of them are used, counted from 1.
+        target: a torchvision model, or timm/<name>.
+        source_weights: the name of the source's weights, the path of a state dict, or null for
+            random ones.
+        target_weights: the name of the target's weights, the path of a state dict, or null for
+            random ones.
+        source_layers: node names, one for each level; null for the last blocks at strides 4, 8
+            and 16.
+        target_layers: node names, one for each level; null for the last blocks at strides 4, 8
+            and 16. Grids of the two networks that differ are resized to the larger one.
+        levels: the levels that are used, counted from 1.
         latents: width of the latent layer, for each level.
         direction: forward (source to target), backward, or bidirectional.
         share_latent: one latent layer for both directions.
-        fusion: of the levels' maps: mean, or product (PEFM).
+        fusion: how the levels' maps are combined: mean, or product (PEFM).
         position: position encoding of the mappings' inputs (PEFM): none, add or concat.
         norm: batch, or group, which does not mix the images of a batch.
         learning_rates: of Adam, for each level.
         weight_decay: of Adam.
-        optimizer: another one instead of Adam, with its own learning rate.
+        optimizer: replaces Adam, with its own learning rate.
         lr_scheduler: a schedule, stepped after each epoch; null for a constant learning rate.
-        cache_gb: features of training images are kept in main memory, up to this many GiB a process.
-        channels_last: lay tensors out channel by channel: faster on a CPU, and the same but for rounding.
+        cache_gb: features of training images are kept in main memory, up to this many GiB a
+            process.
+        channels_last: lay tensors out channel by channel: faster on a CPU, and the same except for
+            rounding.
         seed: of the first weights; the command line sets it from seed_everything.
     """
 
@@ -72,17 +80,9 @@ class PFM(LearnedModule):
         super().__init__(optimizer, lr_scheduler)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         _check(levels, source_layers, target_layers, latents, learning_rates)
-        self.levels, self.fusion = list(levels), fusion
-        strides = [2 ** (level + 1) for level in levels]
-        # Blocks of one fixed size keep features the same bits in every batch; on a GPU they cost too much for that.
-        blocks = {"cpu": 1}
-        layers = _chosen(source_layers, levels), _chosen(target_layers, levels)
-        self.source = Backbone(
-            source, source_weights, layers[0], strides, blocks, argument="model.source_"
-        )
-        self.target = Backbone(
-            target, target_weights, layers[1], strides, blocks, argument="model.target_"
-        )
+        self.levels = list(levels)
+        self.source = _backbone("source", source, source_weights, source_layers, levels)
+        self.target = _backbone("target", target, target_weights, target_layers, levels)
         shapes = zip(self.source.shapes(256, 256), self.target.shapes(256, 256), strict=True)
         self.mappings = nn.ModuleDict()
         for level, (s, t) in zip(levels, shapes, strict=True):
@@ -90,13 +90,16 @@ class PFM(LearnedModule):
             mapping = Mapping(
                 s.channels, t.channels, latent, direction, share_latent, position, norm
             )
-            # A level of its own starts as it does among others.
+            # A level that is trained alone starts as it does among others.
             initialise(mapping, torch.Generator().manual_seed(seed * 1_000_003 + level))
             self.mappings[str(level)] = mapping
+        self.memory_format = torch.contiguous_format
         if channels_last:
+            self.memory_format = torch.channels_last
             self.to(memory_format=torch.channels_last)
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.learning_rates, self.weight_decay = learning_rates, weight_decay
+        self.fusion = fusion
+        self.learning_rates = learning_rates
+        self.weight_decay = weight_decay
         self.cache_gb = cache_gb
         self._cache: FeatureCache | None = None
 
@@ -106,89 +109,114 @@ class PFM(LearnedModule):
         return [self.source.body, self.target.body, *self.mappings.values()]
 
     def on_train_start(self) -> None:
-        """An empty cache: rows are of this training set, at this size and precision."""
+        """Empties the cache: its rows are of one training set, size and precision."""
         super().on_train_start()
-        self._cache = FeatureCache(self.cache_gb) if self.cache_gb > 0 else None
+        self._cache = None
+        if self.cache_gb > 0:
+            self._cache = FeatureCache(self.cache_gb)
 
     def on_train_end(self) -> None:
-        """The test does not need the cache's memory."""
+        """Frees the cache's memory, which the test does not need."""
         super().on_train_end()
         self._cache = None
 
     def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
-        """The map is the squared error of unit vectors, at least 0; the score is its maximum."""
+        """Maps are squared errors of unit vectors, at least 0; scores are their maxima."""
         height, width = image.shape[2:]
         maps = []
         for pairs in self.estimates(self._features(image)).values():
-            grid = torch.stack([(a.float() - b).square().sum(1) for a, b in pairs.values()]).mean(0)
+            errors = [
+                (estimate.float() - wanted).square().sum(1) for estimate, wanted in pairs.values()
+            ]
+            grid = torch.stack(errors).mean(0)
             maps.append(score_map(grid, height, width, 0, ignore))
-        together = torch.stack(maps)
-        fused = together.mean(0) if self.fusion == "mean" else together.prod(0)
+        levels = torch.stack(maps)
+        fused = levels.mean(0) if self.fusion == "mean" else levels.prod(0)
         return Prediction(fused, fused.flatten(1).amax(1))
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The mean squared error of each level and direction, of equal weight."""
+        losses = {}
+        for level, pairs in self.estimates(self._training_features(batch)).items():
+            for way, (estimate, wanted) in pairs.items():
+                losses[f"loss_{level}_{way}"] = F.mse_loss(estimate.float(), wanted)
+        return losses
+
+    def _training_features(self, batch: Batch) -> list[Tensor]:
+        """The features of a batch, from the cache if there is one, on the device."""
         if self._cache is not None and self.training:
             features = self._cache.get(
                 batch.index.tolist(), lambda places: self._features(batch.image[places])
             )
         else:
             features = self._features(batch.image)
-        features = [
-            f.to(self.device).contiguous(memory_format=self.memory_format) for f in features
+        return [
+            feature.to(self.device).contiguous(memory_format=self.memory_format)
+            for feature in features
         ]
-        return {
-            f"loss_{level}_{way}": F.mse_loss(estimate.float(), wanted)
-            for level, pairs in self.estimates(features).items()
-            for way, (estimate, wanted) in pairs.items()
-        }
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """One for each level, with its learning rate: the same as an optimizer for each."""
-        return [
-            {"params": mapping.parameters(), "lr": self.learning_rates[int(level) - 1]}
-            for level, mapping in self.mappings.items()
-        ]
+        """One group for each level, with its learning rate: the same as an optimizer for each."""
+        groups = []
+        for level, mapping in self.mappings.items():
+            learning_rate = self.learning_rates[int(level) - 1]
+            groups.append({"params": mapping.parameters(), "lr": learning_rate})
+        return groups
 
     def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
         """Adam."""
         return torch.optim.Adam(groups, weight_decay=self.weight_decay)
 
     def _features(self, image: Tensor) -> list[Tensor]:
-        """Unit vectors over the channels: the source's at each level, then the target's, on common grids."""
+        """Unit vectors on common grids: those of the source's levels, then the target's."""
         with torch.no_grad():
             image = image.contiguous(memory_format=self.memory_format)
-            source, target = self.source(image), self.target(image)
-            for k, (s, t) in enumerate(zip(source, target, strict=True)):
-                grid = [max(sides) for sides in zip(s.shape[2:], t.shape[2:], strict=True)]
-                source[k], target[k] = (
-                    F.normalize(_resized(x.float(), grid), dim=1) for x in (s, t)
-                )
+            source = self.source(image)
+            target = self.target(image)
+            for level, (s, t) in enumerate(zip(source, target, strict=True)):
+                grid = [max(s.shape[2], t.shape[2]), max(s.shape[3], t.shape[3])]
+                source[level] = _unit_vectors(s, grid)
+                target[level] = _unit_vectors(t, grid)
             return [*source, *target]
 
     def estimates(self, features: list[Tensor]) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
-        """Estimates and what they estimate, [B, C, h, w] each, by level and direction."""
+        """Returns estimates and what they estimate, [B, C, h, w] each, by level and direction."""
         count = len(self.mappings)
-        pairs = zip(self.mappings.items(), features[:count], features[count:], strict=True)
-        return {level: mapping(s, t) for (level, mapping), s, t in pairs}
+        estimates = {}
+        for level, source, target in zip(
+            self.mappings, features[:count], features[count:], strict=True
+        ):
+            estimates[level] = self.mappings[level](source, target)
+        return estimates
 
 
-def _resized(x: Tensor, grid: list[int]) -> Tensor:
-    if list(x.shape[2:]) == grid:
-        return x
-    return F.interpolate(x, grid, mode="bilinear", align_corners=False)
+def _unit_vectors(features: Tensor, grid: list[int]) -> Tensor:
+    """Resizes features [B, C, h, w] to a grid, and normalises them over the channels."""
+    features = features.float()
+    if list(features.shape[2:]) != grid:
+        features = F.interpolate(features, grid, mode="bilinear", align_corners=False)
+    return F.normalize(features, dim=1)
 
 
-def _chosen(layers: list[str] | None, levels: tuple[int, ...]) -> list[str] | None:
-    return None if layers is None else [layers[level - 1] for level in levels]
+def _backbone(
+    role: str, name: str, weights: str | None, layers: list[str] | None, levels: tuple[int, ...]
+) -> Backbone:
+    if layers is not None:
+        layers = [layers[level - 1] for level in levels]
+    strides = [2 ** (level + 1) for level in levels]
+    # With blocks of a fixed size, features are the same bits in every batch; on a GPU that costs
+    # too much.
+    blocks = {"cpu": 1}
+    return Backbone(name, weights, layers, strides, blocks, argument=f"model.{role}_")
 
 
 def _check(levels: tuple[int, ...], *by_level: Any) -> None:
-    names = ("source_layers", "target_layers", "latents", "learning_rates")
     if not levels or len(set(levels)) != len(levels) or min(levels) < 1:
-        raise UsageError(f"model.levels are distinct numbers from 1; {list(levels)} came")
+        raise UsageError(f"model.levels must be distinct numbers from 1, got {list(levels)}")
+    names = ("source_layers", "target_layers", "latents", "learning_rates")
     for name, values in zip(names, by_level, strict=True):
         if values is not None and len(values) < max(levels):
             raise UsageError(
-                f"model.{name} must have a value for each level up to {max(levels)}; {list(values)} came"
+                f"model.{name} must have a value for each level up to {max(levels)}, got "
+                f"{list(values)}"
             )
