@@ -1,4 +1,4 @@
-"""The forecast of a run: the memory that each stage takes, printed before the first image is read."""
+"""The forecast of the memory that each stage of a run takes, printed before it begins."""
 
 from collections.abc import Sequence
 
@@ -28,7 +28,7 @@ def announce(
     stages = _stages(model, plan)
     if not stages:
         return
-    if isinstance(model, FitOnlyModule) and model.growing:
+    if isinstance(model, FitOnlyModule) and model.extending:
         before = model.images_before // model.tiles_per_image
         print(f"{len(data.samples['train'])} images are added to {before}")
     print(table(stages))
@@ -36,8 +36,8 @@ def announce(
     free = available()
     if free is not None and needed > free:
         rank_zero_warn(
-            f"this run needs {needed / GIB:.1f} GiB of memory more than now, and {free / GIB:.1f} GiB are available: "
-            f"{_remedy(model, plan, free)}"
+            f"this run needs {needed / GIB:.1f} GiB of memory more than now, and "
+            f"{free / GIB:.1f} GiB are available: {_remedy(model, plan, free)}"
         )
 
 
@@ -74,9 +74,10 @@ def _stages(model: AnomalyModule, plan: Plan) -> list[Stage]:
     if not stages:
         return []
     *fit, test = stages
-    if isinstance(model, FitOnlyModule) and (model.list_suspects or model.trim):
-        fit = with_suspects(fit, test, trim=model.trim > 0)
-    return [*fit, with_metrics(test, plan, model.metrics.memory_gb)]
+    settings = model.run_settings
+    if settings.scores_training_images:
+        fit = with_suspects(fit, test, trim=settings.trim > 0)
+    return [*fit, with_metrics(test, plan, settings.metrics_gb)]
 
 
 def _peak(stages: Sequence[Stage]) -> float:

@@ -6,7 +6,7 @@ from runs import flags
 from lightning_ad.cli import forecast
 from lightning_ad.cli.forecast import table
 from lightning_ad.commands.train import train
-from lightning_ad.evaluation import anomaly_metrics
+from lightning_ad.evaluation.pixel_states import BYTES_PER_PIXEL
 from lightning_ad.methods import PatchCore
 from lightning_ad.methods.forecast import HISTOGRAM_BYTES, Plan, Stage, with_metrics, with_suspects
 
@@ -23,7 +23,7 @@ def test_the_table():
 
 def test_exact_metrics_hold_every_pixel_and_histograms_do_not():
     pixels = 10 * 32 * 64
-    limit = anomaly_metrics.BYTES * pixels / 2**30
+    limit = BYTES_PER_PIXEL * pixels / 2**30
     exact = with_metrics(Stage("Testing", 5.0), PLAN, limit)
     binned = with_metrics(Stage("Testing", 5.0), PLAN, limit * 0.99)
     assert exact.held_bytes == 5.0 + 28 * pixels

@@ -1,4 +1,4 @@
-"""PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265): a coreset of patch features, scored by nearest neighbours."""
+"""PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265): nearest neighbours in a patch coreset."""
 
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
@@ -11,19 +11,34 @@ from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.maps import hide, score_map
 from lightning_ad.features.patches import patch_features
-from lightning_ad.methods.fit_only import SERIES, FitOnlyModule
+from lightning_ad.methods.arguments import bytes_of, check_at_least, check_odd
+from lightning_ad.methods.feature_storage import put_features
+from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.forecast import Plan, Stage
-from lightning_ad.methods.patchcore.bank import PatchBank, selected_numbers
+from lightning_ad.methods.patchcore.bank import (
+    PatchBank,
+    SelectionOptions,
+    TrainingPatches,
+    selected_numbers,
+)
 from lightning_ad.system.distributed import sum_over_processes
 from lightning_ad.system.memory import BLOCK_BYTES, VectorStore, fits, gather_rows_from_file
 
 
+class Member(NamedTuple):
+    """The arguments of one backbone of an ensemble."""
+
+    backbone: str
+    weights: str | None
+    layers: list[str] | None
+
+
 class Found(NamedTuple):
-    """What a bank says of a batch.
+    """What a search in a bank finds for the patches of a batch.
 
     Attributes:
         scores: [B, P], of each patch.
-        rows: int64 [B, P], of the bank, nearest to each patch.
+        rows: int64 [B, P], the row of the bank that is nearest to each patch.
     """
 
     scores: Tensor
@@ -31,12 +46,12 @@ class Found(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Of what a backbone gives of an image.
+    """Dimensions of one backbone's patch features.
 
     Attributes:
-        patches: on its grid.
-        length: numbers of a patch feature.
-        selected: numbers that a selection holds of each beside it.
+        patches: of an image.
+        length: of a patch feature.
+        selected: numbers that a selection holds for each patch, beside its feature.
     """
 
     patches: int
@@ -45,31 +60,40 @@ class Sizes(NamedTuple):
 
 
 class PatchCore(FitOnlyModule):
-    """Defaults are those of the released code (WideResNet50-2, 10 % coreset, squared distances, no re-weighting).
+    """Scores each patch by its distance to the nearest patch in a coreset of good ones.
+
+    Defaults are those of the released code (WideResNet50-2, 10 % coreset, squared distances, no
+    re-weighting).
 
     Args:
-        backbone: a torchvision model, or timm/<name>; a list of them for an ensemble, whose scores are averaged, each
-            in units of the typical distance within its own bank.
-        weights: the name of the backbone's weights, the path of a state dict, or null for random ones; for an ensemble
-            a list.
-        layers: node names; null for the last blocks at strides 8 and 16 (layer2 and layer3 of a ResNet); for an
-            ensemble a list of lists.
+        backbone: a torchvision model, or timm/<name>; a list of them for an ensemble, whose scores
+            are averaged, each in units of the typical distance within its own bank.
+        weights: the name of the backbone's weights, the path of a state dict, or null for random
+            ones; for an ensemble a list.
+        layers: node names; null for the last blocks at strides 8 and 16 (layer2 and layer3 of a
+            ResNet); for an ensemble a list of lists.
         patch_size: side of the neighbourhood that a patch feature describes (section 3.1), odd.
-        layer_dimension: length to which each layer's patch vector is pooled; null for the plain average of the
-            neighbourhood, layers concatenated (with dimension null too).
+        layer_dimension: length to which each layer's patch vector is pooled; null for the plain
+            average of the neighbourhood, layers concatenated (with dimension null too).
         dimension: length of a patch feature (released: 1024, 384 for each member of an ensemble).
         coreset_ratio: the share of all training patches that is kept, above 0, at most 1.
         selection: approximate, from 10 random starting points as released; greedy, from one.
-        projection: dimension of the random projection in which the coreset is selected; null for none.
+        projection: dimension of the random projection in which the coreset is selected; null for
+            none.
         neighbours: a patch's score is the mean distance to this many nearest patches.
         distance: squared, as released, or plain Euclidean distances.
-        reweight: the b of the paper's image score (section 3.3, equation 7); 0 for the plain maximum, as released.
+        reweight: the b of the paper's image score (section 3.3, equation 7); 0 for the plain
+            maximum, as released.
         sigma: of the Gaussian that smooths the map, in pixels; 0 for none.
-        memory_gb: what a fit may hold of the training images, in GiB a process, all members together: where features
-            and their projections are more, the features go to a temporary file; where the projections alone are more,
-            coresets of parts are merged. null for no limit.
-        seed: of the projection and the starting points; the command line sets it from seed_everything.
+        memory_gb: what a fit may hold of the training images, in GiB a process, all members
+            together: if features and their projections are more, the features go to a temporary
+            file; if the projections alone are more, coresets of parts are merged. null for no
+            limit.
+        seed: of the projection and the starting points; the command line sets it from
+            seed_everything.
     """
+
+    can_extend = True
 
     def __init__(
         self,
@@ -90,104 +114,111 @@ class PatchCore(FitOnlyModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _check(patch_size, layer_dimension, dimension, coreset_ratio)
-        at_least = {
-            "neighbours": (neighbours, 1),
-            "projection": (projection or 1, 1),
-            "sigma": (sigma, 0),
-        }
-        at_least["memory_gb"] = (memory_gb or 0, 0)
-        for name, (came, least) in {**at_least, "dimension": (dimension or 1, 1)}.items():
-            if came < least:
-                raise UsageError(f"model.{name} must be at least {least}, {came} came")
-        if reweight < 0 or reweight == 1:
-            raise UsageError(f"model.reweight must be 0 for none, or at least 2, {reweight} came")
+        check_odd(patch_size=patch_size)
+        check_at_least(
+            layer_dimension=(layer_dimension, 1),
+            dimension=(dimension, 1),
+            projection=(projection, 1),
+            neighbours=(neighbours, 1),
+            reweight=(reweight, 0),
+            sigma=(sigma, 0),
+            memory_gb=(memory_gb, 0),
+        )
+        _check(layer_dimension, dimension, coreset_ratio, reweight)
         self.save_hyperparameters()
-        self.backbones = nn.ModuleList(
-            Backbone(*one, strides=(8, 16)) for one in _members(backbone, weights, layers)
-        )
-        self.banks = nn.ModuleList(PatchBank() for _ in self.backbones)
-        self.patch_size, self.layer_dimension, self.dimension = (
-            patch_size,
-            layer_dimension,
-            dimension,
-        )
-        self.coreset_ratio, self.selection, self.projection = coreset_ratio, selection, projection
-        self.neighbours, self.distance, self.reweight = neighbours, distance, reweight
-        self.sigma, self.seed = sigma, seed
-        self.memory_bytes = None if memory_gb is None else int(memory_gb * 2**30)
-        self._stores: list[VectorStore] = []
-        self._grids: list[tuple[int, int]] = []
+        members = _members(backbone, weights, layers)
+        self.backbones = nn.ModuleList(Backbone(*member, strides=(8, 16)) for member in members)
+        self.banks = nn.ModuleList(PatchBank() for _ in members)
+        self.patch_size = patch_size
+        self.layer_dimension = layer_dimension
+        self.dimension = dimension
+        self.coreset_ratio = coreset_ratio
+        self.selection = selection
+        self.projection = projection
+        self.neighbours = neighbours
+        self.distance = distance
+        self.reweight = reweight
+        self.sigma = sigma
+        self.seed = seed
+        self.memory_bytes = bytes_of(memory_gb)
+        self._stores: list[VectorStore] = []  # the features of each member
+        self._grids: list[tuple[int, int]] = []  # of each member
 
     def begin(self) -> None:
-        """Room for the vectors of all images that this process will see."""
-        if not self.growing:
+        """Makes room for the features of all images that this process will see."""
+        if not self.extending:
             for bank in self.banks:
                 bank.forget()
         images = len(self.trainer.train_dataloader.dataset)
-        sizes = [
-            self._sizes(backbone, *self.trainer.datamodule.input_size)
-            for backbone in self.backbones
-        ]
-        self._stores = [VectorStore(images, self._room(size, self.memory_bytes)) for size in sizes]
+        self._stores = []
+        for backbone in self.backbones:
+            size = self._sizes(backbone, *self.trainer.datamodule.input_size)
+            self._stores.append(VectorStore(images, self._room(size, self.memory_bytes)))
 
     def observe(self, image: Tensor, index: Tensor) -> None:
-        """Stores the patch features of a batch in main memory; the same bits on any number of processes."""
+        """Stores the patch features of a batch; the same bits on any number of processes."""
         self._grids.clear()
         for member, store in enumerate(self._stores):
             features, grid = self._patches(image, member)
-            store.put(index, features)
+            put_features(store, index, features)
             self._grids.append(grid)
 
     def partial_state(self, first: int) -> Iterator[dict[str, Any]]:
-        """The vectors of the images that this process has observed, in blocks."""
-        whole = sum(store.vectors[:1].nbytes for store in self._stores)
-        for places in torch.arange(first, len(self._stores[0].index)).split(
-            max(1, BLOCK_BYTES // max(1, whole))
-        ):
-            vectors = [gather_rows_from_file(store.vectors, places) for store in self._stores]
+        """Yields the features of the images that this process has observed, in blocks."""
+        bytes_of_image = sum(store.vectors[:1].nbytes for store in self._stores)
+        images_in_block = max(1, BLOCK_BYTES // max(1, bytes_of_image))
+        index = self._stores[0].index
+        for places in torch.arange(first, len(index)).split(images_in_block):
             yield {
-                "index": self._stores[0].index[places],
-                "vectors": vectors,
-                "grids": [[*g] for g in self._grids],
+                "index": index[places],
+                "vectors": [gather_rows_from_file(store.vectors, places) for store in self._stores],
+                "grids": [list(grid) for grid in self._grids],
             }
 
     def restore(self, piece: dict[str, Any]) -> None:
-        """Takes such a block."""
+        """Stores a block of `partial_state`."""
         self._grids = [(height, width) for height, width in piece["grids"]]
         for store, vectors in zip(self._stores, piece["vectors"], strict=True):
-            store.put(piece["index"], vectors)
+            put_features(store, piece["index"], vectors)
 
     def complete(self) -> None:
-        """Selects the coreset; every process keeps its vectors to itself."""
-        starts = 10 if self.selection == "approximate" else None
-        for member, (bank, grid) in enumerate(zip(self.banks, self._grids, strict=True)):
-            held = sum(store.held for store in self._stores)
-            store = self._stores[member]
-            images = self.images_before + store.index
-            total = self.images_before + sum_over_processes(len(images), self.device)
-            count = self._count(total * grid[0] * grid[1])
-            bank.select(
-                store.vectors, images, self.images_before, grid, count, self.projection, starts, self.seed,
-                None if self.memory_bytes is None else self.memory_bytes - held, self._keeper(f"selection{member}"),
-            )  # fmt: skip
+        """Selects the coreset of each member; every process keeps its features to itself."""
+        for member, bank in enumerate(self.banks):
+            self._select(member)
             if len(self.banks) > 1:
                 bank.measure_scale()
-                self._keep_before_they_go()
-            self._stores[member] = VectorStore(0)
+                if self.progress is not None:
+                    self.progress.keep_or_end(self)
+            self._stores[member] = VectorStore(0)  # gives the features back
         self._stores = []
 
-    def _keep_before_they_go(self) -> None:
-        """The vectors of a member that is selected are given back: now, or not at all, can all of them be kept."""
-        wanted = self._progress is not None and (
-            self._progress.last(SERIES) > 0 or self._progress.due()
+    def _select(self, member: int) -> None:
+        store = self._stores[member]
+        grid = self._grids[member]
+        images = self.images_before + store.index
+        total = self.images_before + sum_over_processes(len(images), self.device)
+        patches = TrainingPatches(store.vectors, images, self.images_before, grid)
+        options = SelectionOptions(
+            count=self._coreset_size(total * grid[0] * grid[1]),
+            projection=self.projection,
+            starting_points=10 if self.selection == "approximate" else None,
+            seed=self.seed,
+            memory_bytes=self._memory_left(),
         )
-        if not (wanted and self.keep_progress()):
-            self._progress = None
+        keeper = self.selection_keeper(f"selection{member}")
+        self.banks[member].select(patches, options, keeper)
+
+    def _memory_left(self) -> int | None:
+        """Bytes that a selection may take beside the features; None for no limit."""
+        if self.memory_bytes is None:
+            return None
+        return self.memory_bytes - sum(store.held for store in self._stores)
 
     def stages(self, plan: Plan) -> list[Stage]:
-        """Reading holds all patch features, selecting their projections too, and testing the bank."""
-        held, projections, bank = 0.0, 0.0, 0.0
+        """Reading holds all patch features, selecting their projections too, testing the bank."""
+        held = 0.0
+        projections = 0.0
+        bank = 0.0
         for backbone in self.backbones:
             size = self._sizes(backbone, plan.height, plan.width)
             count = plan.images * size.patches
@@ -209,67 +240,81 @@ class PatchCore(FitOnlyModule):
         return [backbone.body for backbone in self.backbones]
 
     def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
-        """Patch scores are distances to the bank, at least 0; the image score is their maximum."""
+        """Scores patches by distances, at least 0; the score of an image is its patches' maximum.
+
+        `nearest` is of the first member of an ensemble.
+        """
         self.require_fitted()
-        size = image.shape[2], image.shape[3]
-        maps, image_scores, nearest = [], [], None
-        for member, bank in enumerate(self.banks):
-            features, grid = self._patches(image, member)
-            with torch.autocast(image.device.type, enabled=False):  # distances and maps in float32
-                found = self._find(bank, features)
-                scores = hide(found.scores.view(-1, *grid), ignore)
-                score, worst = scores.flatten(1).max(1)
-                row = found.rows.gather(1, worst[:, None])[:, 0]
-                if self.reweight:
-                    score = score * self._weight(
-                        bank, features[torch.arange(len(worst)), worst], row
-                    )
-                nearest = bank.origin[row].long() if nearest is None else nearest
-                maps.append(score_map(scores / self._unit(bank), *size, self.sigma, ignore))
-                image_scores.append(score / self._unit(bank))
-        return Prediction(torch.stack(maps).mean(0), torch.stack(image_scores).mean(0), nearest)
+        members = [self._predict(member, image, ignore) for member in range(len(self.banks))]
+        maps, scores, nearest = zip(*members, strict=True)
+        return Prediction(torch.stack(maps).mean(0), torch.stack(scores).mean(0), nearest[0])
+
+    def _predict(self, member: int, image: Tensor, ignore: Tensor | None) -> Prediction:
+        """The prediction of one member, in units of its scale."""
+        bank = self.banks[member]
+        features, grid = self._patches(image, member)
+        with torch.autocast(image.device.type, enabled=False):  # distances and maps in float32
+            found = self._find(bank, features)
+            scores = hide(found.scores.view(-1, *grid), ignore)
+            score, worst = scores.flatten(1).max(1)
+            every = torch.arange(len(worst), device=worst.device)
+            row = found.rows[every, worst]
+            if self.reweight:
+                queries = features[every, worst]
+                score = score * self._weight(bank, queries, row)
+            unit = self._unit(bank)
+            maps = score_map(scores / unit, *image.shape[2:], self.sigma, ignore)
+            return Prediction(maps, score / unit, bank.origin[row].long())
 
     def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
-        """The largest distance of a patch to the rows of other images; the rows stay those selected with the image."""
-        scores, tiles = [], self.tiles_per_image
+        """Scores training images by the rows of other images.
+
+        These rows are still those that were selected with the image.
+        """
+        tiles = self.tiles_per_image
         first = self.images_before + index // tiles * tiles  # of the tiles of each image
+        scores = []
         for member, bank in enumerate(self.banks):
             features, grid = self._patches(image, member)
+            alone = []
             with torch.autocast(image.device.type, enabled=False):
-                alone = [
-                    self._find(
-                        bank, one[None], without=range(int(start), int(start) + tiles)
-                    ).scores.view(grid)
-                    for one, start in zip(features, first, strict=True)
-                ]
-            scores.append(hide(torch.stack(alone), ignore).flatten(1).amax(1) / self._unit(bank))
+                for patches, start in zip(features, first.tolist(), strict=True):
+                    found = self._find(bank, patches[None], without=range(start, start + tiles))
+                    alone.append(found.scores.view(grid))
+            hidden = hide(torch.stack(alone), ignore)
+            scores.append(hidden.flatten(1).amax(1) / self._unit(bank))
         return torch.stack(scores).mean(0)
 
     def _sizes(self, backbone: nn.Module, height: int, width: int) -> Sizes:
         shapes = backbone.shapes(height, width)  # type: ignore[operator]
+        finest = shapes[0]
         length = self.dimension or sum(shape.channels for shape in shapes)
-        return Sizes(shapes[0].height * shapes[0].width, length, selected_numbers(self.projection))
+        return Sizes(finest.height * finest.width, length, selected_numbers(self.projection))
 
     def _room(self, size: Sizes, memory_bytes: int | None) -> int | None:
-        """Bytes that one member's features may take in memory, so that there is room for their selection too."""
+        """Bytes that one member's features may take, so that their selection fits beside them."""
         if memory_bytes is None:
             return None
         return int(memory_bytes / len(self.banks) * size.length / (size.length + size.selected))
 
     def _find(self, bank: PatchBank, features: Tensor, without: range | None = None) -> Found:
+        """Searches patch features [B, P, D], in the rows of all images but those of `without`."""
         squared, rows = bank.search(features.flatten(0, 1), self.neighbours, without)
         distances = squared if self.distance == "squared" else squared.sqrt()
-        return Found(
-            distances.mean(1).view(features.shape[:2]), rows[:, 0].view(features.shape[:2])
-        )
+        shape = features.shape[:2]
+        return Found(distances.mean(1).view(shape), rows[:, 0].view(shape))
 
     def _unit(self, bank: PatchBank) -> Tensor | float:
-        """Of scores: the scale of a member of an ensemble, in its square where distances are."""
+        """What an ensemble member's scores are divided by.
+
+        Its bank's scale, squared for squared distances.
+        """
         if len(self.banks) == 1:
             return 1.0
         return bank.scale**2 if self.distance == "squared" else bank.scale
 
     def _patches(self, image: Tensor, member: int) -> tuple[Tensor, tuple[int, int]]:
+        """Patch features [B, P, D] of images, and height and width of their grid."""
         (features,) = self.backbones[member](image, self._features)
         return features.flatten(1, 2).float(), (features.shape[1], features.shape[2])
 
@@ -277,17 +322,20 @@ class PatchCore(FitOnlyModule):
         features = patch_features(maps, self.patch_size, self.layer_dimension, self.dimension)
         return [features.unflatten(1, maps[0].shape[2:])]
 
-    def _count(self, total: int) -> int:
-        count = int(total * self.coreset_ratio)
+    def _coreset_size(self, patches: int) -> int:
+        count = int(patches * self.coreset_ratio)
         if count < 1:
             raise UserError(
-                f"a coreset_ratio of {self.coreset_ratio} of {total} patches is none; "
-                f"set model.coreset_ratio to at least {1 / total:.2g}"
+                f"a model.coreset_ratio of {self.coreset_ratio} keeps none of {patches} patches; "
+                f"set model.coreset_ratio to at least {1 / patches:.2g}"
             )
         return count
 
     def _weight(self, bank: PatchBank, queries: Tensor, nearest: Tensor) -> Tensor:
-        """1 - exp|q - m*| / sum over the b bank patches m nearest to m* of exp|q - m| (equation 7)."""
+        """The weight of the image score (equation 7).
+
+        1 - exp|q - m*| / sum over the b bank patches m nearest to m* of exp|q - m|.
+        """
         around = bank.search(bank.bank[nearest], self.reweight)[1]
         distances = (queries[:, None] - bank.bank[around]).norm(dim=2)
         return 1 - distances.softmax(1)[:, 0]
@@ -297,32 +345,34 @@ def _members(
     backbone: str | list[str],
     weights: str | list[str | None] | None,
     layers: list[str] | list[list[str]] | None,
-) -> list[tuple[str, str | None, list[str] | None]]:
-    """Backbone, weights and layers of each member of the ensemble."""
+) -> list[Member]:
+    """The members of the ensemble; one if `backbone` is no list."""
     if isinstance(backbone, str):
         if isinstance(weights, list) or (layers and not isinstance(layers[0], str)):
             raise UsageError(
-                "model.weights and model.layers are lists for each backbone; model.backbone is only one"
+                "model.weights and model.layers are lists for each backbone; model.backbone is "
+                "only one"
             )
-        return [(backbone, weights, layers)]
-    each = {
-        "weights": weights if isinstance(weights, list) else [weights] * len(backbone),
-        "layers": [None] * len(backbone) if layers is None else layers,
-    }
-    for name, values in each.items():
-        if len(values) != len(backbone):
+        return [Member(backbone, weights, layers)]
+    count = len(backbone)
+    if not isinstance(weights, list):
+        weights = [weights] * count
+    if layers is None:
+        layers = [None] * count
+    for name, values in (("weights", weights), ("layers", layers)):
+        if len(values) != count:
             raise UsageError(
-                f"model.{name} has {len(values)} entries for the {len(backbone)} of model.backbone"
+                f"model.{name} has {len(values)} entries for the {count} of model.backbone"
             )
-    return list(zip(backbone, each["weights"], each["layers"], strict=True))
+    return [Member(*member) for member in zip(backbone, weights, layers, strict=True)]
 
 
 def _check(
-    patch_size: int, layer_dimension: int | None, dimension: int | None, coreset_ratio: float
+    layer_dimension: int | None, dimension: int | None, coreset_ratio: float, reweight: int
 ) -> None:
-    if patch_size < 1 or patch_size % 2 == 0:
-        raise UsageError(f"model.patch_size must be odd and positive, {patch_size} came")
     if (layer_dimension is None) != (dimension is None):
         raise UsageError("set both model.layer_dimension and model.dimension, or both to null")
     if not 0 < coreset_ratio <= 1:
-        raise UsageError(f"model.coreset_ratio must be above 0 and at most 1, {coreset_ratio} came")
+        raise UsageError(f"model.coreset_ratio must be above 0 and at most 1, got {coreset_ratio}")
+    if reweight == 1:
+        raise UsageError("model.reweight must be 0 for none, or at least 2, got 1")
