@@ -1,20 +1,22 @@
-"""`lightning-ad` and `python -m lightning_ad`: how every command begins."""
+"""`lightning-ad` and `python -m lightning_ad`: how every command begins and ends."""
 
 import signal
 import sys
 from collections.abc import Sequence
 
+from lightning_ad.commands.main import main as run_command
+
 
 def start(words: Sequence[str]) -> int:
-    """Runs a command and returns its exit code; Ctrl+C during the imports, which take seconds, is no error of ours.
+    """Runs a command and returns its exit code.
+
+    Ctrl+C is reported as "interrupted" at any time, even during the imports, which take seconds.
 
     Args:
         words: the name of the command and its flags.
     """
     try:
-        from lightning_ad.commands.main import main
-
-        code = main(words)
+        code = run_command(words)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
@@ -23,7 +25,7 @@ def start(words: Sequence[str]) -> int:
 
 
 def main() -> int:
-    """`lightning-ad`: runs the command that the command line names."""
+    """Runs the command that the command line names."""
     return start(sys.argv[1:])
 
 

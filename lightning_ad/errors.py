@@ -1,53 +1,101 @@
 """Errors that a user can cause: one clear message, without a trace."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class UserError(Exception):
-    """Something the user can put right. The message says what was expected, what came, and what to do.
+    """Something the user can put right: what was expected, what was given, and what to do.
 
-    The command line prints it alone and ends with `exit_code`.
+    The command line prints the message alone and ends with `exit_code`.
+
+    Attributes:
+        exit_code: of the command.
+        everywhere: whether all processes raise it, so that only the first one prints it.
     """
 
     exit_code = 1
-    everywhere = False  # whether all processes raise it, so that the first one's word is enough
+    everywhere = False
 
 
 class UsageError(UserError):
-    """The wish itself cannot be met: a wrong argument, or two that exclude each other."""
+    """What was asked for is not possible: a wrong argument, or two that exclude each other."""
 
     exit_code = 2
 
 
 class DataError(UserError):
-    """A data set is not as its layout says: a missing folder, an unreadable file, a mask that does not fit."""
+    """A data set does not match its layout: a missing folder, an unreadable file, a wrong mask."""
 
 
 class WeightsError(UserError):
-    """Weights or a checkpoint cannot be had, or do not fit the network."""
+    """Weights or a checkpoint cannot be loaded, or do not fit the network."""
 
 
 class MissingFolderError(DataError):
-    """A folder that the layout wants is not there."""
+    """A folder that the layout needs is missing."""
 
 
 class NotFittedError(UserError):
-    """A method was asked for a score before it has learned anything."""
+    """A method was asked for a score before it was fitted."""
 
 
 class DivergedError(UserError):
-    """Training has left finite numbers; all processes say the same."""
+    """A loss or a weight is not finite; all processes raise it."""
 
     everywhere = True
 
 
 class Preempted(UserError):
-    """The run was told to stop, and can go on; all processes say the same. The exit code is EX_TEMPFAIL."""
+    """The run was told to stop and can be resumed; all processes raise it.
+
+    The exit code is EX_TEMPFAIL, so that a scheduler starts the job again.
+    """
 
     exit_code = 75
     everywhere = True
 
 
 class Interrupted(UserError):
-    """The user has ended the run at once."""
+    """The user ended the run at once."""
 
     exit_code = 130
     everywhere = True
+
+
+class CapacityError(ValueError):
+    """More rows are wanted than can be held. A method turns it into a `UserError`.
+
+    Attributes:
+        wanted: number of rows that are wanted.
+        capacity: number of rows that can be held.
+    """
+
+    def __init__(self, wanted: int, capacity: int) -> None:
+        super().__init__(f"{wanted} rows are wanted, at most {capacity} can be held")
+        self.wanted = wanted
+        self.capacity = capacity
+
+
+class DiskFullError(OSError):
+    """A temporary file does not fit on its disk. A method turns it into a `UserError`.
+
+    Attributes:
+        size: of the file, in bytes.
+        folder: where it was to be.
+        reason: why it could not be, in the system's words.
+    """
+
+    def __init__(self, size: int, folder: str, reason: str) -> None:
+        super().__init__(f"{folder} has no room for {size} bytes: {reason}")
+        self.size = size
+        self.folder = folder
+        self.reason = reason
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns the end of a message that suggests the nearest known name; empty if none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    if not near:
+        return ""
+    return f", did you mean '{near[0]}'"

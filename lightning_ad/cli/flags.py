@@ -1,4 +1,4 @@
-"""The flags of a run that are ours, beside those of model, data and trainer."""
+"""The flags of a run that are ours, beside those of the model, the data and the trainer."""
 
 from typing import Literal
 
@@ -9,68 +9,109 @@ from lightning_ad.evaluation.thresholds import Method
 
 
 def add_flags(parser: LightningArgumentParser) -> None:
-    """Adds them, and links the seeds of data and model to `seed_everything`."""
+    """Adds our flags, and links the seeds of data and model to `seed_everything`."""
+    _add_run_folder_flags(parser)
+    _add_evaluation_flags(parser)
+    _add_speed_flags(parser)
+    _add_fit_only_flags(parser)
     parser.add_argument(
-        "--name", type=str | None, default=None, help="of the run; <method>-<data set>-<category>"
+        "--trust",
+        type=str | None,
+        default=None,
+        help="packages between commas whose classes configurations may name, beside those of "
+        "lightning_ad and Lightning",
     )
-    parser.add_argument("--output", type=str, default="runs", help="the folder of all runs")
+    for target in ("data.seed", "model.init_args.seed"):
+        parser.link_arguments("seed_everything", target, compute_fn=seed_number)
+
+
+def seed_number(value: int | bool) -> int:
+    """Returns the seed as a number; `true` is 0, as for Lightning."""
+    if isinstance(value, bool):
+        return 0
+    return value
+
+
+def _add_run_folder_flags(parser: LightningArgumentParser) -> None:
+    parser.add_argument(
+        "--name",
+        type=str | None,
+        default=None,
+        help="name of the run (default: <method>-<data set>-<category>)",
+    )
+    parser.add_argument("--output", type=str, default="runs", help="folder of all runs")
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the newest unfinished run of that name, in place",
+        help="continue the newest unfinished run of this name, in its own folder",
     )
+
+
+def _add_evaluation_flags(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         "--select",
         type=Literal["last", "validation_loss", "validation_AUROC"],
         default="last",
-        help="the epoch that is tested: the last, or the best by held-out good images (data.validation) or by "
-        "synthetic anomalies on them (data.validation_anomalies)",
+        help="epoch that is tested: the last one, or the best one by the loss on held-out good "
+        "images (data.validation) or by synthetic anomalies on them (data.validation_anomalies)",
     )
     parser.add_argument(
         "--metrics_gb",
         type=PositiveFloat,
         default=4.0,
-        help="main memory for the exact pixel metrics of each process; above it, pixels are counted in bins, and "
-        "the bounds of the exact metrics are stated",
+        help="main memory, in GB, for the exact pixel metrics of each process; beyond it, pixels "
+        "are counted in a histogram, and bounds of the exact metrics are reported",
     )
     parser.add_argument(
         "--reject",
         type=float | None,
         default=None,
-        help="the share of good parts that may be called anomalous, kept by held-out good images (data.validation) "
-        "whatever their scores; 0.01 where there are enough of them",
+        help="share of good parts that may be called anomalous, guaranteed by held-out good images "
+        "(data.validation) whatever the distribution of their scores (default: 0.01 if there are "
+        "enough of them)",
     )
     parser.add_argument(
         "--threshold",
         type=Method | float | None,
         default=None,
-        help="how the score is chosen above which an image is called anomalous: conformal (default) or quantile, by "
-        "held-out good images; f1, by labelled validation images; chi2 (Mahalanobis AD); or a number",
+        help="how the threshold above which an image is called anomalous is chosen: conformal "
+        "(default) or quantile, from held-out good images; f1, from labelled validation images; "
+        "chi2 (Mahalanobis AD); or a number",
     )
     parser.add_argument(
         "--dashboard_images",
         type=NonNegativeInt,
         default=8,
-        help="how many validation and test images TensorBoard, W&B or MLflow show, with heat maps, at each evaluation",
+        help="number of validation and test images that TensorBoard, W&B or MLflow show, with heat "
+        "maps, at each evaluation",
     )
+
+
+def _add_speed_flags(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         "--feature_cache",
         type=str | None,
         default=None,
-        help="a folder in which frozen networks' features of images are kept, for runs to come with the same network",
+        help="folder that keeps the features of images, for later runs with the same frozen "
+        "network",
     )
     parser.add_argument(
         "--feature_cache_gb",
         type=PositiveFloat,
         default=20.0,
-        help="what that folder may hold; the oldest go first",
+        help="size limit of that folder in GB; the oldest features are removed first",
     )
-    parser.add_argument("--compile", type=bool, default=False, help="the networks by torch.compile")
+    parser.add_argument(
+        "--compile", type=bool, default=False, help="compile the networks with torch.compile"
+    )
+
+
+def _add_fit_only_flags(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         "--extend",
         type=str | None,
         default=None,
-        help="a finished fit-only run, to which the images are added",
+        help="finished run of a fit-only method to which the images are added",
     )
     parser.add_argument(
         "--suspects",
@@ -82,24 +123,13 @@ def add_flags(parser: LightningArgumentParser) -> None:
         "--progress_minutes",
         type=NonNegativeFloat,
         default=10.0,
-        help="how often a fit-only method keeps what it has read and selected, for --resume to go on from",
+        help="minutes between saves of what a fit-only method has read and selected; --resume "
+        "continues from the last one",
     )
     parser.add_argument(
         "--trim",
         type=float,
         default=0.0,
-        help="leave out this share of the training images, the most suspicious first, and fit anew without them",
+        help="share of the training images to leave out, the most suspicious first; the method is "
+        "fitted again without them",
     )
-    parser.add_argument(
-        "--trust",
-        type=str | None,
-        default=None,
-        help="packages between commas, of which configurations may name classes beside lightning_ad's and Lightning's",
-    )
-    for target in ("data.seed", "model.init_args.seed"):
-        parser.link_arguments("seed_everything", target, compute_fn=seed_number)
-
-
-def seed_number(value: int | bool) -> int:
-    """The seed as a number: `true` is 0, as Lightning takes it."""
-    return 0 if isinstance(value, bool) else value

@@ -1,4 +1,8 @@
-"""What a machine can do to a run, in one sentence: memory and disks that are full, workers and processes that die."""
+"""What a command prints when it fails: one sentence, without a trace, and its exit code.
+
+It covers what a user can put right, and what a machine can do to a run: full memory and disks,
+workers and processes that die.
+"""
 
 import errno
 import logging
@@ -19,77 +23,33 @@ from lightning_ad.system.signals import stop_with_parent
 UNWRITABLE = {
     errno.ENOSPC: "there is no room left on the disk",
     errno.EDQUOT: "the quota of the disk is used up",
-    errno.EROFS: "the disk can only be read",
-    errno.EACCES: "the permission is lacking",
-    errno.EPERM: "the permission is lacking",
+    errno.EROFS: "the disk is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
     errno.EFBIG: "files may not be that large there",
 }
-LOST = ("Connection closed by peer", "Connection reset by peer", "remote process exited")
-WORKERS = "Lower data.num_workers, or data.batch_size"
+LOST_CONNECTION = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "remote process exited",
+)
+RELIEVE_WORKERS = "Lower data.num_workers, or data.batch_size"
 KEPT = "What was saved before is whole: --resume goes on from it"
 
-
-def explain(error: BaseException) -> str | None:
-    """The sentence for an error that the machine has caused; None for another."""
-    for cause in _causes(error):
-        text = str(cause)
-        if isinstance(cause, torch.OutOfMemoryError):
-            return f"the GPU's memory is full: lower data.batch_size or data.image_size ({text[:80]}). {KEPT}"
-        if isinstance(cause, MemoryError) or "can't allocate memory" in text:
-            return (
-                "the main memory is full: lower data.batch_size, data.num_workers or data.image_size (PatchCore and "
-                f"SPADE: set model.memory_gb). {KEPT}"
-            )
-        if "/dev/shm" in text or "shared memory" in text:
-            return f"the memory that workers share is full ({text[:120]}): {WORKERS}. {KEPT}"
-        if isinstance(cause, OSError | EOFError) and _within(
-            cause, "resource_sharer"
-        ):  # its batch was on the way
-            died = f"a worker that reads images has died ({type(cause).__name__})"
-            return f"{died}. Is the main memory full? {WORKERS}. {KEPT}"
-        if isinstance(cause, OSError) and cause.errno in UNWRITABLE:
-            return f"{cause.filename or 'a file'}: {UNWRITABLE[cause.errno]} ({text[:160]}). {KEPT}"
-        if "DataLoader worker" in text and (
-            "killed by signal" in text or "exited unexpectedly" in text
-        ):
-            return f"a worker that reads images has died: {text.rstrip('. ')}. Is the main memory full? {WORKERS}. {KEPT}"
-        if isinstance(cause, RuntimeError) and any(word in text for word in LOST):
-            said = next(word for word in LOST if word in text)
-            return f"another process of this run has ended ({said}); its own error says why, where it had one. {KEPT}"
-    return None
-
-
-def _within(error: BaseException, module: str) -> bool:
-    """Whether an error comes out of a module of that name."""
-    return any(
-        Path(frame.filename).stem == module for frame in traceback.extract_tb(error.__traceback__)
-    )
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-
-
-_format_warning = warnings.formatwarning
-
-
-_NOISE = (
+WARNINGS_NOT_SHOWN = (
     "LightningCLI's args parameter",
     ".*returned `None`, this fit will run with no optimizer",  # fit-only methods
     ".*module\\(s\\) in eval mode at the start of training",  # frozen backbones
     ".*Total length of `list` across ranks is zero",  # no validation set
     ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated",
     ".*does not have many workers",
-    ".*it is recommended to use `devices=1`",  # rows that fill up a batch are not counted
-    "You're resuming from a checkpoint that ended before the epoch ended",  # our sampler leaves out what was read
+    ".*it is recommended to use `devices=1`",  # rows that pad a batch are not counted
+    # Our sampler leaves out what was read before.
+    "You're resuming from a checkpoint that ended before the epoch ended",
     ".*Checkpoint directory .* exists and is not empty",  # resumed in place
-    ".*It is recommended to use `self.log\\(.*sync_dist=True",  # images per second are those of one process
+    ".*It is recommended to use `self.log\\(.*sync_dist=True",  # throughput is of one process
 )
-
-
-_CHATTER = (
+LOG_LINES_NOT_SHOWN = (
     "litlogger",
     "litmodels",
     "TPU available",
@@ -99,63 +59,169 @@ _CHATTER = (
 
 
 def run(command: Callable[[], object]) -> int:
-    """Runs a command; an error that a user can cause is one message, without a trace.
+    """Runs a command and prints an error that a user can cause as one message, without a trace.
 
     Returns:
-        What the command returns if that is a number, or 0; 2 for a usage error, 1 for another.
+        What the command returns if that is a number, else 0; 2 for a usage error, 1 for another.
     """
     stop_with_parent()
-    for said_elsewhere in _NOISE:
-        warnings.filterwarnings("ignore", message=said_elsewhere)
-    warnings.formatwarning = _notice
-    for logger in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
-        logging.getLogger(f"lightning.pytorch.{logger}").addFilter(
-            lambda record: not any(words in record.getMessage() for words in _CHATTER)
-        )
+    _hide_noise()
     try:
         code = command()
-    except UserError as error:
-        # A loader's worker wraps the message into the text of its own trace.
-        message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
-        if not (error.everywhere and rank_zero_only.rank):
-            print(f"error: {message}", file=sys.stderr)
-        # Lightning kills the first process as soon as one that it has started ends with another code than 0.
-        return 0 if error.everywhere and _started_by_lightning() else error.exit_code
-    except MisconfigurationException as error:
-        print(f"error: {error}", file=sys.stderr)
-        return UsageError.exit_code
-    except BrokenPipeError:  # what reads the output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except Exception as error:
-        if type(error).__module__.startswith("wandb"):
-            said = f"Weights & Biases: {error}. Log in by `wandb login`, or set WANDB_MODE=offline"
-        elif (found := explain(error)) is None:
-            raise
-        else:
-            said = found
-        print(f"error: {said}", file=sys.stderr)
-        return UserError.exit_code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever reads the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except UserError as error:
+        return _report(error)
+    except MisconfigurationException as error:
+        print(f"error: {error}", file=sys.stderr)
+        return UsageError.exit_code
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        return UserError.exit_code
     return code if isinstance(code, int) else 0
 
 
-def _notice(
+def explain(error: BaseException) -> str | None:
+    """Returns the sentence for an error that the machine or a service caused, None for another."""
+    if type(error).__module__.startswith("wandb"):
+        return f"Weights & Biases: {error}. Log in by `wandb login`, or set WANDB_MODE=offline"
+    for cause in _causes(error):
+        for fault in FAULTS:
+            sentence = fault(cause, str(cause))
+            if sentence is not None:
+                return f"{sentence}. {KEPT}"
+    return None
+
+
+def _gpu_memory(cause: BaseException, text: str) -> str | None:
+    if not isinstance(cause, torch.OutOfMemoryError):
+        return None
+    return f"the GPU's memory is full: lower data.batch_size or data.image_size ({text[:80]})"
+
+
+def _main_memory(cause: BaseException, text: str) -> str | None:
+    if not isinstance(cause, MemoryError) and "can't allocate memory" not in text:
+        return None
+    return (
+        "the main memory is full: lower data.batch_size, data.num_workers or data.image_size "
+        "(PatchCore and SPADE: set model.memory_gb)"
+    )
+
+
+def _shared_memory(cause: BaseException, text: str) -> str | None:
+    if "/dev/shm" not in text and "shared memory" not in text:
+        return None
+    return f"the memory that workers share is full ({text[:120]}): {RELIEVE_WORKERS}"
+
+
+def _worker_lost_with_its_batch(cause: BaseException, text: str) -> str | None:
+    """Recognises a batch that was on its way from a worker when the worker died."""
+    if not isinstance(cause, OSError | EOFError) or not _was_raised_in("resource_sharer", cause):
+        return None
+    died = f"a worker that reads images has died ({type(cause).__name__})"
+    return f"{died}. Is the main memory full? {RELIEVE_WORKERS}"
+
+
+def _unwritable_file(cause: BaseException, text: str) -> str | None:
+    if not isinstance(cause, OSError) or cause.errno not in UNWRITABLE:
+        return None
+    return f"{cause.filename or 'a file'}: {UNWRITABLE[cause.errno]} ({text[:160]})"
+
+
+def _dead_worker(cause: BaseException, text: str) -> str | None:
+    died = "killed by signal" in text or "exited unexpectedly" in text
+    if "DataLoader worker" not in text or not died:
+        return None
+    reason = text.rstrip(". ")
+    return (
+        f"a worker that reads images has died: {reason}. Is the main memory full? {RELIEVE_WORKERS}"
+    )
+
+
+def _dead_process(cause: BaseException, text: str) -> str | None:
+    if not isinstance(cause, RuntimeError):
+        return None
+    for sign in LOST_CONNECTION:
+        if sign in text:
+            return (
+                f"another process of this run has ended ({sign}); look for its own error, if it "
+                "printed one"
+            )
+    return None
+
+
+FAULTS = (
+    _gpu_memory,
+    _main_memory,
+    _shared_memory,
+    _worker_lost_with_its_batch,
+    _unwritable_file,
+    _dead_worker,
+    _dead_process,
+)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        hidden = error.__suppress_context__
+        error = error.__cause__ or (None if hidden else error.__context__)
+
+
+def _was_raised_in(module: str, error: BaseException) -> bool:
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(frame.filename).stem == module for frame in frames)
+
+
+def _report(error: UserError) -> int:
+    """Prints an error and returns the exit code."""
+    # A loader's worker wraps the message into the text of its own trace.
+    message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
+    if not (error.everywhere and rank_zero_only.rank):
+        print(f"error: {message}", file=sys.stderr)
+    # Lightning kills the first process as soon as one that it started ends with another code than 0
+    if error.everywhere and _was_started_by_lightning():
+        return 0
+    return error.exit_code
+
+
+def _was_started_by_lightning() -> bool:
+    """Whether this is one of the processes that `trainer.devices` starts beside the first."""
+    launchers = {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & {*os.environ}
+    return rank_zero_only.rank > 0 and "LOCAL_RANK" in os.environ and not launchers
+
+
+def _hide_noise() -> None:
+    for message in WARNINGS_NOT_SHOWN:
+        warnings.filterwarnings("ignore", message=message)
+    warnings.formatwarning = _format_warning
+    for logger in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{logger}").addFilter(_is_shown)
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    return not any(part in message for part in LOG_LINES_NOT_SHOWN)
+
+
+_default_format_warning = warnings.formatwarning
+
+
+def _format_warning(
     message: Warning | str,
     category: type[Warning],
     filename: str,
     lineno: int,
     line: str | None = None,
 ) -> str:
-    """A warning as it is printed: one of ours tells the user something of the data or the run, not of our code."""
+    """Formats a warning of ours as a note: it is about the data or the run, not about code."""
     if Path(filename).is_relative_to(Path(__file__).parents[1]):
         return f"note: {message}\n"
-    return _format_warning(message, category, filename, lineno, line)
-
-
-def _started_by_lightning() -> bool:
-    """Whether this is not the first of the processes that `trainer.devices` starts."""
-    others = {"TORCHELASTIC_RUN_ID", "SLURM_PROCID"} & {*os.environ}
-    return rank_zero_only.rank > 0 and "LOCAL_RANK" in os.environ and not others
+    return _default_format_warning(message, category, filename, lineno, line)

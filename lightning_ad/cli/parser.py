@@ -1,37 +1,31 @@
-"""The parser of flags and YAML files; its errors are one sentence."""
+"""The parser of flags and YAML files; its errors are one sentence each."""
 
 import re
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from inspect import signature
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn, Union, get_args, get_origin
+from typing import Any, NamedTuple, NoReturn, Union, get_args, get_origin
 
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_ad import methods
-from lightning_ad.cli.trust import allow_imports, denied
-from lightning_ad.errors import UsageError, UserError
+from lightning_ad.cli.trust import REFUSED_IMPORT, allow_imports, refusal
+from lightning_ad.errors import UsageError, UserError, did_you_mean
 
 BASES = (methods.AnomalyModule, methods.LearnedModule, methods.FitOnlyModule)
-METHODS = [
-    n
-    for n, c in vars(methods).items()
-    if isinstance(c, type) and issubclass(c, BASES) and c not in BASES
-]
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser; an error is a sentence of ours, not the list of all flags."""
+    """Lightning's parser, whose errors are one sentence instead of the list of all flags."""
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
-        """The configuration that the flags make, as jsonargparse's; of the trainer's settings, 1 is not 1.0.
+        """Returns the configuration, as jsonargparse does; of the trainer's settings, 1 is not 1.0.
 
         Raises:
-            UsageError: saying what was expected, what came, and what to do.
+            UsageError: with what was expected, what was given, and what to do.
         """
         flags = split_flags(args or [])
         allow_imports(flags)
@@ -40,87 +34,49 @@ class Parser(LightningArgumentParser):
                 action._typehint = whole_numbers_first(hint)
         for flag, value in pairwise(flags):
             if flag in ("-c", "--config"):
-                _check_yaml(Path(value))
+                read_config(Path(value))
         return super().parse_args(args, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the parsing with a `UsageError`."""
-        if not self.exit_on_error:  # a part of the flags; the whole says it again, and where it is
+        if not self.exit_on_error:  # parsing a part: the whole repeats the error and adds its place
             super().error(message, ex)
-        flags = [f for action in self._actions for f in action.option_strings if f.startswith("--")]
-        raise UsageError(explain(message, flags)) from ex
+        raise UsageError(explain(message, self._flags())) from ex
+
+    def _flags(self) -> list[str]:
+        flags: list[str] = []
+        for action in self._actions:
+            flags += [option for option in action.option_strings if option.startswith("--")]
+        return flags
 
 
 def whole_numbers_first(hint: Any) -> Any:
-    """A union that tries int before float, so that one batch (`trainer.limit_test_batches 1`) is not all (1.0).
+    """Returns a union with int before float, so that `trainer.limit_test_batches 1` is one batch.
 
-    `typing` keeps what it makes of `Optional[Union[float, int]]`, and gives it for Lightning's
-    `Optional[Union[int, float]]`, too: to its cache, both unions are the same.
+    With float first, 1 would be read as 1.0, which means all batches. `typing` caches unions
+    without regard to order: it may return `Optional[Union[float, int]]` for Lightning's
+    `Optional[Union[int, float]]`.
     """
     kinds = get_args(hint)
     if get_origin(hint) is not Union or int not in kinds or float not in kinds[: kinds.index(int)]:
         return hint
-    return Union[tuple(sorted(kinds, key=lambda kind: kind is not int))]  # noqa: UP007 (`|` may find the other one)
-
-
-def explain(message: str, flags: Iterable[str] = ()) -> str:
-    """One sentence for an error of jsonargparse.
-
-    Args:
-        message: what jsonargparse says.
-        flags: all flags that there are, of which the nearest to a mistyped one is named.
-
-    Returns:
-        The sentence; the message itself where it is of no known form.
-    """
-    if refused := denied(message):
-        return refused
-    keys = [flag.removeprefix("--") for flag in flags]
-    if found := re.search(r"unrecognized arguments: (\S+)", message):
-        return _unknown("flag", found[1].partition("=")[0], flags)
-    if found := re.search(r"Group '([\w.]+)' does not accept option '(\w+)'", message):
-        return _unknown("key", f"{found[1]}.{found[2]}", keys)
-    if found := re.search(
-        rf"arguments are required: (.+)\n(?:.*\n)*?.*Given value: {_OBJECT}", message
-    ):
-        return f"{_key(message, found)}: {_name(found[2])} needs {found[1]} (--{_key(message, found)}.{found[1]})"
-    # Of the alternatives that were tried, the first is the one that was meant.
-    found = re.search(
-        rf"Option '([^']+)' is not accepted(?:\. Got value: {_OBJECT})?|{_TYPED}", message
-    )
-    if found and found[1]:
-        owners = re.findall(r"class_path '([\w.]+)'", message[: found.start()])
-        owner = found[2] or next(iter(owners[::-1]), None)
-        return _unknown_setting(found[1], owner) if owner else _unknown("key", found[1], keys)
-    if found:
-        return f"{_key(message, found)}: expected {_plain(found[3])}; {found[4]!r} came"
-    inner = message[message.rindex("Parser key") :] if "Parser key" in message else message
-    found = re.search(r"Subtypes: \[([^\n]+)\]\n.*?Given value: ([^\n]*)", inner, re.DOTALL)
-    wanted = re.search(
-        r"Expected a dot import path string: (\S+)|module '[\w.]+' has no attribute '(\w+)'", inner
-    )
-    if wanted and not (found and re.search(r"'(float|int|str|bool)'", found[1])):
-        key = _key(message, wanted) or message.partition(":")[0]
-        known = METHODS if key.startswith(("model", "--model")) else []
-        listed = f"; there is {', '.join(known)}" if known else ""
-        name = wanted[1] or wanted[2]
-        return f"{key}: there is no class '{name}'{nearest(name, known)}{listed}"
-    if found:
-        value = re.sub(r"\. Got value: .*", "", found[2])
-        return f"{_key(message)}: expected {_plain(found[1])}; {value!r} came"
-    return message
-
-
-_OBJECT = r"Namespace\(class_path='([\w.]+)'"
-_TYPED = r"Expected an? (.+)\. Got value: (.*)"
+    return Union[tuple(sorted(kinds, key=lambda kind: kind is not int))]  # noqa: UP007 (`|` may return the cached one)
 
 
 def split_flags(args: Iterable[str]) -> list[str]:
-    """`--flag=value` as two."""
-    return [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--") else [arg])]
+    """Splits each `--flag=value` in two."""
+    parts: list[str] = []
+    for arg in args:
+        parts += arg.split("=", 1) if arg.startswith("--") else [arg]
+    return parts
 
 
-def _check_yaml(path: Path) -> None:
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of settings.
+
+    Raises:
+        UsageError: if there is no such file, or it does not hold settings.
+    """
     if not path.is_file():
         raise UsageError(f"there is no file {path} (--config)")
     try:
@@ -129,45 +85,11 @@ def _check_yaml(path: Path) -> None:
         raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{path} holds no settings: expected keys such as model, data and trainer")
-
-
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    return f"there is no {kind} '{name}'{nearest(name, known)}; --help lists all"
-
-
-def _unknown_setting(name: str, owner: str) -> str:
-    module, kind = owner.rpartition(".")[0], _name(owner)
-    known = [*signature(getattr(import_module(module), kind)).parameters, "init_args"]
-    where = f"--model.help {kind}" if kind in METHODS else "its documentation"
-    return (
-        f"{kind} has no setting '{name}'{nearest(name.partition('.')[0], known)}; {where} lists all"
-    )
-
-
-def _key(message: str, found: re.Match[str] | None = None) -> str:
-    """Where in the configuration `found` is."""
-    before = message[: found.start()] if found else message
-    return ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', before)))
-
-
-def _name(path: str) -> str:
-    return path.rpartition(".")[2]
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The words that ask for the most similar of the known names; empty where none is similar."""
-    near = get_close_matches(name, list(known), n=1)
-    return f", did you mean '{near[0]}'" if near else ""
-
-
-def _plain(types: str) -> str:
-    """`<class 'int'>, <class 'NoneType'>` as `int, null`."""
-    types = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", types)
-    return re.sub(r"typing\.Literal\[(.*?)\]", r"\1", types).replace("NoneType", "null")
+    return content
 
 
 def users_error(error: BaseException) -> UserError | None:
-    """What the user can put right among an error's causes."""
+    """Returns the `UserError` among the causes of an error."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__ or cause.__context__
@@ -175,12 +97,214 @@ def users_error(error: BaseException) -> UserError | None:
 
 
 def unmade(error: ValueError) -> UserError | None:
-    """What a logger or a callback said when it was made; the parser lists it among all it tried."""
+    """Returns what a logger or a callback raised as it was built, out of the parser's message."""
     found = re.search(r"\(implicit class_path\)\n\s*- ([^\n]+)", str(error))
-    return (
-        UsageError(
-            f"a part of the trainer (trainer.logger, trainer.callbacks) cannot be made: {found[1]}"
-        )
-        if found
-        else None
+    if found is None:
+        return None
+    return UsageError(
+        f"a part of the trainer (trainer.logger, trainer.callbacks) cannot be made: {found[1]}"
     )
+
+
+def explain(message: str, flags: Sequence[str] = ()) -> str:
+    """Turns an error of jsonargparse into one sentence.
+
+    Args:
+        message: jsonargparse's text.
+        flags: all flags that exist; the nearest to a mistyped one is suggested.
+
+    Returns:
+        The sentence; `message` itself if its form is not known.
+    """
+    for rule in RULES:
+        if found := rule.pattern.search(message):
+            sentence = rule.sentence(found, flags)
+            if sentence is not None:
+                return sentence
+    return message
+
+
+class Rule(NamedTuple):
+    """A form of jsonargparse's errors.
+
+    Attributes:
+        pattern: finds it in the message.
+        sentence: makes the sentence from the match and all flags; None leaves it to the next rule.
+    """
+
+    pattern: re.Pattern[str]
+    sentence: Callable[[re.Match[str], Sequence[str]], str | None]
+
+
+def _refused_import(found: re.Match[str], flags: Sequence[str]) -> str:
+    return refusal(found[1])
+
+
+def _unknown_flag(found: re.Match[str], flags: Sequence[str]) -> str:
+    name = found[1].partition("=")[0]
+    return f"there is no flag '{name}'{did_you_mean(name, flags)}; --help lists all"
+
+
+def _unknown_key_of_group(found: re.Match[str], flags: Sequence[str]) -> str:
+    return _unknown_key(f"{found['group']}.{found['option']}", flags)
+
+
+def _missing_argument(found: re.Match[str], flags: Sequence[str]) -> str:
+    key = _key(found.string[: found.start()])
+    return f"{key}: {_class_name(found['owner'])} needs {found['name']} (--{key}.{found['name']})"
+
+
+def _rejected(found: re.Match[str], flags: Sequence[str]) -> str:
+    if found["option"] is None:
+        key = _key(found.string[: found.start()])
+        return f"{key}: expected {_types(found['type'])}, got {found['value']!r}"
+    owners = re.findall(r"class_path '([\w.]+)'", found.string[: found.start()])
+    if found["owner"]:
+        return _unknown_setting(found["option"], found["owner"])
+    if owners:
+        return _unknown_setting(found["option"], owners[-1])
+    return _unknown_key(found["option"], flags)
+
+
+def _out_of_range(found: re.Match[str], flags: Sequence[str]) -> str:
+    bound = "above" if found["bound"] == ">" else "of at least"
+    key = _key(found.string)
+    return f"{key}: expected a number {bound} {found['limit']}, got {found['value']}"
+
+
+def _no_number(found: re.Match[str], flags: Sequence[str]) -> str:
+    return f"{_key(found.string)}: expected a number, got {found['value']}"
+
+
+def _unknown_class(found: re.Match[str], flags: Sequence[str]) -> str | None:
+    if re.search(r"Subtypes: \[[^\n]*'(float|int|str|bool)'", found[0]):
+        return None  # a plain value is allowed too, and more likely to be meant
+    key = _key(found.string[: found.end()])
+    name = found["path"] or found["name"]
+    if key != "model":
+        return f"{key}: there is no class '{name}'"
+    known = _method_names()
+    suggestion = did_you_mean(name, known)
+    return f"{key}: there is no class '{name}'{suggestion}; there is {', '.join(known)}"
+
+
+def _ambiguous_class(found: re.Match[str], flags: Sequence[str]) -> str:
+    key = _key(found.string[: found.start()])
+    return f"{key}: several classes are called '{found[1]}'; give one of {found[2]}"
+
+
+def _no_alternative(found: re.Match[str], flags: Sequence[str]) -> str:
+    value = re.sub(r"\. Got value: .*", "", found["value"])
+    return f"{_key(found.string)}: expected {_types(found['types'])}, got {value!r}"
+
+
+_OBJECT = r"\[?Namespace\(class_path='(?P<owner>[\w.]+)'"
+# jsonargparse nests what it tried; the last key is the innermost.
+_INNERMOST = r'(?s:Parser key "(?!.*Parser key ").*?)'
+RULES = [
+    Rule(REFUSED_IMPORT, _refused_import),
+    Rule(re.compile(r"unrecognized arguments: (\S+)"), _unknown_flag),
+    Rule(
+        re.compile(r"Group '(?P<group>[\w.]+)' does not accept option '(?P<option>\w+)'"),
+        _unknown_key_of_group,
+    ),
+    Rule(
+        re.compile(rf"arguments are required: (?P<name>.+)\n(?:.*\n)*?.*Given value: {_OBJECT}"),
+        _missing_argument,
+    ),
+    # Of the alternatives that were tried, the first in the message is the one that was meant.
+    Rule(
+        re.compile(
+            rf"Option '(?P<option>[^']+)' is not accepted(?:\. Got value: {_OBJECT})?"
+            r"|Expected an? (?P<type>.+)\. Got value: (?P<value>.*)"
+        ),
+        _rejected,
+    ),
+    Rule(
+        re.compile(
+            r"(?P<value>\S+) does not conform to restriction v(?P<bound>>=?)(?P<limit>[\d.]+)"
+        ),
+        _out_of_range,
+    ),
+    Rule(
+        re.compile(
+            r"(?:could not convert string to float|invalid literal for int\(\).*): (?P<value>'.*')"
+        ),
+        _no_number,
+    ),
+    Rule(
+        re.compile(r"Multiple subclasses with name (\w+)\. Give the full class path.*: (.*)\."),
+        _ambiguous_class,
+    ),
+    Rule(
+        re.compile(
+            _INNERMOST + r"(?:Expected a dot import path string: (?P<path>\S+)"
+            r"|module '[\w.]+' has no attribute '(?P<name>\w+)')"
+        ),
+        _unknown_class,
+    ),
+    Rule(
+        re.compile(
+            _INNERMOST + r"Subtypes: \[(?P<types>[^\n]+)\]\n(?s:.*?)Given value: (?P<value>[^\n]*)"
+        ),
+        _no_alternative,
+    ),
+]
+
+
+def _unknown_key(name: str, flags: Sequence[str]) -> str:
+    keys = [flag.removeprefix("--") for flag in flags]
+    return f"there is no key '{name}'{did_you_mean(name, keys)}; --help lists all"
+
+
+def _unknown_setting(name: str, owner: str) -> str:
+    module, _, kind = owner.rpartition(".")
+    known = [*signature(getattr(import_module(module), kind)).parameters, "init_args"]
+    suggestion = did_you_mean(name.partition(".")[0], known)
+    source = f"--model.help {kind}" if kind in _method_names() else "its documentation"
+    return f"{kind} has no setting '{name}'{suggestion}; {source} lists all"
+
+
+def _method_names() -> list[str]:
+    members = vars(methods).items()
+    classes = [name for name, member in members if isinstance(member, type) and _is_method(member)]
+    return sorted(classes, key=str.lower)
+
+
+def _is_method(member: type) -> bool:
+    return issubclass(member, BASES) and member not in BASES
+
+
+def _key(text: str) -> str:
+    """Joins the keys that a message names, the outer ones first."""
+    return ".".join(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', text)))
+
+
+def _class_name(path: str) -> str:
+    return path.rpartition(".")[2]
+
+
+def _types(types: str) -> str:
+    """Writes `<class 'int'>, <class 'NoneType'>` as `an int or null`."""
+    types = re.sub(r"<class '([\w.]+)'>", r"\1", types)
+    types = re.sub(r"\b(?:[a-z_]\w*\.)+(\w+)", r"\1", types)  # packages
+    types = re.sub(r"\bLiteral\[(.*?)\]", r"\1", types).replace("NoneType", "null")
+    *others, last = _split_at_commas(types)
+    if others:
+        last = f"{', '.join(others)} or {last}"
+    if not last[0].isalpha():  # a value in quotes, or a number
+        return last
+    return f"an {last}" if last[0] in "AEIOaeio" else f"a {last}"
+
+
+def _split_at_commas(text: str) -> list[str]:
+    """Splits at the commas that no bracket encloses."""
+    parts = [""]
+    depth = 0
+    for character in text:
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts]

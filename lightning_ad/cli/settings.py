@@ -1,69 +1,114 @@
-"""What flags and the YAML files among them say, before the parser reads them."""
+"""What flags and the YAML files among them say, before the parser of runs reads them.
+
+A series and a benchmark write the flags of their runs, each in a process of its own. For that they
+must know the categories, folds and names in what the user typed, without building a run.
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_ad.cli.parser import split_flags
+from lightning_ad.cli.parser import read_config, split_flags
 from lightning_ad.data.layouts import option_names
 from lightning_ad.errors import UsageError
 
-
-def options(args: Sequence[str], layout: str) -> dict[str, Any]:
-    """What the flags say of the options of a layout."""
-    names = option_names(layout)
-    found = {name: setting(args, f"data.layout_options.{name}") for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+NAMED_BY_CONFIG = ("--model", "--data.layout", "--data.category")  # mean nothing without a --config
 
 
-def setting(args: Sequence[str], key: str) -> Any:
-    """The value of a key as the flags and the YAML files among them say, the last one first; None where none does."""
-    found: Any = None
-    for flag, value in pairwise(split_flags(args)):
-        if flag in ("-c", "--config") and Path(value).is_file():
-            content = yaml.safe_load(Path(value).read_text())
-            for part in key.split("."):
-                content = content.get(part) if isinstance(content, dict) else None
-            found = found if content is None else content
-        elif flag == f"--{key}":
-            found = value
-    return found
+class GivenSettings:
+    """The settings in flags and in the YAML files among them; of a key, the last one counts.
+
+    Raises:
+        UsageError: if a file is not there, or does not hold settings.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self._given: list[tuple[str, Any]] = []  # of a flag key and value, of a file "" and content
+        for flag, value in pairwise(split_flags(args)):
+            if flag in ("-c", "--config"):
+                self._given.append(("", read_config(Path(value))))
+            elif flag.startswith("--"):
+                self._given.append((flag.removeprefix("--"), value))
+
+    def get(self, key: str) -> Any:
+        """Returns the value of a key such as `data.root`; None if it is not given."""
+        found: Any = None
+        for name, content in self._given:
+            value = content if name == key else None
+            if not name:
+                value = _look_up(content, key)
+            if value is not None:
+                found = value
+        return found
+
+    @property
+    def layout(self) -> str:
+        """The data set's layout; empty if it is not given."""
+        return str(self.get("data.layout") or "")
+
+    @property
+    def root(self) -> Path:
+        """The data set's folder."""
+        return Path(str(self.get("data.root") or "."))
+
+    def layout_options(self) -> dict[str, Any]:
+        """Returns the options of the layout that are given."""
+        options: dict[str, Any] = {}
+        for name in option_names(self.layout):
+            value = self.get(f"data.layout_options.{name}")
+            if value is not None:
+                options[name] = value
+        return options
+
+
+def _look_up(content: Any, key: str) -> Any:
+    for part in key.split("."):
+        if not isinstance(content, dict):
+            return None
+        content = content.get(part)
+    return content
 
 
 def without(args: Sequence[str], *flags: str) -> list[str]:
-    """The flags but some, with their values; `--resume` has none."""
-    kept, parts = [], iter(split_flags(args))
+    """Returns the words without some flags and their values; `--resume` has no value."""
+    kept: list[str] = []
+    parts = iter(split_flags(args))
     for part in parts:
-        if part == "--resume" and part in flags:
-            continue
-        if part in flags:
-            next(parts, None)
-        else:
+        if part not in flags:
             kept.append(part)
+        elif part != "--resume":
+            next(parts, None)
     return kept
 
 
 def configs() -> Path:
-    """The folder of configs: beside the package in a checkout, in it where it is installed."""
+    """Returns the folder of configs: beside the package in a checkout, in it if installed."""
     package = Path(__file__).parents[1]
-    return next(
-        p for p in (package.parent / "configs", package / "configs") if (p / "demo.yaml").is_file()
-    )
+    beside = package.parent / "configs"
+    if (beside / "demo.yaml").is_file():
+        return beside
+    return package / "configs"
 
 
 def with_demo(args: Sequence[str]) -> list[str]:
-    """The flags; without a --config, those of the demo."""
+    """Returns the flags; without a `--config`, with that of the demo.
+
+    Raises:
+        UsageError: if a method or data set is named without a `--config`.
+    """
     args = list(args)
-    names = [a.partition("=")[0] for a in args]
-    if {"--config", "-c", "-h", "--help"} & {*names} or any(n.endswith(".help") for n in names):
+    names = {arg.partition("=")[0] for arg in args}
+    asks_for_help = any(name.endswith(".help") for name in names)
+    if asks_for_help or names & {"--config", "-c", "-h", "--help"}:
         return args
-    if chosen := [n for n in names if n in ("--model", "--data.layout", "--data.category")]:
-        raise UsageError(
-            f"{chosen[0]} without --config: name a method by --config configs/patchcore.yaml, say"
-        )
+    for name in NAMED_BY_CONFIG:
+        if name in names:
+            raise UsageError(
+                f"{name} without --config: name a method, for example by "
+                "--config configs/patchcore.yaml"
+            )
     rank_zero_info("No --config given: this is the demo (configs/demo.yaml).")
     return ["--config", str(configs() / "demo.yaml"), *args]

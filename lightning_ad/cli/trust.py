@@ -1,4 +1,4 @@
-"""Which classes a configuration may name: to import one is to run its module."""
+"""Which classes a configuration may name: importing one runs the code of its module."""
 
 import re
 from collections.abc import Sequence
@@ -9,55 +9,50 @@ from jsonargparse import set_parsing_settings
 from lightning_ad.errors import UsageError
 
 KNOWN = ("lightning_ad", "lightning", "torch.optim")
+REFUSED_IMPORT = re.compile(r"Importing '([^']+)' is not allowed")  # in jsonargparse's messages
 
 
 def allow_imports(flags: Sequence[str]) -> None:
-    """From here on, the parser imports what is of `KNOWN`, of packages that `--trust` lists, or typed as a flag.
+    """Limits what the parser imports: `KNOWN`, the packages of `--trust`, and paths typed as flags.
 
-    Not what YAML files name beside these, by whatever way: jsonargparse asks at each import, and of what the name turns
-    out to be too.
+    A YAML file cannot name anything else, in whatever form: jsonargparse checks each import, and
+    what the imported name turns out to be.
 
     Args:
-        flags: of the command line, values apart.
+        flags: the command line, with `--flag=value` split in two.
 
     Raises:
-        UsageError: where `--trust` lists what is no package.
+        UsageError: if `--trust` lists something that is not a package name.
     """
-    listed = [
-        name.strip()
-        for flag, value in pairwise(flags)
-        if flag == "--trust"
-        for name in value.split(",")
-    ]
-    if wrong := [
-        name for name in listed if not all(part.isidentifier() for part in name.split("."))
-    ]:
-        raise UsageError(
-            f"--trust takes packages between commas, such as my_package; {wrong[0]!r} came"
-        )
-    typed = [
-        value.partition(".")[0]
-        for flag, value in pairwise(flags)
-        if flag.startswith("--") and _is_path(value)
-    ]
-    set_parsing_settings(
-        import_path_denylist=["*"],
-        import_path_allowlist=[
-            name for name in (*KNOWN, *listed, *typed) if name != "jsonargparse"
-        ],
-    )
+    trusted: list[str] = []
+    typed: list[str] = []
+    for flag, value in pairwise(flags):
+        if flag == "--trust":
+            trusted += _packages(value)
+        if flag.startswith("--") and "." in value and _is_dotted_name(value):
+            typed.append(value.partition(".")[0])
+    allowed = [name for name in (*KNOWN, *trusted, *typed) if name != "jsonargparse"]
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
 
 
-def denied(message: str) -> str | None:
-    """The sentence for the parser's message, where it has refused an import; None for another message."""
-    found = re.search(r"Importing '([^']+)' is not allowed", message)
-    if found is None:
-        return None
+def refusal(path: str) -> str:
+    """Returns the message for a class that a configuration names and that may not be imported."""
+    package = path.partition(".")[0]
     return (
-        f"the configuration names {found[1]}, which is not of {', '.join(KNOWN)}: what is imported for it can run any "
-        f"code. If you know where it comes from, add --trust {found[1].partition('.')[0]}"
+        f"the configuration names {path}, which is not of {', '.join(KNOWN)}: importing it can run "
+        f"any code. If you know where it comes from, add --trust {package}"
     )
 
 
-def _is_path(value: str) -> bool:
-    return "." in value and all(part.isidentifier() for part in value.split("."))
+def _packages(value: str) -> list[str]:
+    names = [name.strip() for name in value.split(",")]
+    for name in names:
+        if not _is_dotted_name(name):
+            raise UsageError(
+                f"--trust: expected packages between commas, such as my_package; got {name!r}"
+            )
+    return names
+
+
+def _is_dotted_name(text: str) -> bool:
+    return all(part.isidentifier() for part in text.split("."))

@@ -1,11 +1,13 @@
-"""`evaluate.py --compare RUN_A RUN_B`: two runs on the same test images."""
+"""`lightning-ad compare RUN_A RUN_B`: two runs on the same test images."""
 
+import argparse
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import METRIC_NAMES
@@ -16,65 +18,97 @@ from lightning_ad.reporting.tables import ImageResult, read_predictions
 from lightning_ad.system.run_folder import RunFolder
 
 
-def compare(args: Sequence[str]) -> int:
-    """Prints each metric of both runs; for those of images the difference, its 95 % interval and a p-value.
+def run(arguments: argparse.Namespace) -> None:
+    """Compares the two runs that are named."""
+    compare(arguments.first, arguments.second)
 
-    Returns:
-        The exit code, 0.
+
+def compare(first: Path, second: Path) -> None:
+    """Prints each metric of two runs, and the difference of those of images with its uncertainty.
+
+    The uncertainty is a 95 % interval and a p-value.
 
     Raises:
-        UsageError: where these are not two finished runs on the same images.
-        DataError: where a run's predictions cannot be read.
+        UsageError: if these are not two finished runs on the same images.
+        DataError: if a run's predictions cannot be read.
     """
-    if len(args) != 2:
-        raise UsageError(
-            f"--compare takes two runs; {len(args)} came: evaluate.py --compare runs/a runs/b"
-        )
-    runs = [RunFolder.find(Path(arg)) for arg in args]
-    rows = [_by_name(read_predictions(run.predictions)) for run in runs]
-    names = _same_images(rows, args)
-    labels = np.array([rows[0][name].label for name in names])
-    scores = [np.array([part[name].score for name in names]) for part in rows]
+    runs = [RunFolder.find(first), RunFolder.find(second)]
+    results = [_results_by_name(run) for run in runs]
+    names = _same_images(*results, folders=(first, second))
     written = [json.loads(run.metrics.read_text()) for run in runs]
-    metrics = [part["metrics"] for part in written]
     print(f"A {runs[0].path}\nB {runs[1].path}\n{len(names)} test images\n")
-    if odd := differences(*(part.get("protocol", {}) for part in written)):
-        print(
-            "These runs were measured differently, so that the numbers below are not of the same thing:"
-        )
-        print("\n".join(f"  {line}" for line in odd) + "\n")
+    _print_differences_of_protocol(*written)
     print(f"{'':<16}  {'A':>9}  {'B':>9}  {'B - A':>9}  {'95 % interval':>22}  {'p':>6}")
+    labels = np.array([results[0][name].label for name in names])
+    scores = [_scores(result, names) for result in results]
     for name in METRIC_NAMES:
-        a, b = (m[name] for m in metrics)
-        if a is None or b is None:
-            print(f"{name:<16}  {'n/a':>9}  {'n/a':>9}")
-            continue
-        line = f"{name:<16}  {a:>9.6f}  {b:>9.6f}  {b - a:>+9.6f}"
-        if name.startswith("image_"):
-            found = paired_difference(METRICS[name], *scores, labels)
-            line += f"  [{found.low:+.6f}, {found.high:+.6f}]  {found.p:>6.4f}"
-        print(f"{line}  {oracle(name)}".rstrip())
+        values = [metrics["metrics"][name] for metrics in written]
+        print(_metric_line(name, values, scores, labels))
     print(
-        "\np: two-sided, over test sets drawn anew from these images; it knows nothing of other trainings (seeds)."
+        "\np: two-sided, over test sets drawn anew from these images; it knows nothing of other "
+        "trainings (seeds)."
     )
-    return 0
 
 
-def _by_name(rows: Sequence[ImageResult]) -> dict[str, ImageResult]:
-    """Rows by their paths within the folder that all of them share: a run may have been tested on another machine."""
-    shared = os.path.commonpath([row.path for row in rows]) if len(rows) > 1 else ""
-    return {os.path.relpath(row.path, shared) if shared else row.path: row for row in rows}
+def _results_by_name(run: RunFolder) -> dict[str, ImageResult]:
+    """Reads a run's predictions, by the path of the image.
+
+    Paths begin in the folder that all images share: the other run may have been tested elsewhere.
+    """
+    results = read_predictions(run.predictions)
+    shared = ""
+    if len(results) > 1:
+        shared = os.path.commonpath([result.path for result in results])
+    if not shared:
+        return {result.path: result for result in results}
+    return {os.path.relpath(result.path, shared): result for result in results}
 
 
-def _same_images(rows: Sequence[dict[str, ImageResult]], args: Sequence[str]) -> list[str]:
-    first, second = rows
-    if odd := sorted(first.keys() ^ second.keys()):
-        where = args[0] if odd[0] in first else args[1]
+def _same_images(
+    first: dict[str, ImageResult], second: dict[str, ImageResult], folders: tuple[Path, Path]
+) -> list[str]:
+    """Returns the names of the images.
+
+    Raises:
+        UsageError: if they, or their labels, are not the same in both runs.
+    """
+    in_one_alone = sorted(first.keys() ^ second.keys())
+    if in_one_alone:
+        folder = folders[0] if in_one_alone[0] in first else folders[1]
         raise UsageError(
-            f"these runs were tested on different images: {len(odd)} are in one alone, {odd[0]} in {where}"
+            f"these runs were tested on different images: {len(in_one_alone)} are in one alone, "
+            f"{in_one_alone[0]} in {folder}"
         )
-    if odd := [name for name in first if first[name].label != second[name].label]:
+    disputed = [name for name in first if first[name].label != second[name].label]
+    if disputed:
         raise UsageError(
-            f"these runs do not agree on what is good: {odd[0]} and {len(odd) - 1} more"
+            f"these runs do not agree on what is good: {disputed[0]} and {len(disputed) - 1} more"
         )
     return list(first)
+
+
+def _print_differences_of_protocol(first: dict, second: dict) -> None:
+    lines = differences(first.get("protocol", {}), second.get("protocol", {}))
+    if not lines:
+        return
+    print("These runs were measured differently: their numbers below do not mean the same thing:")
+    for line in lines:
+        print(f"  {line}")
+    print()
+
+
+def _scores(results: dict[str, ImageResult], names: Sequence[str]) -> NDArray:
+    return np.array([results[name].score for name in names])
+
+
+def _metric_line(
+    name: str, values: Sequence[float | None], scores: Sequence[NDArray], labels: NDArray
+) -> str:
+    first, second = values
+    if first is None or second is None:
+        return f"{name:<16}  {'n/a':>9}  {'n/a':>9}"
+    line = f"{name:<16}  {first:>9.6f}  {second:>9.6f}  {second - first:>+9.6f}"
+    if name.startswith("image_"):
+        found = paired_difference(METRICS[name], *scores, labels)
+        line += f"  [{found.low:+.6f}, {found.high:+.6f}]  {found.p:>6.4f}"
+    return f"{line}  {oracle(name)}".rstrip()

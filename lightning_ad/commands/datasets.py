@@ -3,72 +3,92 @@
 import argparse
 import inspect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lightning_ad.data.checking import Fault, Findings, examine, missing_masks
 from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import categories, find_samples, layout_module, layout_names
-from lightning_ad.data.sample import Sample
+from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError, MissingFolderError, UsageError, UserError
 from lightning_ad.reporting.tables import write_faults
 
 TABLES = (".csv", ".json", ".parquet")  # what layouts read beside images
-SHOWN = 20  # of each kind of finding; a file takes all
+SPLITS = ("train", "validation", "test")
+SHOWN = 20  # of each kind of finding; --file takes all
+SIZES_SHOWN = 5
+UNUSED_SHOWN = 3
+INDENT = "    "
 
 
-def datasets(args: Sequence[str]) -> int:
-    """`lightning-ad datasets`, and `lightning-ad datasets check ROOT`.
+class _Checked(NamedTuple):
+    """What checking a data set found.
+
+    Attributes:
+        faults: samples that cannot be used.
+        used: the files that samples refer to.
+        broken: how many categories cannot be read at all.
+    """
+
+    faults: list[Fault]
+    used: set[str]
+    broken: int
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Lists the data sets that can be read, or checks the one that is named.
 
     Returns:
-        The exit code: 1 where a file or a category cannot be used.
+        The exit code: 1 if a file or a category cannot be used.
 
     Raises:
-        UserError: for whatever the user can put right.
+        UserError: for anything that the user can put right.
     """
-    parser = argparse.ArgumentParser(
-        "lightning-ad datasets", description="The data sets that can be read."
-    )
-    commands = parser.add_subparsers(dest="command")
-    check = commands.add_parser(
-        "check", help="read all files of a data set, and say what is wrong with them"
-    )
-    check.add_argument("root", type=Path)
-    check.add_argument("--layout", help="how its folders lie; found out where it is left out")
-    check.add_argument("--category", help="one category instead of all")
-    check.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="of the layout (repeatable)",
-    )
-    check.add_argument(
-        "--ignore", help="an image, or a folder of images, of regions that are not to be looked at"
-    )
-    check.add_argument("--ignore_value", type=int, help="of ignored pixels in the masks")
-    check.add_argument(
-        "--file", type=Path, help="write every file that cannot be used, and why, as CSV"
-    )
-    wanted = parser.parse_args(args)
-    if wanted.command is None:
-        print("\n\n".join(map(_about, layout_names())))
-        return 0
-    options = dict(_option(text) for text in wanted.option)
-    layout = wanted.layout or _guess(wanted.root, options)
-    names = (
-        [wanted.category] if wanted.category else categories(layout, wanted.root, options) or [None]
-    )
-    print(f"{wanted.root} by the layout '{layout}'")
+    if arguments.action == "check":
+        return check(arguments)
+    print("\n\n".join(_about(layout) for layout in layout_names()))
+    return 0
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Reads all files of a data set and reports what is wrong with them; returns the exit code."""
+    options = _options(arguments.option)
+    layout = arguments.layout or _fitting_layout(arguments.root, options)
+    names = [arguments.category]
+    if arguments.category is None:
+        names = _categories(layout, arguments.root, options)
+    print(f"{arguments.root} by the layout '{layout}'")
+    found = _check_categories(names, layout, options, arguments)
+    if arguments.category is None:
+        _print_unused_files(arguments.root, found.used)
+    if arguments.file:
+        write_faults(arguments.file, found.faults)
+    remedy = " (--data.on_error skip leaves them out)" if found.faults else ""
+    print(f"\n{len(found.faults)} images cannot be used{remedy}")
+    if found.broken:
+        print(f"{found.broken} of {len(names)} categories cannot be used")
+    return 1 if found.faults or found.broken else 0
+
+
+def _check_categories(
+    names: Sequence[str | None],
+    layout: str,
+    options: Mapping[str, Any],
+    arguments: argparse.Namespace,
+) -> _Checked:
+    """Checks and prints one category after the other; one that is broken does not hide the rest."""
     faults: list[Fault] = []
     used: set[str] = set()
     broken = 0
     for name in names:
         try:
-            samples = find_samples(layout, wanted.root, name, options)
             samples = with_ignored(
-                samples, wanted.root, wanted.ignore, wanted.ignore_value, partly=name is not None
+                find_samples(layout, arguments.root, name, dict(options)),
+                arguments.root,
+                arguments.ignore,
+                arguments.ignore_value,
+                allow_no_match=name is not None,
             )
         except DataError as error:
             if len(names) == 1:
@@ -76,111 +96,145 @@ def datasets(args: Sequence[str]) -> int:
             broken += 1
             print(f"\n{name}: cannot be used: {error}")
             continue
-        found = examine(samples)
-        faults += found.faults
-        used |= {
-            path
-            for s in samples
-            for path in (s.path, s.mask_path, s.ignore_path)
-            if path is not None
-        }
-        print(f"\n{name or layout}: {_counts(samples)}\n{_told(found)}")
-    _print_unused(wanted.root, used, all_of_it=wanted.category is None)
-    if wanted.file:
-        write_faults(wanted.file, faults)
-    print(
-        f"\n{len(faults)} images cannot be used"
-        + (" (--data.on_error skip leaves them out)" if faults else "")
-    )
-    if broken:
-        print(f"{broken} of {len(names)} categories cannot be used")
-    return 1 if faults or broken else 0
+        findings = examine(samples)
+        print(f"\n{name or layout}: {_counts(samples)}")
+        print("\n".join(_lines(findings)))
+        faults += findings.faults
+        used |= _files(samples)
+    return _Checked(faults, used, broken)
 
 
 def _about(layout: str) -> str:
     module = layout_module(layout)
-    tree = "\n".join(f"    {line}" for line in (inspect.getdoc(module) or "").splitlines())
+    tree = (inspect.getdoc(module) or "").replace("\n", f"\n{INDENT}")
     found = (inspect.getdoc(module.find) or "").partition("\n\n")[0].replace("\n", " ")
-    return f"{layout}   {found}\n  from: {module.SOURCE}   licence: {module.LICENCE}\n{tree}"
+    source = f"  from: {module.SOURCE}   licence: {module.LICENCE}"
+    return f"{layout}   {found}\n{source}\n{INDENT}{tree}"
 
 
-def _option(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UsageError(f"--option {text}: expected NAME=VALUE")
-    return name, value
+def _options(texts: Sequence[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--option {text}: expected NAME=VALUE")
+        options[name] = value
+    return options
 
 
-def _guess(root: Path, options: dict[str, Any]) -> str:
-    """The layout that fits a tree: of those that find good training images, the one that misses the fewest masks."""
+def _categories(layout: str, root: Path, options: Mapping[str, Any]) -> list[str | None]:
+    """Returns the categories of a data set, [None] if it has none."""
+    return [*categories(layout, root, options)] or [None]
+
+
+def _fitting_layout(root: Path, options: Mapping[str, Any]) -> str:
+    """Returns the layout that fits a tree: it finds good training images and misses fewest masks.
+
+    Raises:
+        UsageError: if none or several fit.
+        DataError: if there is no such folder.
+    """
     if not root.is_dir():
         raise DataError(f"there is no folder {root}")
-    fits: dict[str, int] = {}
-    doubts = []
+    missing_masks_by_layout, doubts = _try_layouts(root, options)
+    fewest = min(missing_masks_by_layout.values(), default=0)
+    best = [layout for layout, count in missing_masks_by_layout.items() if count == fewest]
+    if len(best) > 1 and "demo" in best:  # its tree is MVTec's
+        best.remove("demo")
+    if len(best) == 1:
+        return best[0]
+    outcome = f"the layouts {', '.join(best)} fit" if best else "no layout fits"
+    reasons = ""
+    if doubts and not best:
+        reasons = f"\nWhy some of them do not:{doubts}"
+    raise UsageError(
+        f"{outcome} {root}; name one with --layout (lightning-ad datasets shows their trees)"
+        f"{reasons}"
+    )
+
+
+def _try_layouts(root: Path, options: Mapping[str, Any]) -> tuple[dict[str, int], str]:
+    """Returns how many masks each possible layout misses, and why some layouts are not possible."""
+    missing: dict[str, int] = {}
+    doubts = ""
     for layout in layout_names():
         try:
-            names = categories(layout, root, options) or [None]
-            samples = [s for name in names for s in find_samples(layout, root, name, options)]
+            samples = _all_samples(layout, root, options)
         except (UserError, OSError) as error:
-            if isinstance(error, DataError) and not isinstance(error.__cause__, MissingFolderError):
-                doubts.append(f"\n  {layout}: {error}")
+            if _tells_more_than_a_missing_folder(error):
+                doubts += f"\n  {layout}: {error}"
             continue
-        if any(s.split == "train" for s in samples) and any(s.split == "test" for s in samples):
-            fits[layout] = len(missing_masks(samples))
-    best = [layout for layout, missing in fits.items() if missing == min(fits.values())]
-    best = [layout for layout in best if layout != "demo"] or best  # a tree like MVTec's
-    if len(best) != 1:
-        what = f"the layouts {', '.join(best)} fit" if best else "no layout fits"
-        told = (
-            "".join(["\nWhat keeps some of them from it:", *doubts]) if doubts and not best else ""
-        )
-        raise UsageError(
-            f"{what} {root}; name one with --layout (lightning-ad datasets shows their trees){told}"
-        )
-    return best[0]
+        if {"train", "test"} <= {sample.split for sample in samples}:
+            missing[layout] = len(missing_masks(samples))
+    return missing, doubts
+
+
+def _all_samples(layout: str, root: Path, options: Mapping[str, Any]) -> list[Sample]:
+    samples: list[Sample] = []
+    for name in _categories(layout, root, options):
+        samples += find_samples(layout, root, name, dict(options))
+    return samples
+
+
+def _tells_more_than_a_missing_folder(error: Exception) -> bool:
+    return isinstance(error, DataError) and not isinstance(error.__cause__, MissingFolderError)
 
 
 def _counts(samples: Sequence[Sample]) -> str:
-    found = Counter((s.split, s.defect) for s in samples)
-    order = sorted(
-        found, key=lambda k: (("train", "validation", "test").index(k[0]), k[1] != "good", k[1])
+    counts = Counter((sample.split, sample.defect) for sample in samples)
+    return ", ".join(
+        f"{split} {defect} {counts[split, defect]}"
+        for split, defect in sorted(counts, key=_good_ones_first)
     )
-    return ", ".join(f"{split} {defect} {found[split, defect]}" for split, defect in order)
 
 
-def _told(found: Findings) -> str:
-    """The findings as lines of text."""
-    common = [
-        f"{width} x {height} px ({count})" for (width, height), count in found.sizes.most_common(5)
-    ]
-    lines = [
-        f"  sizes: {', '.join(common)}"
-        + (f", and {len(found.sizes) - 5} more" if len(found.sizes) > 5 else "")
-    ]
-    lines += _some("cannot be used", [f"{f.sample.path}: {f.reason}" for f in found.faults])
-    lines += _some("masks of anomalous images are empty (no pixel truth)", found.empty_masks)
-    lines += _some(
-        "files are in one split more than once", [" = ".join(paths) for paths in found.duplicates]
-    )
-    return "\n".join(lines)
+def _good_ones_first(kind: tuple[str, str]) -> tuple[int, bool, str]:
+    split, defect = kind
+    return SPLITS.index(split), defect != GOOD, defect
 
 
-def _some(title: str, items: Sequence[str]) -> list[str]:
+def _files(samples: Sequence[Sample]) -> set[str]:
+    files: set[str | None] = set()
+    for sample in samples:
+        files |= {sample.path, sample.mask_path, sample.ignore_path}
+    return {file for file in files if file is not None}
+
+
+def _lines(found: Findings) -> Iterator[str]:
+    """Yields the findings as lines of text."""
+    sizes: list[str] = []
+    for (width, height), count in found.sizes.most_common(SIZES_SHOWN):
+        sizes.append(f"{width} x {height} px ({count})")
+    more = len(found.sizes) - SIZES_SHOWN
+    yield f"  sizes: {', '.join(sizes)}" + (f", and {more} more" if more > 0 else "")
+    faults = [f"{fault.sample.path}: {fault.reason}" for fault in found.faults]
+    yield from _section("cannot be used", faults)
+    yield from _section("masks of anomalous images are empty (no pixel truth)", found.empty_masks)
+    copies = [" = ".join(paths) for paths in found.duplicates]
+    yield from _section("files are in one split more than once", copies)
+
+
+def _section(title: str, items: Sequence[str]) -> Iterator[str]:
     if not items:
-        return []
-    more = [f"    ... and {len(items) - SHOWN} more"] if len(items) > SHOWN else []
-    return [f"  {len(items)} {title}:", *(f"    {item}" for item in items[:SHOWN]), *more]
-
-
-def _print_unused(root: Path, used: set[str], all_of_it: bool) -> None:
-    """Files that no sample refers to, by kind; an odd one is often a misplaced image or mask."""
-    if not all_of_it:
         return
-    files = [p for p in sorted(root.rglob("*")) if p.is_file() and p.suffix not in TABLES]
-    unused = [p for p in files if str(p) not in used and str(p.parent) not in used]
-    for suffix, count in Counter(p.suffix for p in unused).most_common():
-        some = [str(p) for p in unused if p.suffix == suffix]
-        shown = ", ".join(some[:3]) + (", ..." if count > 3 else "")
-        print(
-            f"\n{count} files {suffix or 'without a suffix'} that the layout does not use: {shown}"
-        )
+    yield f"  {len(items)} {title}:"
+    for item in items[:SHOWN]:
+        yield f"{INDENT}{item}"
+    if len(items) > SHOWN:
+        yield f"{INDENT}... and {len(items) - SHOWN} more"
+
+
+def _print_unused_files(root: Path, used: set[str]) -> None:
+    """Prints files that no sample refers to: an odd one is often a misplaced image or mask."""
+    unused: dict[str, list[str]] = {}
+    for path in sorted(root.rglob("*")):
+        if not path.is_file() or path.suffix in TABLES:
+            continue
+        if str(path) not in used and str(path.parent) not in used:
+            unused.setdefault(path.suffix, []).append(str(path))
+    for suffix, paths in sorted(unused.items(), key=lambda item: -len(item[1])):
+        shown = ", ".join(paths[:UNUSED_SHOWN])
+        if len(paths) > UNUSED_SHOWN:
+            shown += ", ..."
+        kind = suffix or "without a suffix"
+        print(f"\n{len(paths)} files {kind} that the layout does not use: {shown}")

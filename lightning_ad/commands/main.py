@@ -1,60 +1,128 @@
-"""`train.py`, `evaluate.py` and `lightning-ad`: which command is meant, and how errors are explained."""
+"""`lightning-ad`, `train.py` and `evaluate.py`: the table of commands, and how one is run."""
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import NamedTuple
 
-from lightning_ad.cli.messages import run
-from lightning_ad.commands.benchmark.command import benchmark
-from lightning_ad.commands.compare import compare
-from lightning_ad.commands.datasets import datasets
-from lightning_ad.commands.evaluate import evaluate
-from lightning_ad.commands.preview import preview
-from lightning_ad.commands.series import several, train_each
-from lightning_ad.commands.train import train
-from lightning_ad.commands.verify import verify
-from lightning_ad.system.run_folder import RunFolder
+from lightning_ad.commands import arguments
+from lightning_ad.errors import UsageError, did_you_mean
 
 
-def train_one_or_each(args: Sequence[str] | None = None) -> RunFolder | int:
-    """`train.py`: one run, or one for each where --data.category is `all` or a list, or --data.fold is `all`.
+class Command(NamedTuple):
+    """A word that a user can type.
 
-    Raises:
-        UserError: for whatever the user can put right.
+    Attributes:
+        help: what it does, in a line.
+        module: where its function `run` is.
+        add_arguments: declares what it takes; None if it takes the flags of a run alone.
     """
-    args = list(sys.argv[1:] if args is None else args)
-    parts = several(args)
-    return train_each(args, parts) if parts.names else train(args)
+
+    help: str
+    module: str
+    add_arguments: Callable[[arguments.CommandParser], None] | None = None
+
+    def run(self, parsed: argparse.Namespace) -> object:
+        """Imports the command, which takes seconds for most, and runs it."""
+        return import_module(self.module).run(parsed)
 
 
-def evaluate_or_compare(args: Sequence[str] | None = None) -> RunFolder | int:
-    """`evaluate.py RUN`, `evaluate.py --compare RUN_A RUN_B` or `evaluate.py --verify RUN`.
-
-    Raises:
-        UserError: for whatever the user can put right.
-    """
-    args = list(sys.argv[1:] if args is None else args)
-    if args[:1] == ["--verify"]:
-        return verify(args[1:])
-    return compare(args[1:]) if args[:1] == ["--compare"] else evaluate(args)
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], object]] = {
-    "train": train_one_or_each,
-    "evaluate": evaluate_or_compare,
-    "compare": compare,
-    "verify": verify,
-    "preview": preview,
-    "datasets": datasets,
-    "benchmark": benchmark,
+COMMANDS = {
+    "train": Command(
+        "fit a method, test it and write a run folder; without flags, the demo",
+        "lightning_ad.commands.series",
+    ),
+    "evaluate": Command(
+        "compute the metrics of a finished run again, to the last digit, or on other data",
+        "lightning_ad.commands.evaluate",
+        arguments.evaluate,
+    ),
+    "compare": Command(
+        "compare two runs on the same test images",
+        "lightning_ad.commands.compare",
+        arguments.compare,
+    ),
+    "verify": Command(
+        "check that a run's recorded metrics come out of its checkpoint again",
+        "lightning_ad.commands.verify",
+        arguments.verify,
+    ),
+    "preview": Command(
+        "draw the synthetic anomalies that a configuration trains on",
+        "lightning_ad.commands.preview",
+    ),
+    "datasets": Command(
+        "list the data sets that can be read, or check the files of one",
+        "lightning_ad.commands.datasets",
+        arguments.datasets,
+    ),
+    "benchmark": Command(
+        "run methods on data sets with several seeds and write one table",
+        "lightning_ad.commands.benchmark.command",
+        arguments.benchmark,
+    ),
 }
+WORDS_OF_EVALUATE = {"--compare": "compare", "--verify": "verify"}  # evaluate.py --compare A B
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs the command that the first word names, with the flags after it, and returns the exit code."""
-    name = words[0] if words else ""
+    """Runs the command that the first word names and returns the exit code.
+
+    Args:
+        words: what was typed after `lightning-ad`.
+    """
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if words else UsageError.exit_code
+    try:
+        command, parsed = parse(words)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    run = import_module("lightning_ad.cli.messages").run
+    return run(lambda: command.run(parsed))
+
+
+def parse(words: Sequence[str]) -> tuple[Command, argparse.Namespace]:
+    """Returns the command that the first word names and the arguments after it.
+
+    The arguments have `flags`, the flags of a run among them, if the command takes these.
+
+    Raises:
+        UsageError: for an unknown command, or arguments that it does not take.
+    """
+    name, *rest = words
+    if name == "evaluate" and rest and rest[0] in WORDS_OF_EVALUATE:
+        name = WORDS_OF_EVALUATE[rest.pop(0)]
     if name not in COMMANDS:
-        print(
-            f"usage: lightning-ad {{{','.join(COMMANDS)}}} ...   (--help after the command explains its flags)"
-        )
-        return 0 if name in ("-h", "--help") else 2
-    return run(lambda: COMMANDS[name](words[1:]))
+        suggestion = did_you_mean(name, COMMANDS)
+        raise UsageError(f"there is no command '{name}'{suggestion}; lightning-ad --help lists all")
+    command = COMMANDS[name]
+    if command.add_arguments is None:
+        return command, argparse.Namespace(flags=rest)
+    parser = arguments.CommandParser(
+        f"lightning-ad {name}",
+        description=f"{command.help[0].upper()}{command.help[1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_arguments(parser)
+    return command, parser.read(rest)
+
+
+def overview() -> str:
+    """Returns the list of commands, a line for each."""
+    lines = [f"  {name:<10} {command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: lightning-ad COMMAND ...",
+            "",
+            "Visual anomaly detection: learns from good images alone.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "lightning-ad COMMAND --help explains what a command takes.",
+        ]
+    )

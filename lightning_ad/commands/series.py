@@ -1,23 +1,28 @@
-"""One run for each of several categories or folds, one after the other, and the mean of their metrics."""
+"""`lightning-ad train`: one run, or a series of one for each of several categories or folds."""
 
+import argparse
 import csv
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import stdev
 from typing import NamedTuple
 
-from lightning_ad.cli.settings import options, setting, without
+from lightning_ad.cli.settings import GivenSettings, without
+from lightning_ad.commands.train import train
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import categories, layout_names
 from lightning_ad.errors import Preempted, UsageError
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.evaluation.catalogue import oracle
 from lightning_ad.system.run_folder import RunFolder
-from lightning_ad.system.signals import handing_on
+from lightning_ad.system.signals import forward_signals
 from lightning_ad.system.subprocesses import start_training
+
+PLURAL = {"category": "categories", "fold": "folds"}
+Values = list[float | None]  # of all metrics, None for one that is not known
 
 
 class Parts(NamedTuple):
@@ -25,157 +30,243 @@ class Parts(NamedTuple):
 
     Attributes:
         kind: category or fold: the setting of `data` in which the runs differ.
-        names: its values.
+        names: its values; none for a single run.
     """
 
     kind: str
     names: list[str]
 
 
-def several(args: Sequence[str]) -> Parts:
-    """What the flags ask for: `--data.category all`, a list between commas, or `--data.fold all`; no names where it
-    is one run.
+def run(arguments: argparse.Namespace) -> int:
+    """Trains once, or once for each category or fold if the flags name several.
+
+    Returns:
+        The exit code.
 
     Raises:
-        UsageError: where the data set has no categories, or not one that is listed; for folds that nobody holds out.
+        UserError: for anything that the user can put right.
     """
-    names = _categories(args)
-    if setting(args, "data.fold") != "all":
+    parts = parts_of(arguments.flags)
+    if parts.names:
+        return train_each(arguments.flags, parts)
+    train(arguments.flags)
+    return 0
+
+
+def parts_of(args: Sequence[str]) -> Parts:
+    """Returns the runs that the flags ask for.
+
+    Several runs are `--data.category all`, a list of categories between commas, or
+    `--data.fold all`.
+
+    Raises:
+        UsageError: if the data set has no categories or not one that is listed, or for folds
+            without `--data.validation fold`.
+    """
+    given = GivenSettings(args)
+    names = _categories(given)
+    if given.get("data.fold") != "all":
         return Parts("category", names)
-    folds = str(setting(args, "data.folds") or 5)
-    if names or not folds.isdecimal() or setting(args, "data.validation") != "fold":
+    folds = str(given.get("data.folds") or 5)
+    if names or not folds.isdecimal() or given.get("data.validation") != "fold":
         raise UsageError(
-            "--data.fold all runs each of the data.folds of one category: add --data.validation fold, and name one "
-            "category if there are several"
+            "--data.fold all runs each of the data.folds of one category: add --data.validation "
+            "fold, and name one category if there are several"
         )
     return Parts("fold", [str(fold) for fold in range(int(folds))])
 
 
-def _categories(args: Sequence[str]) -> list[str]:
-    wanted = setting(args, "data.category")
+def _categories(given: GivenSettings) -> list[str]:
+    wanted = given.get("data.category")
     if not isinstance(wanted, str) or (wanted != "all" and "," not in wanted):
         return []
-    layout, root = (
-        str(setting(args, "data.layout") or ""),
-        Path(str(setting(args, "data.root") or ".")),
-    )
-    if not layout:
-        raise UsageError(
-            f"--data.category {wanted} of which data set? Add --config configs/data/mvtec.yaml, say"
-        )
-    there = categories(layout, root, options(args, layout)) if layout in layout_names() else []
-    if not there:
-        raise UsageError(
-            f"--data.category {wanted}: the layout '{layout}' finds no categories in {root}"
-        )
+    known = _known_categories(given, wanted)
     if wanted == "all":
-        return there
+        return known
     names = [name.strip() for name in wanted.split(",") if name.strip()]
-    if unknown := [name for name in names if name not in there]:
-        raise UsageError(
-            f"there is no category '{unknown[0]}' in {root}; there is {', '.join(there)}"
-        )
+    for name in names:
+        if name not in known:
+            raise UsageError(
+                f"there is no category '{name}' in {given.root}; there is {', '.join(known)}"
+            )
     return names
 
 
-def train_each(args: Sequence[str], parts: Parts) -> int:
-    """Trains and tests each category or fold in a process of its own; a failed one does not stop the rest.
+def _known_categories(given: GivenSettings, wanted: str) -> list[str]:
+    if not given.layout:
+        raise UsageError(
+            f"--data.category {wanted} of which data set? Add a data set, for example by "
+            "--config configs/data/mvtec.yaml"
+        )
+    known: list[str] = []
+    if given.layout in layout_names():
+        known = categories(given.layout, given.root, given.layout_options())
+    if not known:
+        raise UsageError(
+            f"--data.category {wanted}: the layout '{given.layout}' finds no categories in "
+            f"{given.root}"
+        )
+    return known
 
-    With --resume, finished ones are taken as they are, unfinished ones go on, and missing ones begin.
+
+def train_each(args: Sequence[str], parts: Parts) -> int:
+    """Trains and tests each category or fold in a process of its own.
+
+    A run that fails does not stop the others. With `--resume`, finished runs are kept as they are,
+    unfinished ones continue, and missing ones begin.
 
     Returns:
-        The exit code: 1 where one failed, 75 where one was told to stop.
+        The exit code: 1 if a run failed, 75 if one was told to stop.
     """
-    kind, names = parts
-    output = Path(str(setting(args, "output") or "runs"))
-    title = str(setting(args, "name") or f"{_method(args)}-{_data_set(args, kind)}")
-    folders = {}
-    for number, name in enumerate(names, 1):
-        label = name if kind == "category" else f"fold{name}of{len(names)}"
-        run, flags = f"{title}-{label}", without(args, f"--data.{kind}", "--name", "--resume")
-        versions = RunFolder.versions(output / run)
-        if "--resume" in args and any(v.finished for v in versions):
-            print(f"[{number}/{len(names)}] {label}: finished before")
+    given = GivenSettings(args)
+    output = Path(str(given.get("output") or "runs"))
+    title = str(given.get("name") or f"{_method(given)}-{_data_set(given, parts.kind)}")
+    finished: dict[str, RunFolder] = {}
+    for number, name in enumerate(parts.names, 1):
+        part = _label(name, parts)
+        label = f"[{number}/{len(parts.names)}] {part}"
+        folder = output / f"{title}-{part}"
+        flags = [*without(args, f"--data.{parts.kind}"), f"--data.{parts.kind}", name]
+        code = _train_part(flags, folder, label)
+        if code == Preempted.exit_code:
+            print("told to stop: the same command with --resume goes on", file=sys.stderr)
+            return code
+        if code == 0:
+            finished[name] = RunFolder.find(folder)
         else:
-            print(f"[{number}/{len(names)}] {label}", flush=True)
-            again = ["--resume"] if "--resume" in args and versions else []
-            child = start_training([*flags, *again, f"--data.{kind}", name, "--name", run])
-            code = _wait(child)
-            if code == Preempted.exit_code:
-                print("told to stop: the same command with --resume goes on", file=sys.stderr)
-                return code
-            if code:
-                print(f"[{number}/{len(names)}] {label} FAILED (exit code {code})", file=sys.stderr)
-                continue
-        folders[name] = RunFolder.find(output / run)
-    if folders:
-        _summarise(output / f"{title}.csv", folders, parts)
-    if failed := [name for name in names if name not in folders]:
-        plural = {"category": "categories", "fold": "folds"}[kind]
-        print(
-            f"error: {len(failed)} of {len(names)} {plural} failed: {', '.join(failed)}",
-            file=sys.stderr,
-        )
-    return 1 if failed else 0
+            print(f"{label} FAILED (exit code {code})", file=sys.stderr)
+    if finished:
+        _summarise(output / f"{title}.csv", finished, parts)
+    return _report_failures(finished, parts)
+
+
+def _train_part(args: Sequence[str], folder: Path, label: str) -> int:
+    """Trains one category or fold unless it is finished; returns the exit code."""
+    resume = "--resume" in args
+    versions = RunFolder.versions(folder)
+    if resume and any(version.finished for version in versions):
+        print(f"{label}: finished before")
+        return 0
+    print(label, flush=True)
+    flags = [*without(args, "--name", "--resume"), "--name", folder.name]
+    if resume and versions:
+        flags.append("--resume")
+    return _wait(start_training(flags))
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:
-    """The exit code of a run; that of a pre-empted one where this series was told to stop, whatever the run did."""
-    told = []
+    """Returns the exit code of a run; 75 if the series was told to stop, whatever the run did."""
+    signals: list[int] = []
 
     def hand_on(number: int) -> None:
-        told.append(number)
+        signals.append(number)
         child.send_signal(number)
 
-    with handing_on(hand_on):
+    with forward_signals(hand_on):
         code = child.wait()
-    return Preempted.exit_code if told else code
+    if signals:
+        return Preempted.exit_code
+    return code
 
 
-def _summarise(path: Path, folders: dict[str, RunFolder], parts: Parts) -> None:
-    """Prints a row of metrics for each category or fold and their mean, of folds its standard error too; and as CSV.
+def _report_failures(finished: Mapping[str, RunFolder], parts: Parts) -> int:
+    failed = [name for name in parts.names if name not in finished]
+    if not failed:
+        return 0
+    print(
+        f"error: {len(failed)} of {len(parts.names)} {PLURAL[parts.kind]} failed: "
+        f"{', '.join(failed)}",
+        file=sys.stderr,
+    )
+    return 1
 
-    The mean says of how many it is, where it is not of all that are wanted.
-    """
-    wanted = len(parts.names)
-    found = {
-        name: json.loads(folder.metrics.read_text())["metrics"] for name, folder in folders.items()
-    }
-    rows = {name: [metrics[m] for m in METRIC_NAMES] for name, metrics in found.items()}
-    columns = [[v for v in column if v is not None] for column in zip(*rows.values(), strict=True)]
-    counts = sorted({len(column) for column in columns})
-    whole = counts == [wanted]
-    mean = "mean" if whole else f"mean of {' or '.join(map(str, counts))} of {wanted}"
-    rows[mean] = [sum(column) / len(column) if column else None for column in columns]
-    if parts.kind == "fold":
-        rows["standard error"] = [stdev(c) / len(c) ** 0.5 if len(c) > 1 else None for c in columns]
-    width = max(map(len, rows))
-    short = [name.replace("pixel_AUPRO", "AUPRO") for name in METRIC_NAMES]
-    print(f"\n{'':<{width}}  {'  '.join(f'{name:>11}' for name in short)}")
-    if any(marks := [oracle(name) for name in METRIC_NAMES]):
-        print(f"{'':<{width}}  {'  '.join(f'{mark:>11}' for mark in marks)}".rstrip())
-    for name, row in rows.items():
-        print(
-            f"{name:<{width}}  {'  '.join('        n/a' if v is None else f'{v:>11.6f}' for v in row)}"
-        )
+
+def _summarise(path: Path, folders: Mapping[str, RunFolder], parts: Parts) -> None:
+    """Prints the metrics of each run and their mean as a table, and writes it as CSV."""
+    rows: dict[str, Values] = {}
+    for name, folder in folders.items():
+        metrics = json.loads(folder.metrics.read_text())["metrics"]
+        rows[name] = [metrics[metric] for metric in METRIC_NAMES]
+    rows |= _statistics(rows, parts)
+    print("\n" + "\n".join(_table(rows)))
     with path.open("w", newline="") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow([parts.kind, *(f"{name} {oracle(name)}".rstrip() for name in METRIC_NAMES)])
-        table.writerows(
-            [name, *("" if v is None else repr(v) for v in row)] for name, row in rows.items()
-        )
+        writer = csv.writer(file, lineterminator="\n")
+        names = [f"{name} {oracle(name)}".rstrip() for name in METRIC_NAMES]
+        writer.writerow([parts.kind, *names])
+        for name, values in rows.items():
+            writer.writerow([name, *_cells(values, "{!r}", unknown="")])
     print(f"\nTable: {path}")
 
 
-def _method(args: Sequence[str]) -> str:
-    model = setting(args, "model")
-    named = model if isinstance(model, str) else setting(args, "model.class_path")
-    return str(named).rpartition(".")[2].lower()
+def _statistics(rows: Mapping[str, Values], parts: Parts) -> dict[str, Values]:
+    """Returns the mean over runs, and of folds its standard error too.
+
+    The name of the mean says of how many runs it is, if it is not of all.
+    """
+    columns = [_known(column) for column in zip(*rows.values(), strict=True)]
+    counts = sorted({len(column) for column in columns})
+    title = "mean"
+    if counts != [len(parts.names)]:
+        title = f"mean of {' or '.join(map(str, counts))} of {len(parts.names)}"
+    statistics = {title: [_mean(column) for column in columns]}
+    if parts.kind == "fold":
+        statistics["standard error"] = [_standard_error(column) for column in columns]
+    return statistics
 
 
-def _data_set(args: Sequence[str], kind: str) -> str:
-    """The name of the data set; with its category, unless it is that in which the runs differ."""
-    category = None if kind == "category" else setting(args, "data.category")
-    return AnomalyDataModule(
-        str(setting(args, "data.layout")), str(setting(args, "data.root")), category
-    ).title
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    if not values:
+        return None
+    return sum(values) / len(values)
+
+
+def _standard_error(values: Sequence[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    return stdev(values) / len(values) ** 0.5
+
+
+def _table(rows: Mapping[str, Values]) -> Iterator[str]:
+    width = max(map(len, rows))
+    names = [name.replace("pixel_AUPRO", "AUPRO") for name in METRIC_NAMES]
+    yield _line("", names, width)
+    marks = [oracle(name) for name in METRIC_NAMES]
+    if any(marks):
+        yield _line("", marks, width).rstrip()
+    for name, values in rows.items():
+        yield _line(name, _cells(values, "{:.6f}", unknown="n/a"), width)
+
+
+def _line(name: str, cells: Sequence[str], width: int) -> str:
+    columns = "  ".join(f"{cell:>11}" for cell in cells)
+    return f"{name:<{width}}  {columns}"
+
+
+def _cells(values: Values, form: str, unknown: str) -> list[str]:
+    return [unknown if value is None else form.format(value) for value in values]
+
+
+def _label(name: str, parts: Parts) -> str:
+    if parts.kind == "fold":
+        return f"fold{name}of{len(parts.names)}"
+    return name
+
+
+def _method(given: GivenSettings) -> str:
+    model = given.get("model")
+    if not isinstance(model, str):
+        model = given.get("model.class_path")
+    return str(model).rpartition(".")[2].lower()
+
+
+def _data_set(given: GivenSettings, kind: str) -> str:
+    """Returns the name of the data set; with its category, unless the runs differ in it."""
+    category = None
+    if kind == "fold":
+        category = given.get("data.category")
+    layout = str(given.get("data.layout"))
+    return AnomalyDataModule(layout, str(given.get("data.root")), category).title

@@ -1,66 +1,57 @@
-"""`evaluate.py --verify RUN`: whether a finished run's numbers come out of its checkpoint again."""
+"""`lightning-ad verify RUN`: whether a finished run's numbers come out of its checkpoint again."""
 
+import argparse
 import io
 import json
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from lightning_ad.commands.evaluate import evaluate
-from lightning_ad.errors import UsageError
 from lightning_ad.reporting.provenance import differences
 from lightning_ad.system.run_folder import RunFolder
 
 TOLERANCE = 1e-6  # between machines, or kinds of device
 
 
-def verify(args: Sequence[str]) -> int:
-    """Evaluates a run again, leaving its folder as it is, and compares the metrics with the recorded ones.
+def run(arguments: argparse.Namespace) -> int:
+    """Verifies the run that is named."""
+    return verify(arguments.run, arguments.flags)
+
+
+def verify(path: Path, flags: Sequence[str] = ()) -> int:
+    """Evaluates a run again, leaving its folder as it is, and compares with the recorded metrics.
 
     Args:
-        args: the run's folder, and flags of `evaluate.py` (--data.root, say).
+        path: the run's folder.
+        flags: flags of `lightning-ad evaluate`, such as `--data.root`.
 
     Returns:
-        The exit code: 1 where a number differs by more than 1e-6, or what was measured is not the same.
+        The exit code: 1 if a metric differs by more than 1e-6, or if something else was measured.
 
     Raises:
-        UsageError: where no run is named, or it is unfinished.
+        UsageError: if there is no finished run.
     """
-    if not args or args[0].startswith("-"):
-        raise UsageError("evaluate.py --verify RUN: name the folder of a finished run")
-    run = RunFolder.find(Path(args[0]))
-    with tempfile.TemporaryDirectory() as folder:
-        with redirect_stdout(io.StringIO()) as said:
-            again = evaluate([str(run.path), *args[1:], "--output", folder])
-        print(said.getvalue().partition("\nReport: ")[0])  # which goes with the folder
-        recorded, found = (json.loads(path.read_text()) for path in (run.metrics, again.metrics))
-    other = differences(recorded["protocol"], found["protocol"])
-    if recorded["protocol"]["weights"] != found["protocol"]["weights"]:
-        other.append("weights: the checkpoint is not the one that was tested")
-    changed = [
-        name
-        for name, value in recorded["metrics"].items()
-        if not _same(value, found["metrics"].get(name), 0)
-    ]
-    wrong = [
-        name
-        for name in changed
-        if not _same(recorded["metrics"][name], found["metrics"].get(name), TOLERANCE)
-    ]
+    run = RunFolder.find(path)
+    recorded = json.loads(run.metrics.read_text())
+    found = _evaluated_again(run, flags)
+    other = _differences_of_protocol(recorded["protocol"], found["protocol"])
+    changed = _different(recorded["metrics"], found["metrics"], tolerance=0)
+    wrong = _different(recorded["metrics"], found["metrics"], tolerance=TOLERANCE)
     print()
     for line in other:
         print(f"differs: {line}")
     for name in changed:
-        print(
-            f"{name:<16}  recorded {recorded['metrics'][name]!r}, now {found['metrics'].get(name)!r}"
-        )
+        before = recorded["metrics"][name]
+        print(f"{name:<16}  recorded {before!r}, now {found['metrics'].get(name)!r}")
     count = len(recorded["metrics"])
     if other or wrong:
         print(
-            f"NOT CONFIRMED: {len(wrong)} of {count} metrics of {run.path} differ by more than {TOLERANCE:g}"
+            f"NOT CONFIRMED: {len(wrong)} of {count} metrics of {run.path} differ by more than "
+            f"{TOLERANCE:g}"
         )
         return 1
     digits = f"within {TOLERANCE:g}" if changed else "to the last digit"
@@ -68,7 +59,35 @@ def verify(args: Sequence[str]) -> int:
     return 0
 
 
-def _same(one: Any, other: Any, tolerance: float) -> bool:
-    if one is None or other is None:
-        return one is other
-    return math.isclose(one, other, rel_tol=0, abs_tol=tolerance)
+def _evaluated_again(run: RunFolder, flags: Sequence[str]) -> dict[str, Any]:
+    """Evaluates a run into a temporary folder and returns the content of its metrics.json."""
+    with tempfile.TemporaryDirectory() as folder:
+        with redirect_stdout(io.StringIO()) as printed:
+            again = evaluate([str(run.path), *flags, "--output", folder])
+        table = printed.getvalue().partition("\nReport: ")[0]  # the report goes with the folder
+        print(table)
+        return json.loads(again.metrics.read_text())
+
+
+def _differences_of_protocol(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    lines = differences(recorded, found)
+    if recorded["weights"] != found["weights"]:
+        lines.append("weights: the checkpoint is not the one that was tested")
+    return lines
+
+
+def _different(
+    recorded: Mapping[str, float | None], found: Mapping[str, float | None], tolerance: float
+) -> list[str]:
+    """Returns the names of the metrics that differ by more than a tolerance."""
+    names: list[str] = []
+    for name, value in recorded.items():
+        if not _same(value, found.get(name), tolerance):
+            names.append(name)
+    return names
+
+
+def _same(first: float | None, second: float | None, tolerance: float) -> bool:
+    if first is None or second is None:
+        return first is second
+    return math.isclose(first, second, rel_tol=0, abs_tol=tolerance)

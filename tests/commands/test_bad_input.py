@@ -1,4 +1,4 @@
-"""What a user can get wrong: one clear message that names the file or key, a code, and nothing that looks finished."""
+"""What a user can get wrong: one clear message that names the file or key, and an exit code."""
 
 import shutil
 import subprocess
@@ -12,10 +12,8 @@ from lightning.pytorch import Trainer
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
-from lightning_ad.cli.messages import run
 from lightning_ad.cli.resume import check_same
-from lightning_ad.commands.evaluate import evaluate
-from lightning_ad.commands.train import train
+from lightning_ad.commands.main import main
 from lightning_ad.errors import UsageError, WeightsError
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods import DRAEM, PatchCore
@@ -26,29 +24,19 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def attempt(trees, tmp_path, capfd):
-    """Runs train.py on a copy of the MVTec tree after `spoil(base)`; returns the code, the message and the runs."""
+    """Trains on a copy of the MVTec tree after `spoil(base)`; returns the code and the errors."""
 
     def attempt(*flags, spoil=lambda base: None, method="patchcore"):
         root = shutil.copytree(trees["mvtec"], tmp_path / "data")
         spoil(root / "bottle")
-        small = (
-            ["--model.backbone", "squeezenet1_1", "--model.weights", "null"]
-            if method == "patchcore"
-            else []
-        )
-        args = [
-            "--config",
-            str(ROOT / f"configs/{method}.yaml"),
-            "--config",
-            str(ROOT / "configs/data/mvtec.yaml"),
-        ]
+        args = ["--config", f"{ROOT}/configs/{method}.yaml"]
+        args += ["--config", f"{ROOT}/configs/data/mvtec.yaml"]
         args += ["--data.root", str(root), "--data.category", "bottle", "--data.image_size", "64"]
-        args += ["--data.center_crop", "null", "--data.num_workers", "0", *small]
+        args += ["--data.center_crop", "null", "--data.num_workers", "0"]
         args += ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-        try:
-            code = run(lambda: train([*args, "--output", str(tmp_path / "runs"), *flags]))
-        except SystemExit as exit:
-            code = exit.code
+        if method == "patchcore":
+            args += ["--model.backbone", "squeezenet1_1", "--model.weights", "null"]
+        code = main(["train", *args, "--output", str(tmp_path / "runs"), *flags])
         finished = list((tmp_path / "runs").rglob("metrics.json"))
         assert not finished
         return code, capfd.readouterr().err
@@ -81,18 +69,18 @@ def message_of(text):
             "no setting 'coreset_ration', did you mean 'coreset_ratio'",
             2,
         ),
-        (["--model.coreset_ratio", "much"], "model.coreset_ratio: expected float; 'much' came", 2),
+        (["--model.coreset_ratio", "much"], "model.coreset_ratio: expected a float, got 'much'", 2),
         (["--model", "Patchcor"], "no class 'Patchcor', did you mean 'PatchCore'", 2),
-        (["--data.tile", "big"], "data.tile: expected int, null; 'big' came", 2),
+        (["--data.tile", "big"], "data.tile: expected an int or null, got 'big'", 2),
         (
             ["--select", "first"],
-            "select: expected 'last', 'validation_loss', 'validation_AUROC'; 'first' came",
+            "select: expected 'last', 'validation_loss' or 'validation_AUROC', got 'first'",
             2,
         ),
         (["--model.backbone", "resnet19"], "unknown backbone 'resnet19'", 2),
         (["--model.layers", "[layer9]"], "no layer 'layer9'", 2),
         (["--model.weights", "/no/weights.pth"], "no file /no/weights.pth", 1),
-        (["--trainer.max_epochs", "3"], "trainer.max_epochs must be 1, 3 came", 2),
+        (["--trainer.max_epochs", "3"], "trainer.max_epochs must be 1", 2),
         (["--trainer.precision", "16-mixed"], "trainer.precision 16-mixed", 2),
         (["--trainer.accelerator", "gpu", "--trainer.devices", "4096"], "gpu", 2),
         (["--trainer.default_root_dir", "x"], "choose its place with --output", 2),
@@ -106,15 +94,14 @@ def message_of(text):
         (["--seed_everything", "-1"], "seed_everything must be at least 0", 2),
         (["--config", "/no/config.yaml"], "/no/config.yaml", 2),
         (["--config=/no/config.yaml"], "there is no file /no/config.yaml", 2),
-        (["--extend=/no/run"], "there is no run in /no/run", 2),
         (["--resume"], "no unfinished run", 2),
     ],
     ids=lambda v: v[0].strip("-") if isinstance(v, list) else None,
 )
 def test_wishes_that_cannot_be_met(attempt, tmp_path, flags, expected, code):
-    came, text = attempt(*flags)
+    found, text = attempt(*flags)
     assert expected in message_of(text)
-    assert came == code
+    assert found == code
     begun = flags[0] in ("--trainer.max_epochs", "--trainer.limit_train_batches")
     assert len(list(tmp_path.glob("runs/*"))) == begun
 
@@ -124,7 +111,8 @@ YAML = {
     "part": ("modle: 1\n", "no key 'modle', did you mean 'model'"),
     "setting": (
         "model:\n  class_path: PatchCore\n  init_args:\n    coreset_ration: 0.1\n",
-        "PatchCore has no setting 'coreset_ration', did you mean 'coreset_ratio'; --model.help PatchCore lists all",
+        "PatchCore has no setting 'coreset_ration', did you mean 'coreset_ratio'; "
+        "--model.help PatchCore lists all",
     ),
     "method": (
         "model:\n  class_path: lightning_ad.methods.PatchCor\n",
@@ -139,21 +127,28 @@ YAML = {
 def test_a_wrong_config(attempt, tmp_path, name):
     text, expected = YAML[name]
     (tmp_path / "wrong.yaml").write_text(text)
-    code, came = attempt("--config", str(tmp_path / "wrong.yaml"))
-    assert expected in message_of(came)
+    code, text_of_error = attempt("--config", str(tmp_path / "wrong.yaml"))
+    assert expected in message_of(text_of_error)
     assert code == 2
     assert not (tmp_path / "runs").exists()
 
 
+CALLBACKS = "--trainer.callbacks+ lightning_ad.callbacks."
 LEARNED = {
-    "--model.lr_scheduler StepLR": "model.lr_scheduler: StepLR needs step_size (--model.lr_scheduler.step_size)",
-    "--model.optimizer AdamW --model.optimizer.lrr 1": "AdamW has no setting 'lrr', did you mean 'lr'",
-    "--model.optimizer AdamW --model.optimizer.lr x": "model.optimizer.lr: expected float, Tensor; 'x' came",
-    "--trainer.callbacks+ lightning_ad.callbacks.StepsAveraging --trainer.callbacks.decai 1": (
+    "--model.lr_scheduler StepLR": (
+        "model.lr_scheduler: StepLR needs step_size (--model.lr_scheduler.step_size)"
+    ),
+    "--model.optimizer AdamW --model.optimizer.lrr 1": (
+        "AdamW has no setting 'lrr', did you mean 'lr'"
+    ),
+    "--model.optimizer AdamW --model.optimizer.lr x": (
+        "model.optimizer.lr: expected a float or Tensor, got 'x'"
+    ),
+    f"{CALLBACKS}StepsAveraging --trainer.callbacks.decai 1": (
         "StepsAveraging has no setting 'decai', did you mean 'decay'"
     ),
-    "--trainer.callbacks+ lightning_ad.callbacks.LastEpochsAveraging --trainer.callbacks.epochs x": (
-        "trainer.callbacks.epochs: expected int; 'x' came"
+    f"{CALLBACKS}LastEpochsAveraging --trainer.callbacks.epochs x": (
+        "trainer.callbacks.epochs: expected an int, got 'x'"
     ),
 }
 
@@ -165,6 +160,11 @@ def test_wrong_settings_of_parts(attempt, flags):
     assert code == 2
 
 
+def test_extending_what_is_no_run(capfd):
+    assert main(["train", "--extend=/no/run"]) == 2
+    assert "there is no run in /no/run" in message_of(capfd.readouterr().err)
+
+
 def test_missing_textures(attempt):
     code, text = attempt("--data.textures", "/no/textures", method="draem")
     assert "no image below /no/textures (data.textures)" in message_of(text)
@@ -173,7 +173,7 @@ def test_missing_textures(attempt):
 
 def test_image_size_that_does_not_fit(attempt, tmp_path):
     code, text = attempt("--data.image_size", "70", method="draem")
-    assert "multiples of 32; 70x70 came" in message_of(text)
+    assert "multiples of 32" in message_of(text)
     assert code == 2
     assert not (tmp_path / "runs").exists()
 
@@ -251,31 +251,22 @@ def test_resuming_does_not_take_one_batch_for_all(tmp_path, begun, now, same):
         check_same(folder, f"trainer:\n  limit_train_batches: {now}\n")
 
 
-def test_resuming_goes_on_with_the_version_that_has_a_checkpoint(tmp_path):
-    for version in ("version_0/checkpoints", "version_1/checkpoints", "version_2"):
-        (tmp_path / "mine" / version).mkdir(parents=True)
-    (tmp_path / "mine/version_1/checkpoints/last.ckpt").touch()
-    assert RunFolder.unfinished(tmp_path, "mine").path.name == "version_1"
-    (tmp_path / "mine/version_1/metrics.json").touch()
-    assert RunFolder.unfinished(tmp_path, "mine").path.name == "version_2"
-
-
-def complain(capfd, args):
-    code = run(lambda: evaluate(args))
+def complain(capfd, *words):
+    code = main(["evaluate", *map(str, words)])
     return code, message_of(capfd.readouterr().err)
 
 
 def test_evaluation_of_what_is_no_run(tmp_path, capfd):
-    code, message = complain(capfd, [str(tmp_path / "nothing")])
+    code, message = complain(capfd, tmp_path / "nothing")
     assert code == 2
     assert "no run in" in message
     (tmp_path / "half/version_0").mkdir(parents=True)
-    assert "only unfinished runs" in complain(capfd, [str(tmp_path / "half")])[1]
+    assert "only unfinished runs" in complain(capfd, tmp_path / "half")[1]
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    assert "not a checkpoint of lightning_ad" in complain(capfd, [str(tmp_path / "other.ckpt")])[1]
+    assert "not a checkpoint of lightning_ad" in complain(capfd, tmp_path / "other.ckpt")[1]
     (tmp_path / "text.ckpt").write_text("nonsense")
-    assert "cannot read" in complain(capfd, [str(tmp_path / "text.ckpt")])[1]
-    assert "the checkpoint decides" in complain(capfd, [str(tmp_path), "--model.sigma", "2"])[1]
+    assert "cannot read" in complain(capfd, tmp_path / "text.ckpt")[1]
+    assert "the checkpoint decides" in complain(capfd, tmp_path, "--model.sigma", "2")[1]
 
 
 def test_the_script_ends_with_the_code(tmp_path):

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import ROOT, SMALL
+from runs import ROOT, typed
 from scipy import stats
+from small import small_flags
 from trees import mvtec_tree
 
 from lightning_ad.commands.benchmark.cells import Cell, plan
-from lightning_ad.commands.benchmark.command import benchmark
 from lightning_ad.commands.benchmark.page import write_page
 from lightning_ad.commands.benchmark.slurm import job_array
-from lightning_ad.commands.benchmark.table import COSTS, Result, reservations, rows
+from lightning_ad.commands.benchmark.table import COSTS, Result, Table, caveats, rows
 from lightning_ad.commands.benchmark.writing import write_tables
 from lightning_ad.commands.train import train
 from lightning_ad.errors import Preempted, UsageError
@@ -89,16 +90,19 @@ def test_wishes_that_cannot_be_met(root):
         ),
         (
             ["--methods", "patchcore", "--data", "mvtec", "--seeds", "0,0"],
-            "--seeds takes different numbers",
+            "--seeds: expected different numbers",
         ),
-        (["--methods", "patchcore", "--data", "demo", "--cell", "1"], "--cell must be from 0 to 0"),
+        (
+            ["--methods", "patchcore", "--data", "demo", "--cell", "1"],
+            "--cell: expected a number from 0 to 0, got 1",
+        ),
         (
             ["--methods", "patchcore", "--data", "demo", "--devices", "0"],
             "--devices must be at least 1",
         ),
     ):
         with pytest.raises(UsageError, match=message):
-            benchmark([*args, "--output", str(root / "none")])
+            typed("benchmark", *args, "--output", root / "none")
 
 
 def test_a_cell_knows_what_it_was_run_with(root, tmp_path):
@@ -185,34 +189,43 @@ def test_means_over_categories_and_published_numbers_beside_them():
     )
 
 
-def test_what_was_measured_otherwise_is_said():
-    results = cells_of("patchcore", [0.9], resize=[224, 224]) | cells_of(
-        "draem", [0.9], resize=[256, 256]
-    )
-    (told,) = reservations(results)
-    assert told == "mvtec, not measured alike: resize [224, 224] of patchcore, [256, 256] of draem"
+def test_what_was_measured_otherwise_is_a_caveat():
+    results = cells_of("patchcore", [0.9], resize=[224, 224])
+    results |= cells_of("draem", [0.9], resize=[256, 256])
+    assert caveats(results) == [
+        "mvtec, not measured alike: resize [224, 224] of patchcore, [256, 256] of draem"
+    ]
+
+
+def test_overridden_settings_are_caveats():
+    """By the methods and data sets that share them; not what changes no metric (--trust)."""
     common = ("--data.image_size", "96", "--trust", "x")
-    flags = {
-        "padim": ("--model.weights", "a/b.pth"),
-        "cfa": (),
-        "draem": ("--model.weights", "a/b.pth"),
+    weights = ("--model.weights", "a/b.pth")
+    train_list = ("--data.train_list", "c")
+    runs = {
+        ("padim", "mvtec"): weights,
+        ("padim", "mtd"): weights + train_list,
+        ("cfa", "mvtec"): (),
+        ("cfa", "visa"): ("--model.k", "1"),
+        ("draem", "mvtec"): weights,
+        ("draem", "mtd"): weights + train_list,
     }
-    cells = {
-        Cell(method, data, None, seed, (*common, *own, *(["--data.train_list", "c"] if data == "mtd" else []))): result
-        for method, own in flags.items() for data, result in (("mvtec", measured({})), ("mtd", measured({})))
-        for seed in (0, 1) if (method, data) != ("cfa", "mtd")
-    }  # fmt: skip
-    cells[Cell("cfa", "visa", None, 0, (*common, "--model.k", "1"))] = measured({})
-    assert reservations(cells) == [
-        "all: --data.image_size 96", "padim, draem: --model.weights b.pth", "mtd: --data.train_list c",
+    cells = {}
+    for (method, data), own in runs.items():
+        for seed in (0, 1):
+            cells[Cell(method, data, None, seed, (*common, *own))] = measured({})
+    assert caveats(cells) == [
+        "all: --data.image_size 96",
+        "padim, draem: --model.weights b.pth",
+        "mtd: --data.train_list c",
         "visa: --model.k 1",
-    ]  # fmt: skip
+    ]
 
 
 def test_files_of_the_table(tmp_path):
     results = cells_of("patchcore", [0.9, 0.8]) | cells_of("a&b|c", [0.7, 0.7], method="<CFA>")
-    table = rows(results)
-    write_tables(tmp_path, table, ["x < y"])
+    table = Table(rows(results), ["x < y"], [])
+    write_tables(tmp_path, table)
     with (tmp_path / "metrics.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert float(lines[0]["image_AUROC"]) == pytest.approx(0.85, abs=1e-15)
@@ -221,17 +234,28 @@ def test_files_of_the_table(tmp_path):
     tex = (tmp_path / "metrics.tex").read_text()
     assert r"a\&b|c" in tex
     assert r"0.850 $\pm$ " in tex
-    assert tex.count("\\\\\n") == len(table) + 1
+    assert tex.count("\\\\\n") == len(table.rows) + 1
     assert [line["fit_seconds"] for line in csv.DictReader((tmp_path / "costs.csv").open())] == [
         "10.0",
         "10.0",
     ]
-    write_page(tmp_path / "index.html", "a <title>", table, ["x < y"])
+    write_page(tmp_path / "index.html", "a <title>", table)
     page = (tmp_path / "index.html").read_text()
     assert "&lt;CFA&gt;" in page
     assert "<CFA>" not in page
     assert "x &lt; y" in page
     assert page.count("<circle") == 8
+
+
+def test_a_job_array_has_what_was_typed(tmp_path, capsys):
+    words = ["--methods", "patchcore,padim", "--data", "demo", "--seeds", "0,1", "--output"]
+    words += [str(tmp_path), "--padim.model.dimension", "9"]
+    assert typed("benchmark", *words, "--slurm") == 0
+    script = capsys.readouterr().out
+    assert "--array=0-3" in script
+    command = f"lightning-ad benchmark {shlex.join(words)}"
+    assert f"{command} --cell $SLURM_ARRAY_TASK_ID &" in script
+    assert f"{command} --table_only" in script
 
 
 def test_a_job_array_puts_itself_back_into_the_queue(tmp_path):
@@ -257,23 +281,13 @@ def test_a_job_array_puts_itself_back_into_the_queue(tmp_path):
 
 
 def flags(root, output, methods="patchcore", seeds="0,1"):
-    args = [
-        "--methods",
-        methods,
-        "--data",
-        "mvtec",
-        "--categories",
-        "cable",
-        "--seeds",
-        seeds,
-        "--output",
-        str(output),
-    ]
+    args = ["--methods", methods, "--data", "mvtec", "--categories", "cable", "--seeds", seeds]
+    args += ["--output", str(output)]
     args += ["--data.root", str(root), "--data.image_size", "64", "--data.center_crop", "null"]
-    args += [
-        f.replace("--", "--patchcore.", 1) if f.startswith("--") else f for f in SMALL["PatchCore"]
-    ]
-    args += ["--draem.data.image_size", "63"] if "draem" in methods else []  # which it refuses
+    for part in small_flags("PatchCore"):
+        args.append(part.replace("--", "--patchcore.", 1) if part.startswith("--") else part)
+    if "draem" in methods:
+        args += ["--draem.data.image_size", "63"]  # which it refuses
     return [*args, "--data.num_workers", "0", "--trainer.accelerator", "cpu"]
 
 
@@ -299,17 +313,17 @@ def test_killed_and_continued_gives_the_same_table(
     )
     teller.start()
     with pytest.raises(Preempted, match="told to stop: the same command goes on with what is left"):
-        benchmark(args)
+        typed("benchmark", *args)
     teller.join()
     capfd.readouterr()
-    assert benchmark(args) == 0
+    assert typed("benchmark", *args) == 0
     assert "patchcore-mvtec-cable-seed0: finished before" in capfd.readouterr().out
     whole = flags(root, tmp_path / "whole")
     for cell in plan(
         [METHODS / "patchcore.yaml"], [DATA / "mvtec.yaml"], "cable", (0, 1), whole[10:]
     ):
         train([*cell.flags, "--output", str(tmp_path / "whole/benchmark"), "--name", cell.name])
-    assert benchmark([*whole, "--table_only"]) == 0
+    assert typed("benchmark", *whole, "--table_only") == 0
     capfd.readouterr()
     tables = [
         (tmp_path / name / "benchmark/metrics.csv").read_bytes() for name in ("whole", "killed")
@@ -317,17 +331,17 @@ def test_killed_and_continued_gives_the_same_table(
     assert tables[0] == tables[1]
     assert tables[0].count(b"\n") == 3  # the head, patchcore, and what was published
     with pytest.raises(UsageError, match="is there with other settings"):
-        benchmark([*args, "--table_only", "--model.patch_size", "5"])
+        typed("benchmark", *args, "--table_only", "--model.patch_size", "5")
     with pytest.raises(
         UsageError, match=r"patchcore on mvtec: there is no flag '--data\.imagesize', did you mean"
     ):
-        benchmark([*flags(root, tmp_path / "typo"), "--data.imagesize", "64"])
+        typed("benchmark", *flags(root, tmp_path / "typo"), "--data.imagesize", "64")
     assert not (tmp_path / "typo").exists()
     # a cell that fails stops nothing, and is named
-    assert benchmark(flags(root, tmp_path / "killed", "draem,patchcore", "0")) == 1
+    assert typed("benchmark", *flags(root, tmp_path / "killed", "draem,patchcore", "0")) == 1
     said = capfd.readouterr()
     assert re.search(
-        r"1 of 2 cells failed.*\n.*draem-mvtec-cable-seed0: .*multiples of 32; 63x63 came", said.err
+        r"1 of 2 cells failed.*\n.*draem-mvtec-cable-seed0: .*multiples of 32", said.err
     )
     assert "PatchCore" in said.out
 

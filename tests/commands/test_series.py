@@ -1,24 +1,17 @@
-"""Several categories, or folds, by one command."""
+"""A series: several categories, or folds, by one command."""
 
 import csv
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
 
 import numpy as np
 import pytest
+from runs import QUIET, typed
 from trees import mvtec_tree
 
-from lightning_ad.commands.main import train_one_or_each
-from lightning_ad.commands.series import Parts, several, train_each
+from lightning_ad.commands.series import Parts, parts_of, train_each
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation import METRIC_NAMES
-from lightning_ad.system.signals import handing_on
 
 pytestmark = pytest.mark.distributed  # processes of their own
 
@@ -30,31 +23,10 @@ def root(tmp_path_factory):
 
 
 def flags(root, output):
-    configs = [
-        "--config",
-        "configs/patchcore.yaml",
-        "--config",
-        "configs/data/mvtec.yaml",
-        "--data.root",
-        str(root),
-    ]
-    small = [
-        "--model.backbone",
-        "squeezenet1_1",
-        "--model.weights",
-        "null",
-        "--data.image_size",
-        "64",
-    ]
-    small += [
-        "--data.center_crop",
-        "null",
-        "--data.num_workers",
-        "0",
-        "--trainer.accelerator",
-        "cpu",
-    ]
-    return [*configs, *small, "--output", str(output), "--trainer.enable_progress_bar", "false"]
+    args = ["--config", "configs/patchcore.yaml", "--config", "configs/data/mvtec.yaml"]
+    args += ["--data.root", str(root), "--data.image_size", "64", "--data.center_crop", "null"]
+    args += ["--model.backbone", "squeezenet1_1", "--model.weights", "null"]
+    return [*args, "--data.num_workers", "0", "--output", str(output), *QUIET]
 
 
 @pytest.fixture(autouse=True)
@@ -64,20 +36,20 @@ def at_the_root(monkeypatch, request):
 
 def test_which_categories_are_meant(root, tmp_path):
     args = flags(root, tmp_path)
-    assert several([*args, "--data.category", "all"]) == ("category", ["bottle", "cable", "screw"])
-    assert several([*args, "--data.category=cable, bottle"]).names == ["cable", "bottle"]
-    assert several([*args, "--data.category", "cable"]).names == several(args).names == []
+    assert parts_of([*args, "--data.category", "all"]) == ("category", ["bottle", "cable", "screw"])
+    assert parts_of([*args, "--data.category=cable, bottle"]).names == ["cable", "bottle"]
+    assert parts_of([*args, "--data.category", "cable"]).names == parts_of(args).names == []
     with pytest.raises(UsageError, match=r"no category .cabel. in .*bottle, cable, screw"):
-        several([*args, "--data.category", "cabel,bottle"])
+        parts_of([*args, "--data.category", "cabel,bottle"])
     with pytest.raises(UsageError, match="of which data set"):
-        several(["--data.category", "all"])
+        parts_of(["--data.category", "all"])
     with pytest.raises(UsageError, match="the layout 'mtd' finds no categories"):
-        several([*args, "--data.layout", "mtd", "--data.category", "all"])
+        parts_of([*args, "--data.layout", "mtd", "--data.category", "all"])
     folds = [*args, "--data.fold", "all", "--data.folds", "3", "--data.validation", "fold"]
-    assert several([*folds, "--data.category", "cable"]) == ("fold", ["0", "1", "2"])
+    assert parts_of([*folds, "--data.category", "cable"]) == ("fold", ["0", "1", "2"])
     for refused in ([*folds, "--data.category", "all"], [*args, "--data.fold", "all"]):
         with pytest.raises(UsageError, match="one category"):
-            several(refused)
+            parts_of(refused)
 
 
 def test_folds_give_a_mean_and_its_standard_error(root, tmp_path, capfd):
@@ -88,7 +60,7 @@ def test_folds_give_a_mean_and_its_standard_error(root, tmp_path, capfd):
         "--data.validation",
         "fold",
     ]
-    assert train_one_or_each([*args, "--data.fold", "all", "--data.folds", "2"]) == 0
+    assert typed("train", *args, "--data.fold", "all", "--data.folds", "2") == 0
     assert "[2/2] fold1of2" in capfd.readouterr().out
     rows = list(csv.DictReader((tmp_path / "runs/patchcore-mvtec-bottle.csv").open()))
     assert [row["fold"] for row in rows] == ["0", "1", "mean", "standard error"]
@@ -115,7 +87,7 @@ def test_each_is_trained_a_failed_one_does_not_stop_the_rest_and_resume_takes_fi
     whole = broken.read_bytes()
     broken.write_bytes(b"")
     args = [*flags(tree, tmp_path / "runs"), "--data.category", "all"]
-    assert train_one_or_each(args) == 1
+    assert typed("train", *args) == 1
     said = capfd.readouterr()
     assert "error: 1 of 3 categories failed: cable" in said.err
     assert "[3/3] screw" in said.out
@@ -138,30 +110,3 @@ def test_each_is_trained_a_failed_one_does_not_stop_the_rest_and_resume_takes_fi
     assert said.out.count("finished before") == 2
     assert "cable FAILED" not in said.err
     assert f"{'mean':<6}" in said.out
-
-
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
-def test_a_signal_is_handed_on_and_ends_the_series(name, tmp_path):
-    number = getattr(signal, name)
-    ready = tmp_path / "ready"
-    child = (
-        "import pathlib, signal, sys, time\n"
-        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
-        f"pathlib.Path({str(ready)!r}).touch()\ntime.sleep(60)"
-    )
-
-    def tell():
-        while not ready.exists():
-            time.sleep(0.02)
-        os.kill(os.getpid(), number)
-
-    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)  # as it is in the background
-    before = signal.getsignal(number)
-    teller = threading.Thread(target=tell)
-    teller.start()
-    process = subprocess.Popen([sys.executable, "-c", child])
-    with handing_on(process.send_signal):
-        assert process.wait(60) == 75
-    teller.join()
-    assert signal.getsignal(number) is before
-    signal.signal(signal.SIGINT, ignored)

@@ -1,14 +1,14 @@
-"""`evaluate.py --verify`: a run's numbers come out of its checkpoint again, or are told not to."""
+"""`lightning-ad verify`: whether a run's numbers come out of its checkpoint again."""
 
 import json
 import shutil
 
 import pytest
-from runs import QUIET, flags
+from runs import QUIET, flags, typed
 
-from lightning_ad.commands.main import evaluate_or_compare
 from lightning_ad.commands.train import train
 from lightning_ad.errors import UsageError
+from lightning_ad.evaluation import METRIC_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def run(trees, tmp_path_factory):
 
 
 def verified(run, capsys, *more):
-    code = evaluate_or_compare(["--verify", str(run), *QUIET, *more])
+    code = typed("verify", run, *QUIET, *more)
     return code, capsys.readouterr().out
 
 
@@ -25,7 +25,7 @@ def test_a_run_is_confirmed_and_left_as_it_is(run, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     code, said = verified(run, capsys)
     assert code == 0
-    assert f"confirmed: all 8 metrics of {run}, to the last digit" in said
+    assert f"confirmed: all {len(METRIC_NAMES)} metrics of {run}, to the last digit" in said
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
@@ -43,7 +43,7 @@ def test_another_number_another_checkpoint_or_other_images_are_not_confirmed(
     (copy / "metrics.json").write_text(json.dumps(content))
     code, said = verified(copy, capsys)
     assert code == 1
-    assert "NOT CONFIRMED: 1 of 8 metrics" in said
+    assert f"NOT CONFIRMED: 1 of {len(METRIC_NAMES)} metrics" in said
     assert f"pixel_AUROC       recorded {content['metrics']['pixel_AUROC']!r}, now" in said
 
     other = train(
@@ -60,7 +60,7 @@ def test_another_number_another_checkpoint_or_other_images_are_not_confirmed(
 
 
 def test_what_cannot_be_verified(tmp_path):
-    with pytest.raises(UsageError, match="name the folder of a finished run"):
-        evaluate_or_compare(["--verify"])
+    with pytest.raises(UsageError, match="arguments are required: RUN"):
+        typed("verify")
     with pytest.raises(UsageError, match="there is no run"):
-        evaluate_or_compare(["--verify", str(tmp_path)])
+        typed("verify", tmp_path)

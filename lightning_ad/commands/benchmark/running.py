@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,180 +16,200 @@ from lightning_ad.commands.benchmark.cells import Cell
 from lightning_ad.errors import Preempted, UsageError
 from lightning_ad.system.files import write_json
 from lightning_ad.system.run_folder import RunFolder
-from lightning_ad.system.signals import handing_on, say
+from lightning_ad.system.signals import forward_signals, write_notice
 from lightning_ad.system.subprocesses import start_training
 
-LOG, LOCK, SETTINGS = "log.txt", ".lock", "cell.json"
+LOG = "log.txt"
+LOCK = ".lock"
+SETTINGS = "cell.json"
+POLL_SECONDS = 0.5
+PRINTED_METRICS = ("image_AUROC", "pixel_AUPRO_0.30")
+Environment = Mapping[str, str]
 
 
 def run_cells(
-    cells: Sequence[Cell], output: Path, devices: Sequence[dict[str, str]]
+    cells: Sequence[Cell], output: Path, devices: Sequence[Environment]
 ) -> dict[Cell, str]:
-    """Runs those that are not finished, on as many devices at a time as there are.
+    """Runs the cells that are not finished, one on each device at a time.
 
-    A cell goes on from its last checkpoint. Its output goes into `<output>/<cell>/log.txt`.
+    A cell continues from its last checkpoint. Its output goes into `<output>/<cell>/log.txt`.
 
     Args:
         cells: in the order in which they begin.
         output: the folder of the benchmark.
-        devices: the environment of each device's processes.
+        devices: the environment variables of the processes on each device.
 
     Returns:
         Why a cell has no result, for those that have none.
 
     Raises:
-        UsageError: where a cell was begun with other settings.
-        Preempted: once all have stopped, where they were told to.
+        UsageError: if a cell was begun with other settings.
+        Preempted: once all runs have stopped, if the command was told to stop.
     """
     check_cells(cells, output)
-    free: SimpleQueue[dict[str, str]] = SimpleQueue()
-    for device in devices:
-        free.put(device)
-    failed: dict[Cell, str] = {}
-    told: list[int] = []  # signals
-
-    def one(place: tuple[int, Cell]) -> None:
-        number, cell = place
-        device = free.get()
-        try:
-            why = (
-                None
-                if told
-                else _run(cell, output / cell.name, f"[{number}/{len(cells)}]", device, told)
-            )
-        finally:
-            free.put(device)
-        if why:
-            failed[cell] = why
-
-    def hear(number: int) -> None:
-        if not told:
-            say("stopping: the cells that run keep what they have done (Ctrl+C again: at once)")
-        told.append(number)
-
-    with handing_on(hear), ThreadPoolExecutor(len(devices)) as pool:
-        for _ in pool.map(one, enumerate(cells, 1)):
-            pass
-    if told:
+    runner = _Runner(output, devices)
+    labels = [f"[{number}/{len(cells)}] {cell.name}" for number, cell in enumerate(cells, 1)]
+    with forward_signals(runner.stop), ThreadPoolExecutor(len(devices)) as pool:
+        reasons = list(pool.map(runner.run, cells, labels))
+    if runner.is_stopped:
         raise Preempted("told to stop: the same command goes on with what is left")
-    return {cell: failed[cell] for cell in cells if cell in failed}
+    failed: dict[Cell, str] = {}
+    for cell, reason in zip(cells, reasons, strict=True):
+        if reason:
+            failed[cell] = reason
+    return failed
 
 
 def check_cells(cells: Sequence[Cell], output: Path) -> None:
-    """Raises UsageError where a cell's folder holds a run with other settings."""
+    """Raises UsageError if a cell's folder holds a run with other settings."""
     for cell in cells:
         folder = output / cell.name
-        begun = (folder / SETTINGS).is_file() and RunFolder.versions(folder)
-        if begun and (changed := cell.difference((folder / SETTINGS).read_text())):
+        settings = folder / SETTINGS
+        if not settings.is_file() or not RunFolder.versions(folder):
+            continue
+        difference = cell.difference(settings.read_text())
+        if difference:
             raise UsageError(
-                f"the cell {folder} is there with other settings: {changed}. Give the benchmark another --name, or "
-                "remove the folder to run the cell anew"
+                f"the cell {folder} is there with other settings: {difference}. Give the benchmark "
+                "another --name, or remove the folder to run the cell anew"
             )
 
 
-def _run(
-    cell: Cell, folder: Path, label: str, device: dict[str, str], told: list[int]
-) -> str | None:
-    """Runs a cell unless it is finished; why there is no result, or None. No other benchmark runs it meanwhile."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder, f"{label} {cell.name}", told) as lock:
-        if lock is None:
-            return None
-        check_cells([cell], folder.parent)
-        versions = RunFolder.versions(folder)
-        if any(version.finished for version in versions):
-            print(f"{label} {cell.name}: finished before", flush=True)
-            return None
-        write_json(folder / SETTINGS, cell.settings)
-        print(f"{label} {cell.name} {'goes on' if versions else 'begins'}", flush=True)
-        flags = [
-            *cell.flags,
-            "--output",
-            str(folder.parent),
-            "--name",
-            cell.name,
-            *(["--resume"] if versions else []),
-        ]
-        with (folder / LOG).open("a") as log:
-            start = log.tell()
-            child = start_training(
-                flags,
-                device,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                pass_fds=[lock],
+class _Runner:
+    """Runs cells in threads, each with a process on a free device, until it is told to stop."""
+
+    def __init__(self, output: Path, devices: Sequence[Environment]) -> None:
+        self.output = output
+        self._signals: list[int] = []
+        self._free: SimpleQueue[Environment] = SimpleQueue()
+        for device in devices:
+            self._free.put(device)
+
+    @property
+    def is_stopped(self) -> bool:
+        return bool(self._signals)
+
+    def stop(self, number: int) -> None:
+        """Lets the cells that run stop, and no other begin."""
+        if not self._signals:
+            write_notice(
+                "stopping: the cells that run keep what they have done (Ctrl+C again: at once)"
             )
-            code = _wait(child, told)
-    if code == 0:
-        found = json.loads(RunFolder.find(folder).metrics.read_text())["metrics"]
-        shown = [
-            f"{name} {found[name]:.4f}"
-            for name in ("image_AUROC", "pixel_AUPRO_0.30")
-            if found[name] is not None
-        ]
-        print(f"{label} {cell.name}: {', '.join(shown)}", flush=True)
-        return None
-    if code == Preempted.exit_code or told:
-        told.append(signal.SIGTERM)
-        return None
-    ended = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
-    why = _last_words(folder / LOG, start) or ended
-    print(
-        f"{label} {cell.name} FAILED ({ended}): {why}  ({folder / LOG})",
-        file=sys.stderr,
-        flush=True,
-    )
-    return why
+        self._signals.append(number)
 
+    def run(self, cell: Cell, label: str) -> str | None:
+        """Runs a cell unless it is finished; returns why it has no result, None if it has one."""
+        device = self._free.get()
+        try:
+            if self.is_stopped:
+                return None
+            return self._run(cell, label, device)
+        finally:
+            self._free.put(device)
 
-def _wait(child: subprocess.Popen[bytes], told: Sequence[int]) -> int:
-    """The child's exit code; it is told to stop as soon as the benchmark is."""
-    handed = False
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return child.wait(timeout=0.5)
-        if told and not handed:
-            child.terminate()
-            handed = True
-        if signal.SIGKILL in told:
-            child.kill()
+    def _run(self, cell: Cell, label: str, device: Environment) -> str | None:
+        folder = self.output / cell.name
+        folder.mkdir(parents=True, exist_ok=True)
+        with self._locked(folder, label) as lock:
+            if lock is None:
+                return None
+            check_cells([cell], self.output)  # another process may have begun it meanwhile
+            versions = RunFolder.versions(folder)
+            if any(version.finished for version in versions):
+                print(f"{label}: finished before", flush=True)
+                return None
+            write_json(folder / SETTINGS, cell.settings)
+            print(f"{label} {'goes on' if versions else 'begins'}", flush=True)
+            flags = [*cell.flags, "--output", str(self.output), "--name", cell.name]
+            if versions:
+                flags.append("--resume")
+            with (folder / LOG).open("a") as log:
+                start = log.tell()
+                child = start_training(
+                    flags,
+                    device,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[lock],
+                )
+                code = self._wait(child)
+        return self._report(code, folder, label, start)
 
-
-@contextlib.contextmanager
-def _locked(folder: Path, label: str, told: Sequence[int]) -> Iterator[int | None]:
-    """The lock of a cell, which its first process and its workers inherit: while one of them lives, nobody else runs
-    the cell. None where it was told to stop while it waited.
-
-    Raises:
-        UsageError: on a disk without locks.
-    """
-    with (folder / LOCK).open("w") as file:
-        waited = False
+    def _wait(self, child: subprocess.Popen[bytes]) -> int:
+        """Returns the child's exit code; it is told to stop as soon as the benchmark is."""
+        is_told = False
         while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not waited:
-                    print(f"{label}: another process is at it; waiting", flush=True)
-                waited = True
-                time.sleep(0.5)
-                if told:
-                    yield None
-                    return
-            except OSError as error:
-                raise UsageError(
-                    f"the disk of {folder} knows no locks ({error.strerror}): choose another --output"
-                ) from error
-        yield file.fileno()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return child.wait(timeout=POLL_SECONDS)
+            if self.is_stopped and not is_told:
+                child.terminate()
+                is_told = True
+            if signal.SIGKILL in self._signals:
+                child.kill()
+
+    def _report(self, code: int, folder: Path, label: str, log_start: int) -> str | None:
+        """Prints how a cell ended; returns why it failed, None if it did not."""
+        if code == 0:
+            print(f"{label}: {_metrics(folder)}", flush=True)
+            return None
+        if code == Preempted.exit_code or self.is_stopped:
+            self._signals.append(signal.SIGTERM)
+            return None
+        log = folder / LOG
+        ended = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
+        reason = _last_error(log, log_start) or ended
+        print(f"{label} FAILED ({ended}): {reason}  ({log})", file=sys.stderr, flush=True)
+        return reason
+
+    @contextlib.contextmanager
+    def _locked(self, folder: Path, label: str) -> Iterator[int | None]:
+        """Locks a cell; yields the descriptor, None if the command is told to stop as it waits.
+
+        The cell's first process and its workers inherit the lock: as long as one of them lives,
+        nobody else runs the cell.
+
+        Raises:
+            UsageError: on a disk without locks.
+        """
+        with (folder / LOCK).open("w") as file:
+            is_locked = _try_to_lock(file.fileno(), folder)
+            if not is_locked:
+                print(f"{label}: another process is at it; waiting", flush=True)
+            while not is_locked and not self.is_stopped:
+                time.sleep(POLL_SECONDS)
+                is_locked = _try_to_lock(file.fileno(), folder)
+            yield file.fileno() if is_locked else None
 
 
-def _last_words(log: Path, start: int) -> str:
-    """The last error that a run's log tells of, from a place on."""
+def _try_to_lock(descriptor: int, folder: Path) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        raise UsageError(
+            f"the disk of {folder} has no file locks ({error.strerror}): choose another --output"
+        ) from error
+    return True
+
+
+def _metrics(folder: Path) -> str:
+    metrics = json.loads(RunFolder.find(folder).metrics.read_text())["metrics"]
+    shown: list[str] = []
+    for name in PRINTED_METRICS:
+        if metrics[name] is not None:
+            shown.append(f"{name} {metrics[name]:.4f}")
+    return ", ".join(shown)
+
+
+def _last_error(log: Path, start: int) -> str:
+    """Returns the last error in a log after its first `start` bytes; empty if there is none."""
     text = log.read_bytes()[start:].decode(errors="replace").replace("\r", "\n")
-    _, found, said = text.rpartition("\nerror: ")
+    _, found, message = text.rpartition("\nerror: ")
     if found:
-        return " ".join(said.split())[:400]
-    lines = [line for line in text.splitlines()[-200:] if line.split(" ")[0].endswith("Error:")]
-    return lines[-1] if lines else ""
+        return " ".join(message.split())[:400]
+    for line in reversed(text.splitlines()[-200:]):
+        if line.split(" ")[0].endswith("Error:"):
+            return line
+    return ""

@@ -6,15 +6,15 @@ from pathlib import Path
 
 
 def job_array(command: Sequence[str], count: int, log: str) -> str:
-    """The script, for `sbatch`.
+    """Returns the script for `sbatch`.
 
-    A job that is pre-empted, or whose time is over, goes back into the queue and goes on from its checkpoint. The table
-    is written by the same command without `--cell`, once all have ended.
+    A job that is pre-empted, or whose time is over, goes back into the queue and continues from its
+    checkpoint. The same command without `--cell` writes the table once all jobs have ended.
 
     Args:
-        command: of the benchmark, as it was typed but for `--slurm`.
-        count: of cells.
-        log: the file of a job's own words; %a is the number of its cell.
+        command: the benchmark as it was typed, without `--slurm`.
+        count: the number of cells.
+        log: the file of a job's output; %a stands for the number of its cell.
     """
     typed = shlex.join(command)
     return f"""#!/bin/bash

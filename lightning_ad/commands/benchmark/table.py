@@ -1,13 +1,13 @@
-"""From finished runs to the rows of a table: mean and interval over seeds, cost, and what was published."""
+"""From finished runs to a table: means and intervals over seeds, costs, and published numbers."""
 
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 from scipy.special import stdtrit
@@ -17,6 +17,7 @@ from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.reporting.provenance import differences
 from lightning_ad.system.run_folder import RunFolder
 
+Key = TypeVar("Key")
 MEAN = "mean"
 COSTS = {
     "fit_seconds": "fit, s",
@@ -27,20 +28,43 @@ COSTS = {
 
 
 class Estimate(NamedTuple):
-    """A mean over seeds; the 95 % interval of Student's t reaches `half` to both sides, None for a single run."""
+    """A mean over seeds with its interval.
+
+    Attributes:
+        mean: over the seeds.
+        half: half the width of the 95 % interval of Student's t; None for a single run.
+    """
 
     mean: float
     half: float | None = None
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Estimate":
-        """Of at least one value."""
+        """Returns the estimate from one value or more."""
         if len(values) < 2:
             return cls(values[0])
-        return cls(
-            fmean(values),
-            float(stdtrit(len(values) - 1, 0.975)) * stdev(values) / math.sqrt(len(values)),
-        )
+        quantile = float(stdtrit(len(values) - 1, 0.975))
+        return cls(fmean(values), quantile * stdev(values) / math.sqrt(len(values)))
+
+
+class Result(NamedTuple):
+    """What a finished cell measured.
+
+    Attributes:
+        method: the class.
+        layout: of the data set.
+        metrics: by name, in [0, 1]; None for one that cannot be computed.
+        costs: by the names of `COSTS`.
+        protocol: how the metrics were measured.
+        device: where.
+    """
+
+    method: str
+    layout: str
+    metrics: dict[str, float | None]
+    costs: dict[str, float]
+    protocol: dict[str, Any]
+    device: str
 
 
 class Row(NamedTuple):
@@ -48,13 +72,15 @@ class Row(NamedTuple):
 
     Attributes:
         data: the name of the data set.
-        category: empty where it has none; `mean` for the mean over all that are there.
-        method: the class; of a published number too.
+        category: empty if it has none; `mean` for the mean over all that are there.
+        method: the class, for a published number too.
         configuration: the name of the method's YAML file; empty for a published number.
         runs: how many seeds; 0 for a published number.
-        metrics: by name; those that are not known are left out.
-        costs: by the names of `COSTS`, means over seeds, the largest of peak memory; likewise.
-        note: where a published number is from; of how many categories a mean is, where some are missing.
+        metrics: by name, without those that are not known.
+        costs: by the names of `COSTS`, means over seeds, of peak memory the largest; empty for a
+            published number.
+        note: the source of a published number; of how many categories a mean is, if some are
+            missing.
     """
 
     data: str
@@ -67,182 +93,256 @@ class Row(NamedTuple):
     note: str = ""
 
 
-class Result(NamedTuple):
-    """Of a finished cell."""
+class Table(NamedTuple):
+    """All that is written about a benchmark.
+
+    Attributes:
+        rows: the lines of the table.
+        caveats: what a reader must know of the metrics.
+        environment: what the costs depend on.
+    """
+
+    rows: list[Row]
+    caveats: list[str]
+    environment: list[str]
+
+
+class PublishedValue(NamedTuple):
+    """A line of published.csv: a metric in [0, 1] of a method on a category of a layout."""
 
     method: str
-    layout: str
-    metrics: dict[str, float | None]
-    costs: dict[str, float]
-    protocol: dict[str, Any]
-    device: str
+    data: str
+    category: str
+    metric: str
+    value: float
+    source: str
 
 
-def result(folder: RunFolder) -> Result:
+def read_result(folder: RunFolder) -> Result:
     """Reads a finished run."""
     found = json.loads(folder.metrics.read_text())
     config = yaml.safe_load(folder.config.read_text())
-    seconds, counts = found["seconds"], found["counts"]
+    checkpoint_bytes = math.nan
+    if folder.checkpoint.is_file():
+        checkpoint_bytes = folder.checkpoint.stat().st_size
+    seconds = found["seconds"]
     costs = {
         "fit_seconds": seconds["fit"],
-        "images_per_second": counts["test"] / seconds["test"],
+        "images_per_second": found["counts"]["test"] / seconds["test"],
         "peak_memory_gib": max(found["peak_memory_gib"].values()),
-        "checkpoint_mib": folder.checkpoint.stat().st_size / 2**20
-        if folder.checkpoint.is_file()
-        else math.nan,
+        "checkpoint_mib": checkpoint_bytes / 2**20,
     }
-    method, layout = config["model"]["class_path"].rpartition(".")[2], config["data"]["layout"]
-    return Result(method, layout, found["metrics"], costs, found["protocol"], found["device"])
+    return Result(
+        method=config["model"]["class_path"].rpartition(".")[2],
+        layout=config["data"]["layout"],
+        metrics=found["metrics"],
+        costs=costs,
+        protocol=found["protocol"],
+        device=found["device"],
+    )
+
+
+def table_of(results: Mapping[Cell, Result]) -> Table:
+    """Returns the table of the cells that are finished."""
+    return Table(rows(results), caveats(results), environment(results))
 
 
 def rows(results: Mapping[Cell, Result]) -> list[Row]:
-    """The table: for each data set its categories, and their mean; published numbers below the measured ones."""
-    made = []
-    for data in dict.fromkeys(cell.data for cell in results):
-        own = {cell: r for cell, r in results.items() if cell.data == data}
-        names = list(dict.fromkeys(cell.category or "" for cell in own))
-        for category in names:
-            made += _of_category(
-                data, category, {c: r for c, r in own.items() if (c.category or "") == category}
-            )
-        if len(names) > 1:
-            made += _means(data, names, own)
+    """Returns the rows by data set, category and method, and the mean over categories.
+
+    Published numbers stand below measured ones.
+    """
+    made: list[Row] = []
+    for data, own in _grouped(results, lambda cell: cell.data).items():
+        by_category = _grouped(own, lambda cell: cell.category or "")
+        for category, some in by_category.items():
+            made += _category_rows(data, category, some)
+        if len(by_category) > 1:
+            made += _mean_rows(data, list(by_category), own)
     return made
 
 
-def _of_category(data: str, category: str, results: Mapping[Cell, Result]) -> Iterator[Row]:
-    for name in dict.fromkeys(cell.method for cell in results):
-        runs = [r for cell, r in results.items() if cell.method == name]
-        yield Row(data, category, runs[0].method, name, len(runs), *_over_seeds(runs))
-        yield from _published(runs[0], data, category)
+def _grouped(
+    results: Mapping[Cell, Result], key: Callable[[Cell], Key]
+) -> dict[Key, dict[Cell, Result]]:
+    groups: dict[Key, dict[Cell, Result]] = {}
+    for cell, result in results.items():
+        groups.setdefault(key(cell), {})[cell] = result
+    return groups
 
 
-def _means(data: str, names: Sequence[str], results: Mapping[Cell, Result]) -> Iterator[Row]:
-    """Of each method, over the categories for which all of its seeds are there."""
-    for name in dict.fromkeys(cell.method for cell in results):
-        own = {cell: r for cell, r in results.items() if cell.method == name}
+def _category_rows(data: str, category: str, results: Mapping[Cell, Result]) -> Iterator[Row]:
+    for name, own in _grouped(results, lambda cell: cell.method).items():
+        runs = list(own.values())
+        yield _measured_row(data, category, name, runs)
+        yield from _published_rows(runs[0], data, category)
+
+
+def _mean_rows(
+    data: str, categories: Sequence[str], results: Mapping[Cell, Result]
+) -> Iterator[Row]:
+    """Yields each method's mean over the categories for which all of its seeds are finished."""
+    for method, own in _grouped(results, lambda cell: cell.method).items():
+        by_place = {(cell.category or "", cell.seed): result for cell, result in own.items()}
         seeds = sorted({cell.seed for cell in own})
-        by = {(cell.category, cell.seed): r for cell, r in own.items()}
-        whole = [category for category in names if all((category, seed) in by for seed in seeds)]
-        if not whole:
+        complete = [name for name in categories if _is_complete(name, seeds, by_place)]
+        if not complete:
             continue
-        means = [_mean([by[category, seed] for category in whole]) for seed in seeds]
-        note = "" if len(whole) == len(names) else f"{len(whole)} of {len(names)} categories"
-        yield Row(data, MEAN, means[0].method, name, len(seeds), *_over_seeds(means), note)
-        yield from _published_mean(means[0], data, whole)
+        means: list[Result] = []
+        for seed in seeds:
+            runs = [by_place[category, seed] for category in complete]
+            means.append(_mean(runs))
+        note = ""
+        if len(complete) < len(categories):
+            note = f"{len(complete)} of {len(categories)} categories"
+        yield _measured_row(data, MEAN, method, means, note)
+        yield from _published_mean_rows(means[0], data, complete)
+
+
+def _is_complete(
+    category: str, seeds: Sequence[int], by_place: Mapping[tuple[str, int], Result]
+) -> bool:
+    return all((category, seed) in by_place for seed in seeds)
+
+
+def _measured_row(
+    data: str, category: str, configuration: str, runs: Sequence[Result], note: str = ""
+) -> Row:
+    """Returns the row of one method on one category, from one run for each seed."""
+    metrics: dict[str, Estimate] = {}
+    for name in METRIC_NAMES:
+        values = _values(runs, name)
+        if len(values) == len(runs):
+            metrics[name] = Estimate.of(values)
+    costs = _mean(runs).costs
+    return Row(data, category, runs[0].method, configuration, len(runs), metrics, costs, note)
 
 
 def _mean(runs: Sequence[Result]) -> Result:
-    """Over categories; a metric that one of them lacks is lacking."""
+    """Returns the mean of results; a metric that one of them lacks is None."""
     metrics: dict[str, float | None] = {}
     for name in METRIC_NAMES:
-        values = [r.metrics[name] for r in runs]
-        metrics[name] = None if None in values else fmean(v for v in values if v is not None)
-    costs = {name: fmean(r.costs[name] for r in runs) for name in COSTS}
-    costs["peak_memory_gib"] = max(r.costs["peak_memory_gib"] for r in runs)
+        values = _values(runs, name)
+        metrics[name] = fmean(values) if len(values) == len(runs) else None
+    costs: dict[str, float] = {}
+    for name in COSTS:
+        combine = max if name == "peak_memory_gib" else fmean
+        costs[name] = combine([run.costs[name] for run in runs])
     return runs[0]._replace(metrics=metrics, costs=costs)
 
 
-def _over_seeds(runs: Sequence[Result]) -> tuple[dict[str, Estimate], dict[str, float]]:
-    metrics = {}
-    for name in METRIC_NAMES:
-        values = [v for r in runs if (v := r.metrics[name]) is not None]
-        if len(values) == len(runs):
-            metrics[name] = Estimate.of(values)
-    return metrics, _mean(runs).costs
+def _values(runs: Sequence[Result], metric: str) -> list[float]:
+    """Returns the values of a metric that are known."""
+    values: list[float] = []
+    for run in runs:
+        value = run.metrics[metric]
+        if value is not None:
+            values.append(value)
+    return values
 
 
-def _published(of: Result, data: str, category: str) -> Iterator[Row]:
-    """One row for each source."""
-    found = [
-        p
-        for p in published()
-        if (p["method"], p["data"], p["category"]) == (of.method, of.layout, category)
-    ]
-    for source in dict.fromkeys(p["source"] for p in found):
-        metrics = {p["metric"]: Estimate(float(p["value"])) for p in found if p["source"] == source}
-        yield Row(data, category, of.method, "", 0, metrics, {}, source)
+def _published_rows(result: Result, data: str, category: str) -> Iterator[Row]:
+    """Yields what was published about a method on a category, a row for each source."""
+    by_source: dict[str, dict[str, Estimate]] = {}
+    for line in published():
+        if (line.method, line.data, line.category) == (result.method, result.layout, category):
+            by_source.setdefault(line.source, {})[line.metric] = Estimate(line.value)
+    for source, metrics in by_source.items():
+        yield Row(data, category, result.method, "", 0, metrics, {}, source)
 
 
-def _published_mean(of: Result, data: str, categories: Sequence[str]) -> Iterator[Row]:
-    """The published mean, where it is of these categories; or else the mean of what was published for each of them."""
-    every = {p["category"] for p in published() if p["data"] == of.layout} - {MEAN, ""}
+def _published_mean_rows(result: Result, data: str, categories: Sequence[str]) -> Iterator[Row]:
+    """Yields the published mean if it is over these categories, else their own published mean."""
+    every = {line.category for line in published() if line.data == result.layout} - {MEAN, ""}
     if every and every <= {*categories}:
-        yield from _published(of, data, MEAN)
+        yield from _published_rows(result, data, MEAN)
         return
-    parts = [row for category in categories for row in _published(of, data, category)]
-    for source in dict.fromkeys(row.note for row in parts):
-        own = [row.metrics for row in parts if row.note == source]
-        named = [
-            name
-            for name in METRIC_NAMES
-            if len(own) == len(categories) and all(name in m for m in own)
-        ]
-        if named:
-            metrics = {name: Estimate(fmean(m[name].mean for m in own)) for name in named}
-            yield Row(
-                data, MEAN, of.method, "", 0, metrics, {}, f"{source}, mean of these categories"
-            )
+    by_source: dict[str, list[Row]] = {}
+    for category in categories:
+        for row in _published_rows(result, data, category):
+            by_source.setdefault(row.note, []).append(row)
+    for source, parts in by_source.items():
+        metrics = _means_of_published(parts)
+        if len(parts) == len(categories) and metrics:
+            note = f"{source}, mean of these categories"
+            yield Row(data, MEAN, result.method, "", 0, metrics, {}, note)
+
+
+def _means_of_published(parts: Sequence[Row]) -> dict[str, Estimate]:
+    """Returns the means of the metrics that all rows have."""
+    means: dict[str, Estimate] = {}
+    for name in METRIC_NAMES:
+        values = [row.metrics[name].mean for row in parts if name in row.metrics]
+        if len(values) == len(parts):
+            means[name] = Estimate(fmean(values))
+    return means
 
 
 @cache
-def published() -> list[dict[str, str]]:
-    """published.csv: method, data (the layout), category, metric, value in [0, 1] and source of published numbers."""
+def published() -> list[PublishedValue]:
+    """Reads published.csv."""
+    lines: list[PublishedValue] = []
     with Path(__file__).with_name("published.csv").open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+        for line in csv.DictReader(file):
+            value = float(line.pop("value"))
+            lines.append(PublishedValue(**line, value=value))
+    return lines
 
 
-def reservations(results: Mapping[Cell, Result]) -> list[str]:
-    """What is to be known of the numbers: departures of methods from their YAML files, and who saw images otherwise."""
-    told = [*_departures(results)]
-    for data in dict.fromkeys(cell.data for cell in results):
-        own = [(cell, r) for cell, r in results.items() if cell.data == data]
-        for category in dict.fromkeys(cell.category for cell, _ in own):
-            (first, reference), *others = [(c, r) for c, r in own if c.category == category]
-            for cell, other in others:
-                told += [
-                    f"{data}, not measured alike: {name} {reference.protocol.get(name)} of {first.method}, "
-                    f"{other.protocol.get(name)} of {cell.method}"
-                    for name in (
-                        line.partition(":")[0]
-                        for line in differences(reference.protocol, other.protocol)
-                    )
-                    if name != "resolution"  # which the resize tells
-                ]
-    return list(dict.fromkeys(told))
+def caveats(results: Mapping[Cell, Result]) -> list[str]:
+    """Returns what to know of the metrics: overridden settings, other preprocessing of images."""
+    lines = [*_override_lines(results), *_protocol_lines(results)]
+    return list(dict.fromkeys(lines))
 
 
-def _departures(results: Mapping[Cell, Result]) -> Iterator[str]:
-    """Flags that are not of the YAML files, by the methods and data sets that had them."""
-    runs = {(cell.method, cell.data): cell.departures for cell in results}
-    having: dict[str, list[tuple[str, str]]] = {}
+def _protocol_lines(results: Mapping[Cell, Result]) -> Iterator[str]:
+    """Yields how a cell was measured otherwise than the first one of its category."""
+    for cells in _grouped(results, lambda cell: (cell.data, cell.category)).values():
+        (first, reference), *others = cells.items()
+        for cell, result in others:
+            for line in differences(reference.protocol, result.protocol):
+                name = line.partition(":")[0]
+                if name == "resolution":  # follows from the resize
+                    continue
+                usual = f"{name} {reference.protocol.get(name)} of {first.method}"
+                other = f"{result.protocol.get(name)} of {cell.method}"
+                yield f"{cell.data}, not measured alike: {usual}, {other}"
+
+
+def _override_lines(results: Mapping[Cell, Result]) -> Iterator[str]:
+    """Yields the flags beside the YAML files, by the methods and data sets that had them."""
+    runs: dict[tuple[str, str], list[str]] = {}
+    for cell in results:
+        runs[cell.method, cell.data] = cell.overrides
+    runs_by_flag: dict[str, list[tuple[str, str]]] = {}
     for run, flags in runs.items():
         for flag in flags:
-            having.setdefault(flag, []).append(run)
-    by: dict[str, list[str]] = {}
-    for flag, own in having.items():
-        by.setdefault(_named(own, [*runs]), []).append(flag)
-    for name, flags in by.items():
-        yield f"{name}: {' '.join(flags)}"
+            runs_by_flag.setdefault(flag, []).append(run)
+    flags_by_title: dict[str, list[str]] = {}
+    for flag, some in runs_by_flag.items():
+        flags_by_title.setdefault(_title(some, list(runs)), []).append(flag)
+    for title, flags in flags_by_title.items():
+        yield f"{title}: {' '.join(flags)}"
 
 
-def _named(some: Sequence[tuple[str, str]], runs: Sequence[tuple[str, str]]) -> str:
-    """What to call some of the runs (method, data set): all, or whole methods or data sets where that is what they
-    are."""
+def _title(some: Sequence[tuple[str, str]], runs: Sequence[tuple[str, str]]) -> str:
+    """Names some of the runs (method, data set): all, whole methods or data sets, or each."""
     if len(some) == len(runs):
         return "all"
     for part in (0, 1):
         names = dict.fromkeys(run[part] for run in some)
-        if len(some) == sum(run[part] in names for run in runs):
+        covered = [run for run in runs if run[part] in names]
+        if len(some) == len(covered):
             return ", ".join(names)
     return ", ".join(f"{method} on {data}" for method, data in some)
 
 
-def circumstances(results: Mapping[Cell, Result]) -> list[str]:
-    """What costs are of: devices, and the size of images."""
-    devices = ", ".join(sorted({r.device for r in results.values()}))
-    sizes = dict.fromkeys(
-        f"{cell.method} on {cell.data}: {r.protocol.get('resolution')}"
-        for cell, r in results.items()
-    )
-    return [f"on {devices}; other work on the machine counts too", *sizes]
+def environment(results: Mapping[Cell, Result]) -> list[str]:
+    """Returns what the costs depend on: devices, and the size of images."""
+    devices = ", ".join(sorted({result.device for result in results.values()}))
+    lines = [f"on {devices}; other work on the machine counts too"]
+    for cell, result in results.items():
+        line = f"{cell.method} on {cell.data}: {result.protocol.get('resolution')}"
+        if line not in lines:
+            lines.append(line)
+    return lines

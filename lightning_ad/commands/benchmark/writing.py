@@ -6,38 +6,30 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lightning_ad.commands.benchmark.table import COSTS, Estimate, Row
+from lightning_ad.commands.benchmark.table import COSTS, Estimate, Row, Table
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.evaluation.catalogue import oracle
 from lightning_ad.system.files import replacing
 
 PLACE = ["data", "category", "method", "runs"]
+Lines = list[list[str]]  # the cells of each line, the header first
 
 
-def write_tables(
-    folder: Path,
-    rows: Sequence[Row],
-    reservations: Sequence[str],
-    circumstances: Sequence[str] = (),
-) -> list[Path]:
-    """Writes `metrics` and `costs`, each as .md, .csv and .tex, with the reservations about the ones and the
-    circumstances of the others; the files.
+def write_tables(folder: Path, table: Table) -> list[Path]:
+    """Writes `metrics` and `costs`, each as .md, .csv and .tex, and returns the files.
 
-    What is in `metrics` depends on nothing but the runs' results, to the last digit.
+    `metrics` depend on nothing but the runs' results, to the last digit.
     """
-    metrics, costs = shown_metrics(rows, "±"), shown_costs(rows)
+    remarks = notes(table)
+    metrics = shown_metrics(table.rows, "±")
+    metrics_in_latex = shown_metrics(table.rows, r"$\pm$")
+    costs = shown_costs(table.rows)
     texts = {
-        "metrics.md": _markdown(metrics)
-        + "".join(f"\n- {line}" for line in notes(rows, reservations))
-        + "\n",
-        "metrics.csv": _csv([_csv_head(), *map(_csv_row, rows)]),
-        "metrics.tex": _latex(
-            shown_metrics(rows, r"$\pm$"), [f"% {line}" for line in notes(rows, reservations)]
-        ),
-        "costs.md": _markdown(costs) + "".join(f"\n- {line}" for line in circumstances) + "\n",
-        "costs.csv": _csv(
-            [[*PLACE, *COSTS], *([*_place(r), *_values(r, repr)] for r in rows if r.costs)]
-        ),
+        "metrics.md": _markdown(metrics, remarks),
+        "metrics.csv": _csv(_full_metrics(table.rows)),
+        "metrics.tex": _latex(metrics_in_latex, remarks),
+        "costs.md": _markdown(costs, table.environment),
+        "costs.csv": _csv(_full_costs(table.rows)),
         "costs.tex": _latex(costs, []),
     }
     for name, text in texts.items():
@@ -46,100 +38,137 @@ def write_tables(
     return [folder / name for name in texts]
 
 
-def shown_metrics(rows: Sequence[Row], between: str) -> list[list[str]]:
-    """Head and lines of the metrics, to three digits; `between` a mean and half its interval."""
-    names = [
-        f"{name.replace('_', ' ').replace('pixel AUPRO', 'AUPRO')} {oracle(name)}".rstrip()
-        for name in METRIC_NAMES
-    ]
-    lines = [
-        [*_place(r), *(_shown(r.metrics.get(name), between) for name in METRIC_NAMES)] for r in rows
-    ]
-    return [[*PLACE, *names], *lines]
+def shown_metrics(rows: Sequence[Row], plus_minus: str) -> Lines:
+    """Returns the metrics to three digits; `plus_minus` stands between a mean and its interval."""
+    header = list(PLACE)
+    for name in METRIC_NAMES:
+        title = name.replace("_", " ").replace("pixel AUPRO", "AUPRO")
+        header.append(f"{title} {oracle(name)}".rstrip())
+    lines = [header]
+    for row in rows:
+        cells = [_shown(row.metrics.get(name), plus_minus) for name in METRIC_NAMES]
+        lines.append([*_place(row), *cells])
+    return lines
 
 
-def shown_costs(rows: Sequence[Row]) -> list[list[str]]:
-    """Head and lines of what runs cost, of the measured ones."""
-    return [
-        [*PLACE, *COSTS.values()],
-        *([*_place(r), *_values(r, "{:.3g}".format)] for r in rows if r.costs),
-    ]
+def shown_costs(rows: Sequence[Row]) -> Lines:
+    """Returns what the measured runs cost, to three digits."""
+    return [[*PLACE, *COSTS.values()], *_cost_lines(rows, "{:.3g}".format)]
 
 
-def notes(rows: Sequence[Row], reservations: Sequence[str]) -> list[str]:
-    """What is to be said below the table: sources of the published numbers, missing categories, reservations."""
-    sources = dict.fromkeys(f"{r.method}, published: {r.note}" for r in rows if not r.runs)
-    missing = dict.fromkeys(
-        f"{r.data}, {r.configuration}: mean of {r.note}" for r in rows if r.runs and r.note
-    )
-    several = max((r.runs for r in rows), default=0) > 1
-    wide = "; of two seeds it is wide" if any(r.runs == 2 for r in rows) else ""
-    explained = (
-        [f"±: half of the 95 % interval of Student's t over the seeds{wide}"] if several else []
-    )
-    return [*explained, *missing, *sources, *reservations]
+def notes(table: Table) -> list[str]:
+    """Returns what to say below the metrics: sources, missing categories and caveats."""
+    intervals: list[str] = []
+    most_runs = max((row.runs for row in table.rows), default=0)
+    if most_runs > 1:
+        wide = "; of two seeds it is wide" if any(row.runs == 2 for row in table.rows) else ""
+        intervals = [f"±: half of the 95 % interval of Student's t over the seeds{wide}"]
+    sources: list[str] = []
+    incomplete: list[str] = []
+    for row in table.rows:
+        if not row.runs:
+            sources.append(f"{row.method}, published: {row.note}")
+        elif row.note:
+            incomplete.append(f"{row.data}, {row.configuration}: mean of {row.note}")
+    return list(dict.fromkeys([*intervals, *incomplete, *sources, *table.caveats]))
+
+
+def _full_metrics(rows: Sequence[Row]) -> Lines:
+    """Returns the metrics with all digits, and both ends of their intervals."""
+    header = list(PLACE)
+    for name in METRIC_NAMES:
+        header += [name, f"{name} low", f"{name} high"]
+    lines = [[*header, "note"]]
+    for row in rows:
+        cells = _place(row)
+        for name in METRIC_NAMES:
+            cells += _full(row.metrics.get(name))
+        lines.append([*cells, row.note])
+    return lines
+
+
+def _full(estimate: Estimate | None) -> list[str]:
+    if estimate is None:
+        return ["", "", ""]
+    mean, half = estimate
+    if half is None:
+        return [repr(mean), "", ""]
+    return [repr(mean), repr(max(0.0, mean - half)), repr(min(1.0, mean + half))]
+
+
+def _full_costs(rows: Sequence[Row]) -> Lines:
+    return [[*PLACE, *COSTS], *_cost_lines(rows, repr)]
+
+
+def _cost_lines(rows: Sequence[Row], form: Callable[[float], str]) -> Lines:
+    lines: Lines = []
+    for row in rows:
+        if not row.costs:  # a published number
+            continue
+        cells = _place(row)
+        for name in COSTS:
+            value = row.costs[name]
+            cells.append("" if math.isnan(value) else form(value))
+        lines.append(cells)
+    return lines
 
 
 def _place(row: Row) -> list[str]:
-    told = row.configuration if row.runs else "published"
-    named = row.method if told == row.method.lower() else f"{row.method} ({told})"
-    return [row.data, row.category, named, str(row.runs or "")]
+    kind = row.configuration if row.runs else "published"
+    method = row.method
+    if kind != row.method.lower():
+        method = f"{row.method} ({kind})"
+    return [row.data, row.category, method, str(row.runs or "")]
 
 
-def _shown(found: Estimate | None, between: str) -> str:
-    if found is None:
+def _shown(estimate: Estimate | None, plus_minus: str) -> str:
+    if estimate is None:
         return ""
-    return f"{found.mean:.3f}" + ("" if found.half is None else f" {between} {found.half:.3f}")
+    if estimate.half is None:
+        return f"{estimate.mean:.3f}"
+    return f"{estimate.mean:.3f} {plus_minus} {estimate.half:.3f}"
 
 
-def _values(row: Row, text: Callable[[float], str]) -> list[str]:
-    return ["" if math.isnan(row.costs[name]) else text(row.costs[name]) for name in COSTS]
-
-
-def _csv_head() -> list[str]:
-    ends = [[name, f"{name} low", f"{name} high"] for name in METRIC_NAMES]
-    return [*PLACE, *(column for three in ends for column in three), "note"]
-
-
-def _csv_row(row: Row) -> list[str]:
-    cells = _place(row)
-    for name in METRIC_NAMES:
-        found = row.metrics.get(name)
-        half = None if found is None else found.half
-        cells += ["" if found is None else repr(found.mean)]
-        ends = (
-            []
-            if found is None or half is None
-            else [max(0.0, found.mean - half), min(1.0, found.mean + half)]
-        )
-        cells += [repr(end) for end in ends] or ["", ""]
-    return [*cells, row.note]
-
-
-def _csv(lines: Sequence[Sequence[str]]) -> str:
+def _csv(lines: Lines) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
 
 
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    head, *rest = [[cell.replace("|", r"\|") for cell in line] for line in lines]
-    rule = ["---"] * len(PLACE) + ["---:"] * (len(head) - len(PLACE))
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, rule, *rest]) + "\n"
+def _markdown(lines: Lines, remarks: Sequence[str]) -> str:
+    header, *rest = lines
+    rule = ["---"] * len(PLACE) + ["---:"] * (len(header) - len(PLACE))
+    text = ""
+    for line in [header, rule, *rest]:
+        escaped = " | ".join(line_cell.replace("|", r"\|") for line_cell in line)
+        text += f"| {escaped} |\n"
+    for remark in remarks:
+        text += f"\n- {remark}"
+    return text + "\n"
 
 
-def _latex(lines: Sequence[Sequence[str]], comments: Sequence[str]) -> str:
-    r"""A tabular with booktabs' rules; for \input."""
-    head, *rest = lines
-    columns = "l" * len(PLACE) + "r" * (len(head) - len(PLACE))
-    body = [
-        " & ".join(cell if "$" in cell else _escaped(cell) for cell in line) + r" \\"
-        for line in rest
+def _latex(lines: Lines, remarks: Sequence[str]) -> str:
+    r"""Returns a tabular with the rules of booktabs, for \input; remarks are comments."""
+    header, *rest = lines
+    columns = "l" * len(PLACE) + "r" * (len(header) - len(PLACE))
+    parts = [
+        *(f"% {remark}" for remark in remarks),
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        _latex_line(header),
+        r"\midrule",
+        *map(_latex_line, rest),
+        r"\bottomrule",
+        r"\end{tabular}",
     ]
-    top = " & ".join(map(_escaped, head)) + r" \\"
-    parts = [*comments, rf"\begin{{tabular}}{{{columns}}}", r"\toprule", top, r"\midrule", *body]
-    return "\n".join([*parts, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    return "\n".join(parts) + "\n"
 
 
-def _escaped(text: str) -> str:
-    return "".join("\\" + c if c in "&%$#_{}" else c for c in text)
+def _latex_line(cells: Sequence[str]) -> str:
+    return " & ".join(map(_latex_cell, cells)) + r" \\"
+
+
+def _latex_cell(text: str) -> str:
+    if "$" in text:  # written for LaTeX
+        return text
+    return "".join(f"\\{c}" if c in "&%$#_{}" else c for c in text)

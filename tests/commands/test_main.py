@@ -1,0 +1,107 @@
+"""The table of commands: what is typed finds its command, and help is there at once."""
+
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from runs import ROOT, typed
+
+from lightning_ad.commands.main import COMMANDS, main, parse
+from lightning_ad.errors import UsageError
+
+LIGHT = [name for name, command in COMMANDS.items() if command.add_arguments]  # not of LightningCLI
+
+
+@pytest.mark.parametrize("words", [[], *([name] for name in LIGHT)], ids="-".join)
+def test_help_comes_without_torch(words):
+    """Each import of torch would take seconds."""
+    code = (
+        "import sys\n"
+        "from lightning_ad.__main__ import start\n"
+        "try:\n"
+        f"    ended = start({[*words, '--help']!r})\n"
+        "except SystemExit as error:\n"
+        "    ended = error.code\n"
+        "heavy = {'torch', 'lightning', 'numpy', 'yaml'} & {*sys.modules}\n"
+        "sys.exit(f'exit code {ended}, imported {heavy}' if ended or heavy else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    usage = done.stdout.splitlines()[0]
+    assert usage.startswith(" ".join(["usage: lightning-ad", *words]))
+
+
+def test_the_overview_has_a_line_for_each_command(capsys):
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert f"\n  {name:<10} {command.help}\n" in printed
+    assert main([]) == 2
+    assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_is_where_the_table_says(name):
+    assert callable(import_module(COMMANDS[name].module).run)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "there is no command 'trian', did you mean 'train'; lightning-ad --help lists"),
+        (["compare", "a"], "lightning-ad compare: the following arguments are required: RUN_B"),
+        (["compare", "a", "b", "--data.root", "x"], "unrecognized arguments: --data.root x"),
+        (["evaluate"], "lightning-ad evaluate: the following arguments are required: RUN"),
+        (["benchmark", "--data", "mvtec"], "required: --methods"),
+        (["datasets", "chek"], "invalid choice: 'chek'"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else None,
+)
+def test_what_cannot_be_meant_is_a_usage_error(words, message, capsys):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert "usage:" not in error
+
+
+def test_flags_of_runs_are_passed_on_as_they_were_typed():
+    words = [
+        "runs/a",
+        "--data.root",
+        "x y",
+        "--trainer.devices=2",
+        "--data.tile",
+        "-1",
+        "--compile",
+    ]
+    command, arguments = parse(["evaluate", *words])
+    assert command is COMMANDS["evaluate"]
+    assert arguments.run == Path("runs/a")
+    assert arguments.flags == words[1:]
+    _, arguments = parse(["train", "--help"])
+    assert arguments.flags == ["--help"]
+    words = [
+        "--methods",
+        "padim",
+        "--padim.model.dimension",
+        "9",
+        "--data",
+        "mvtec",
+        "--data.tile",
+        "8",
+    ]
+    _, arguments = parse(["benchmark", *words])
+    assert (arguments.methods, arguments.data) == ("padim", "mvtec")
+    assert arguments.flags == ["--padim.model.dimension", "9", "--data.tile", "8"]
+
+
+def test_evaluate_knows_the_commands_that_were_its_flags(tmp_path):
+    for flag, name, words in (("--compare", "compare", ["a", "b"]), ("--verify", "verify", ["a"])):
+        assert parse(["evaluate", flag, *words]) == parse([name, *words])
+    with pytest.raises(UsageError, match="there is no run in"):
+        typed("evaluate", "--verify", tmp_path)
