@@ -1,11 +1,22 @@
-"""Charts as SVG."""
+"""Charts as SVG text. Pure functions."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
+from types import MappingProxyType
 from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+Values = NDArray[np.float64]
+LEFT = 44  # pixels between the edge of a chart and its plot area
+TOP = 16
+RIGHT = 10
+BOTTOM = 20
+X_LABEL = 18  # pixels that the x axis's label takes
+NO_NOTES: Mapping[str, float] = MappingProxyType({})
+LEAST_BAR = 0.015  # of the plot's height, so that a count of one can be seen
 
 
 @dataclass(frozen=True)
@@ -19,37 +30,61 @@ class Axis:
 
     @classmethod
     def fit(cls, values: ArrayLike, label: str = "") -> Self:
-        """Shows all finite `values`; logarithmic where they are positive and span a factor of 100."""
+        """Spans all finite `values`; logarithmic if they are positive and span a factor of 100."""
         values = np.asarray(values, np.float64)
-        values = values[np.isfinite(values)]
-        low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 1.0)
+        finite = values[np.isfinite(values)]
+        if not len(finite):
+            return cls(0.0, 1.0, label)
+        low = float(finite.min())
+        high = float(finite.max())
         if low > 0 and high > 100 * low:
             return cls(low, high, f"{label} (log scale)", log=True)
-        return cls(low, high if high > low else low + (abs(low) or 1.0), label)
+        if high == low:
+            high = low + (abs(low) or 1.0)
+        return cls(low, high, label)
 
-    def place(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Where `values` lie: 0 at `low`, 1 at `high`."""
+    def place(self, values: ArrayLike) -> Values:
+        """The positions of `values` along the axis: 0 at `low`, 1 at `high`."""
         values = np.asarray(values, np.float64)
         if self.log:
             return np.log(values / self.low) / np.log(self.high / self.low)
         return (values - self.low) / (self.high - self.low)
 
-    def edges(self, bins: int) -> NDArray[np.float64]:
+    def edges(self, bins: int) -> Values:
         """The `bins` + 1 limits of bins that look equally wide."""
-        return (np.geomspace if self.log else np.linspace)(self.low, self.high, bins + 1)
+        spaced = np.geomspace if self.log else np.linspace
+        return spaced(self.low, self.high, bins + 1)
 
     def ticks(self) -> list[float]:
         """A few round numbers within the axis."""
         if self.log:
-            decades = range(
-                int(np.ceil(np.log10(self.low))), int(np.floor(np.log10(self.high))) + 1
-            )
-            return [10.0**d for d in decades[:: 1 + len(decades) // 6]]
-        rough = (self.high - self.low) / 6
-        power = 10.0 ** np.floor(np.log10(rough))
-        step = next(power * n for n in (1, 2, 5, 10) if power * n >= rough * 0.99)
-        first, last = int(np.ceil(self.low / step - 1e-9)), int(np.floor(self.high / step + 1e-9))
+            return _powers_of_ten(self.low, self.high)
+        step = _round_step((self.high - self.low) / 6)
+        first = int(np.ceil(self.low / step - 1e-9))
+        last = int(np.floor(self.high / step + 1e-9))
         return [float(step * k) for k in range(first, last + 1)]
+
+    def placed_ticks(self) -> list[tuple[float, float]]:
+        """The ticks with their positions along the axis, in [0, 1]."""
+        ticks = self.ticks()
+        return list(zip(ticks, self.place(ticks).tolist(), strict=True))
+
+
+def _powers_of_ten(low: float, high: float) -> list[float]:
+    first = int(np.ceil(np.log10(low)))
+    last = int(np.floor(np.log10(high)))
+    powers = range(first, last + 1)
+    every = 1 + len(powers) // 6
+    return [10.0**power for power in powers[::every]]
+
+
+def _round_step(rough: float) -> float:
+    """The smallest of 1, 2, 5 and 10 times a power of ten that is about `rough` or more."""
+    power = 10.0 ** np.floor(np.log10(rough))
+    for factor in (1, 2, 5):
+        if power * factor >= rough * 0.99:
+            return power * factor
+    return power * 10
 
 
 def chart(
@@ -58,61 +93,141 @@ def chart(
     content: str,
     width: int = 280,
     height: int = 210,
-    notes: dict[str, float] | None = None,
+    notes: Mapping[str, float] = NO_NOTES,
 ) -> str:
-    """An SVG chart of `content`, which is drawn in unit coordinates; `notes` are marked on the x axis."""
-    left, top, right, bottom = 44, 16, 10, 38 if x.label else 20
-    inner_width, inner_height = width - left - right, height - top - bottom
-    lines, texts = [], []
+    """An SVG chart of `content`, which is drawn in unit coordinates.
 
-    def write(text: str, x: float, y: float, kind: str, turn: str = "") -> None:
-        texts.append(
-            f'<text transform="translate({x:.1f} {y:.1f}){turn}" class="{kind}">{escape(text)}</text>'
-        )
-
-    for value, share in zip(x.ticks(), x.place(x.ticks()), strict=True):
-        lines.append(f"M{share:.4f} 0V1")
-        write(f"{value:.10g}", left + share * inner_width, height - bottom + 14, "mid")
-    for value, share in zip(y.ticks(), 1 - y.place(y.ticks()), strict=True):
-        lines.append(f"M0 {share:.4f}H1")
-        write(f"{value:.10g}", left - 5, top + share * inner_height + 4, "end")
-    for note, value in (notes or {}).items():
-        share = float(x.place(value))
-        content += f'<path class="mark" d="M{share:.4f} 0V1"/>'
-        side = "end" if share > 0.8 else "mid" if share > 0.2 or len(note) < 6 else ""
-        write(note, left + share * inner_width, top - 5, f"note {side}")
-    write(x.label, left + inner_width / 2, height - 5, "mid name")
-    write(y.label, 10, top + inner_height / 2, "mid name", " rotate(-90)")
+    `notes` are texts with a dashed line, by their place on the x axis.
+    """
+    frame = _Frame(x, y, width, height)
+    texts = [
+        *frame.tick_labels(),
+        *frame.note_labels(notes),
+        _text(x.label, LEFT + frame.plot_width / 2, height - 5, "mid name"),
+        _text(y.label, 10, TOP + frame.plot_height / 2, "mid name", " rotate(-90)"),
+    ]
     return (
-        f'<svg class="chart" viewBox="0 0 {width} {height}"><svg x="{left}" y="{top}" width="{inner_width}"'
-        f' height="{inner_height}" viewBox="0 0 1 1" preserveAspectRatio="none">'
-        f'<path class="grid" d="{"".join(lines)}"/>{content}</svg>{"".join(texts)}</svg>'
+        f'<svg class="chart" viewBox="0 0 {width} {height}"><svg x="{LEFT}" y="{TOP}"'
+        f' width="{frame.plot_width}" height="{frame.plot_height}" viewBox="0 0 1 1"'
+        f' preserveAspectRatio="none"><path class="grid" d="{frame.grid()}"/>{content}'
+        f"{frame.note_lines(notes)}</svg>{''.join(texts)}</svg>"
     )
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The axes of a chart of `width` x `height` pixels, and what is written around them."""
+
+    x: Axis
+    y: Axis
+    width: int
+    height: int
+
+    @property
+    def plot_width(self) -> int:
+        return self.width - LEFT - RIGHT
+
+    @property
+    def plot_height(self) -> int:
+        below = BOTTOM
+        if self.x.label:
+            below += X_LABEL
+        return self.height - TOP - below
+
+    def left(self, share: float) -> float:
+        """Pixels from the left edge of the chart to a place along the x axis."""
+        return LEFT + share * self.plot_width
+
+    def grid(self) -> str:
+        """A line at each tick of both axes, as path data in unit coordinates."""
+        lines = []
+        for _, share in self.x.placed_ticks():
+            lines.append(f"M{share:.4f} 0V1")
+        for _, share in self.y.placed_ticks():
+            lines.append(f"M0 {1 - share:.4f}H1")
+        return "".join(lines)
+
+    def tick_labels(self) -> list[str]:
+        texts = []
+        below = TOP + self.plot_height + 14
+        for value, share in self.x.placed_ticks():
+            texts.append(_text(f"{value:.10g}", self.left(share), below, "mid"))
+        for value, share in self.y.placed_ticks():
+            top = TOP + (1 - share) * self.plot_height
+            texts.append(_text(f"{value:.10g}", LEFT - 5, top + 4, "end"))
+        return texts
+
+    def note_lines(self, notes: Mapping[str, float]) -> str:
+        lines = []
+        for value in notes.values():
+            share = float(self.x.place(value))
+            lines.append(f'<path class="mark" d="M{share:.4f} 0V1"/>')
+        return "".join(lines)
+
+    def note_labels(self, notes: Mapping[str, float]) -> list[str]:
+        texts = []
+        for note, value in notes.items():
+            share = float(self.x.place(value))
+            kind = f"note {_note_side(note, share)}"
+            texts.append(_text(note, self.left(share), TOP - 5, kind))
+        return texts
+
+
+def _note_side(note: str, share: float) -> str:
+    """The CSS class that keeps a note in the chart: it ends, is centred or starts at its line."""
+    if share > 0.8:
+        return "end"
+    if share > 0.2 or len(note) < 6:
+        return "mid"
+    return ""
+
+
+def _text(text: str, x: float, y: float, kind: str, turn: str = "") -> str:
+    place = f"translate({x:.1f} {y:.1f}){turn}"
+    return f'<text transform="{place}" class="{kind}">{escape(text)}</text>'
 
 
 def curve(x: Axis, y: Axis, xs: ArrayLike, ys: ArrayLike, columns: int = 300) -> str:
     """The line through (`xs`, `ys`) as content of a `chart`.
 
-    Of the points that fall on one of `columns` columns in a row, the first, last, lowest and highest remain.
+    Of the points that fall on one of `columns` columns in a row, the first, last, lowest and
+    highest remain.
     """
     across, up = np.broadcast_arrays(x.place(xs), y.place(ys))
     known = np.isfinite(across) & np.isfinite(up)
-    across, up = across[known], up[known]
+    across = across[known]
+    up = up[known]
+    if not len(across):
+        return '<polyline class="curve" points=""/>'
     column = np.floor(across * columns)
-    groups = (
-        np.split(np.arange(len(across)), np.flatnonzero(np.diff(column)) + 1) if len(across) else []
-    )
-    keep = [i for g in groups for i in sorted({g[0], g[up[g].argmin()], g[up[g].argmax()], g[-1]})]
-    points = " ".join(f"{across[i]:.4f},{1 - up[i]:.4f}" for i in keep)
-    return f'<polyline class="curve" points="{points}"/>'
+    starts = np.flatnonzero(np.diff(column)) + 1
+    points = []
+    for group in np.split(np.arange(len(across)), starts):
+        values = up[group]
+        kept = {0, int(values.argmin()), int(values.argmax()), len(group) - 1}
+        for i in group[sorted(kept)]:
+            points.append(f"{across[i]:.4f},{1 - up[i]:.4f}")
+    return f'<polyline class="curve" points="{" ".join(points)}"/>'
 
 
-def bars(x: Axis, y: Axis, edges: NDArray[np.float64], counts: NDArray[np.int64], kind: str) -> str:
-    """The bars of a histogram as content of a `chart`, CSS class `kind`; even a count of one can be seen."""
-    sides, heights = x.place(edges), np.maximum(y.place(counts), 0.015)
-    return "".join(
-        f'<rect class="{kind}" x="{sides[i]:.4f}" width="{(sides[i + 1] - sides[i]) * 0.94:.4f}"'
-        f' y="{1 - heights[i]:.4f}" height="{heights[i]:.4f}">'
-        f"<title>{counts[i]} {kind}, score {edges[i]:.4g} to {edges[i + 1]:.4g}</title></rect>"
-        for i in np.flatnonzero(counts)
-    )
+def bars(x: Axis, y: Axis, edges: Values, counts: NDArray[np.int64], kind: str) -> str:
+    """The bars of a histogram as content of a `chart`, with CSS class `kind`.
+
+    Args:
+        x: the axis of values.
+        y: the axis of counts.
+        edges: [N + 1], the limits of the bins.
+        counts: [N], how many values are in each bin; empty bins have no bar.
+        kind: the CSS class.
+    """
+    sides = x.place(edges)
+    heights = np.maximum(y.place(counts), LEAST_BAR)
+    drawn = []
+    for i in np.flatnonzero(counts):
+        width = (sides[i + 1] - sides[i]) * 0.94
+        title = f"{counts[i]} {kind}, score {edges[i]:.4g} to {edges[i + 1]:.4g}"
+        drawn.append(
+            f'<rect class="{kind}" x="{sides[i]:.4f}" width="{width:.4f}"'
+            f' y="{1 - heights[i]:.4f}" height="{heights[i]:.4f}"><title>{title}</title></rect>'
+        )
+    return "".join(drawn)

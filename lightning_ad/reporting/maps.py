@@ -15,12 +15,15 @@ LEVELS = 65535
 def write_map(path: str | Path, map: Tensor) -> None:
     """Writes `map` float32 [H, W]; missing folders are made.
 
-    Grey level g stands for `offset + scale * g`; both numbers are text chunks of the file. A value comes back
-    with an error of at most (highest - lowest) / 65535 / 2, plus float32 rounding.
+    Grey level g stands for `offset + scale * g`; both numbers are text chunks of the file. A value
+    is read back with an error of at most (highest - lowest) / 65535 / 2, plus float32 rounding.
+
+    Raises:
+        ValueError: `map` is not [H, W], or holds NaN or infinite values.
     """
     values = map.detach().cpu().numpy().astype(np.float64)
     if values.ndim != 2:
-        raise ValueError(f"a map is [H, W]; got {list(values.shape)}")
+        raise ValueError(f"expected a map [H, W], got {list(values.shape)}")
     if not np.isfinite(values).all():
         raise ValueError(f"the map for {path} holds NaN or infinite values")
     offset = float(values.min())
@@ -36,11 +39,16 @@ def write_map(path: str | Path, map: Tensor) -> None:
 
 
 def read_map(path: str | Path) -> Tensor:
-    """The raw values that `write_map` was given: float32 [H, W]."""
+    """The raw values that `write_map` was given: float32 [H, W].
+
+    Raises:
+        DataError: the file cannot be read, or is no anomaly map.
+    """
     try:
         with Image.open(path) as image:
             levels = np.asarray(image).astype(np.float64)
-            offset, scale = float(image.info["offset"]), float(image.info["scale"])
+            offset = float(image.info["offset"])
+            scale = float(image.info["scale"])
     except OSError as error:
         raise DataError(f"cannot read the anomaly map {path}: {error}") from error
     except KeyError as error:

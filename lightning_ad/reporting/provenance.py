@@ -1,4 +1,7 @@
-"""What a metric was measured by: two numbers mean the same only where this is the same."""
+"""How a run's numbers were measured, and by which code: what must agree for two runs to compare.
+
+`protocol` is written to metrics.json; `differences` compares two of them.
+"""
 
 import hashlib
 import os
@@ -17,32 +20,47 @@ from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.sample import Sample
 from lightning_ad.methods.base import AnomalyModule
 
-OWN = ("weights", "seed")  # what two runs may differ in, and be compared
+DIGITS = 16  # of a SHA-256 in hexadecimal that are kept
+MAY_DIFFER = ("weights", "seed")  # entries of a protocol; runs that differ in them still compare
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "kornia", "timm")
 
 
 def protocol(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, Any]:
-    """Of a tested model, for metrics.json.
+    """The rules by which a tested model's metrics were measured, for metrics.json.
 
     Returns:
-        `weights`: the first 16 digits of the SHA-256 of all that was learned or loaded; the geometry and the rules of
-        `docs/metrics.md`; hashes of what is ignored and of the test set; `seed` of the data.
+        `weights`: `weights_hash` of all that was learned or loaded; the geometry and the rules of
+        `docs/metrics.md`; hashes of the ignored regions and of the test set; `seed` of the data.
     """
     height, width = data.geometry.output
-    limits = sorted({s.mask_threshold for s in data.samples["test"] if s.mask_path is not None})
+    test = data.samples["test"]
+    tiles = None
+    if data.tiles:
+        tiles = [*data.tiles.shape, data.tiles.overlap]
     return {
         "weights": weights_hash(model.state_dict()),
         "resize": data.geometry.resize_to,
         "crop": data.geometry.crop_to,
-        "tiles": data.tiles and [*data.tiles.shape, data.tiles.overlap],
-        "masks": f"nearest-neighbour resize; true above {' or '.join(map(str, limits)) or 'nothing'} of 255",
+        "tiles": tiles,
+        "masks": f"nearest-neighbour resize; true above {_mask_thresholds(test)} of 255",
         "pixels": "all test images; anomalous ones without an outline are left out",
-        "ignored": ignored_hash(data.samples["test"]),
-        "test_set": fingerprint(data.samples["test"]),
-        "aupro": "8-connected regions of equal weight, false positives of all good pixels, linear at the limit",
+        "ignored": ignored_hash(test),
+        "test_set": fingerprint(test),
+        "aupro": (
+            "8-connected regions of equal weight, false positives of all good pixels,"
+            " linear at the limit"
+        ),
         "resolution": f"{height} x {width} px, as the network sees the image",
         "pixel_metrics": "bins" if model.metrics.bounds else "exact",
         "seed": data.seed,
     }
+
+
+def _mask_thresholds(samples: Sequence[Sample]) -> str:
+    thresholds = {s.mask_threshold for s in samples if s.mask_path is not None}
+    if not thresholds:
+        return "nothing"
+    return " or ".join(map(str, sorted(thresholds)))
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
@@ -50,91 +68,99 @@ def weights_hash(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+        flat = value.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:DIGITS]
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
-    """Of a set of images: 16 digits of the SHA-256 of names, kinds of defect, and sizes of images and masks in bytes.
+    """Identifies a set of images: by names, kinds of defect, and bytes of images and masks.
 
-    Names are those within the folder that all images share: the set may have moved.
+    Names are relative to the folder that all images share, so that the set may move.
+
+    Returns:
+        The first 16 digits of a SHA-256.
     """
-    top = (
-        os.path.commonpath([os.path.dirname(os.path.abspath(s.path)) for s in samples])
-        if samples
-        else ""
-    )
-    told = [
-        (
-            Path(os.path.relpath(os.path.abspath(s.path), top)).as_posix(),
-            s.defect,
-            _bytes(s.path),
-            s.mask_path and _bytes(s.mask_path),
-        )
-        for s in samples
-    ]
-    return hashlib.sha256(repr(sorted(told)).encode()).hexdigest()[:16]
+    top = _shared_folder(samples)
+    entries = []
+    for sample in samples:
+        name = os.path.relpath(os.path.abspath(sample.path), top)
+        size = _size_in_bytes(sample.path)
+        mask_size = sample.mask_path and _size_in_bytes(sample.mask_path)
+        entries.append((Path(name).as_posix(), sample.defect, size, mask_size))
+    return _sha256(repr(sorted(entries)).encode())[:DIGITS]
 
 
-def _bytes(path: str) -> int:
-    """Of a file, or of the files in a folder."""
-    files = [Path(path)] if Path(path).is_file() else Path(path).iterdir()
-    return sum(file.stat().st_size for file in files)
+def _shared_folder(samples: Sequence[Sample]) -> str:
+    if not samples:
+        return ""
+    paths = [os.path.abspath(sample.path) for sample in samples]
+    return os.path.commonpath([os.path.dirname(path) for path in paths])
+
+
+def _size_in_bytes(path: str) -> int:
+    """The size of a file, or of the files in a folder."""
+    if Path(path).is_file():
+        return os.path.getsize(path)
+    return sum(file.stat().st_size for file in Path(path).iterdir())
 
 
 def ignored_hash(samples: Sequence[Sample]) -> str | None:
-    """The first 16 digits of the SHA-256 of what tells ignored regions: files, and values in masks; None for none."""
-    told = [(sample.ignore_path, sample.ignore_value) for sample in samples]
-    if all(one == (None, None) for one in told):
+    """Identifies ignored regions: by the content of their files, and the values in masks.
+
+    Returns:
+        The first 16 digits of a SHA-256; None if nothing is ignored.
+    """
+    if all(s.ignore_path is None and s.ignore_value is None for s in samples):
         return None
-    files = {
-        path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        for path, _ in told
-        if path is not None
-    }
-    return hashlib.sha256(
-        repr([(path and files[path], value) for path, value in told]).encode()
-    ).hexdigest()[:16]
+    contents: dict[str, str] = {}
+    entries = []
+    for sample in samples:
+        path = sample.ignore_path
+        if path is not None and path not in contents:
+            contents[path] = _sha256(Path(path).read_bytes())
+        entries.append((path and contents[path], sample.ignore_value))
+    return _sha256(repr(entries).encode())[:DIGITS]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """What keeps the metrics of two runs from being compared, one line each."""
-    names = [name for name in {**first, **second} if name not in OWN]
-    return [
-        f"{name}: {first.get(name, 'not known')} and {second.get(name, 'not known')}"
-        for name in names
-        if first.get(name) != second.get(name)
-    ]
-
-
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "kornia", "timm")
+    """What makes the metrics of two runs incomparable, one line for each entry that differs."""
+    lines = []
+    for name in {**first, **second}:
+        if name not in MAY_DIFFER and first.get(name) != second.get(name):
+            one = first.get(name, "not known")
+            other = second.get(name, "not known")
+            lines.append(f"{name}: {one} and {other}")
+    return lines
 
 
 def versions() -> dict[str, str]:
-    """Of ourselves, Python and the packages that decide about numbers."""
-    own = {"lightning-ad": __version__, "python": platform.python_version()}
-    return {**own, **{name: version(name) for name in PACKAGES}}
+    """Versions of this package, of Python, and of the packages that can change a number."""
+    found = {"lightning-ad": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        found[name] = version(name)
+    return found
 
 
 def revision(folder: Path = Path(__file__).parents[2]) -> str | None:
-    """The git commit of a checkout, with `+` behind it where files were changed; None where there is none."""
+    """The git commit of a checkout, with `+` appended if files were changed; None without git."""
     if not (folder / ".git").exists():
         return None
     try:
         commit = _git(folder, "rev-parse", "HEAD")
-        return commit + (
-            "+" if _git(folder, "status", "--porcelain", "--untracked-files=no") else ""
-        )
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
+    if changed:
+        return f"{commit}+"
+    return commit
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(folder), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=True,
-    )
+    command = ["git", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()

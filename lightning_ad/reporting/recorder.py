@@ -1,8 +1,9 @@
-"""Callbacks that put a run's results on disk while it goes on."""
+"""A callback that records a test: maps on disk, and a row of results for each image."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -26,45 +27,63 @@ from lightning_ad.system.run_folder import RunFolder
 from lightning_ad.system.threads import map_single_threaded
 
 
+class _Recorded(NamedTuple):
+    """A row, its place in the data set, and whether it is an anomalous image without a mask."""
+
+    index: int
+    row: ImageResult
+    without_outline: bool
+
+
 class TestRecorder(Callback):
     """Writes a map for each test image and keeps the rows of `predictions.csv`.
 
     Args:
-        folder: of the run.
-        method: by which the threshold is chosen (`verdicts.choose`).
-        reject: the share of good parts that may be called anomalous; None for 1 % where enough images are held out.
+        folder: the run's.
+        method: how the threshold is chosen (`thresholds.choose`).
+        reject: the share of good parts that may be called anomalous, in (0, 1); None for 1 % if
+            enough images are held out.
 
     Attributes:
-        threshold: above which an image or a pixel is called anomalous; None for no verdicts.
-        rows: of all processes, in the order of the data set, on the first process after the test.
-        without_outline: anomalous images without a defective pixel, as the network sees them; likewise.
+        threshold: the scores above which an image and a pixel are called anomalous; None for no
+            verdicts.
+        rows: of all processes, in the order of the data set; on the first process, after the test.
+        without_outline: paths of anomalous images without a defective pixel, as the network sees
+            them; on the first process, after the test.
     """
 
     def __init__(
         self, folder: RunFolder, method: Method | float | None = None, reject: float | None = None
     ) -> None:
-        self.folder, self.method, self.reject = folder, method, reject
+        self.folder = folder
+        self.method = method
+        self.reject = reject
         self.threshold: Threshold | None = None
         self.rows: list[ImageResult] = []
         self.without_outline: list[str] = []
-        self._own: list[tuple[int, ImageResult, bool]] = []
+        self._calibration = Calibration.empty()
+        self._recorded: list[_Recorded] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: AnomalyModule) -> None:
-        """Forgets an earlier test; all processes write into the first one's folder."""
-        self.folder = RunFolder(Path(trainer.strategy.broadcast(str(self.folder.path))))
-        self.rows, self._own, self.threshold = [], [], None
-        self._calibration = _fitting(pl_module.calibration, trainer)
-        needs_none = isinstance(self.method, int | float) or self.method == "chi2"
-        if needs_none or len(self._calibration) == len(pl_module.calibration):
-            self.threshold = choose(
-                self.method, self.reject, self._calibration, pl_module.chi_square_threshold
-            )
-        if self.threshold is None and (count := len(self._calibration)):
-            rank_zero_warn(
-                f"{count} held-out good images give p-values down to {1 / (count + 1):.2g}; verdicts at {REJECT:g} "
-                f"take {images_needed(REJECT)} (data.validation_share), so there are none; --reject allows for more "
-                "false alarms"
-            )
+        """Forgets an earlier test, and chooses the threshold.
+
+        All processes write into the first one's folder.
+        """
+        path = trainer.strategy.broadcast(str(self.folder.path))
+        self.folder = RunFolder(Path(path))
+        self.rows = []
+        self.without_outline = []
+        self._recorded = []
+        self._calibration = usable_calibration(pl_module)
+        self.threshold = self._choose_threshold(pl_module)
+        if self.threshold is None and len(self._calibration):
+            _warn_of_too_few(len(self._calibration))
+
+    def _choose_threshold(self, module: AnomalyModule) -> Threshold | None:
+        needs_calibration = self.method != "chi2" and not isinstance(self.method, int | float)
+        if needs_calibration and len(self._calibration) < len(module.calibration):
+            return None  # it is of other images, which `usable_calibration` has said
+        return choose(self.method, self.reject, self._calibration, module.chi_square_threshold)
 
     def on_test_batch_end(
         self,
@@ -75,92 +94,122 @@ class TestRecorder(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Writes the maps of a batch."""
+        """Writes the maps of a batch, and keeps its rows."""
         if outputs is None:
             return
         batch = batch.without_padding()
-        scores = outputs.score.float().cpu()
-        p_values: list[float | None] = [None] * len(scores)
-        if len(self._calibration):
-            p_values = conformal_p_values(scores, self._calibration.good).tolist()
         maps = outputs.map.float().cpu()
-        paths = [
-            Path("maps") / defect / f"{index:05d}-{Path(path).stem}.png"
-            for defect, index, path in zip(
-                batch.defect, batch.index.tolist(), batch.path, strict=True
-            )
-        ]
-        map_single_threaded(
-            lambda i: write_map(self.folder.path / paths[i], maps[i]), range(len(paths))
-        )
+        paths = _map_paths(batch)
+        self._write_maps(paths, maps)
+        scores = outputs.score.float().cpu()
+        p_values = self._p_values(scores)
         for i, index in enumerate(batch.index.tolist()):
-            p = p_values[i]
-            nearest = (
-                None
-                if outputs.nearest is None
-                else _place(outputs.nearest[i], pl_module.training_paths)
-            )
-            kept = None if batch.ignore is None else ~batch.ignore[i].cpu()
-            map, mask = maps[i], batch.mask[i].cpu()
+            mask = batch.mask[i].cpu()
+            score = float(scores[i])
             row = ImageResult(
                 path=batch.path[i],
                 label=int(batch.label[i]),
                 defect=batch.defect[i],
-                score=float(scores[i]),
-                p_value=p,
-                anomalous=None
-                if self.threshold is None
-                else float(scores[i]) > self.threshold.image,
-                area=_area(map if kept is None else map[kept], self.threshold),
-                **(
-                    _of_its_pixels(map, mask)
-                    if kept is None
-                    else _of_its_pixels(map[kept], mask[kept])
-                ),
+                score=score,
+                p_value=p_values[i],
+                anomalous=None if self.threshold is None else score > self.threshold.image,
                 map_path=str(paths[i]),
-                nearest=nearest,
+                nearest=_nearest_patch(outputs.nearest, i, pl_module.training_paths),
+                **self._pixel_results(maps[i], mask, _ignored_pixels(batch, i)),
             )
-            self._own.append((index, row, bool(row.label) and not bool(mask.any())))
+            without_outline = bool(row.label) and not bool(mask.any())
+            self._recorded.append(_Recorded(index, row, without_outline))
+
+    def _write_maps(self, paths: Sequence[Path], maps: Tensor) -> None:
+        def write(i: int) -> None:
+            write_map(self.folder.path / paths[i], maps[i])
+
+        map_single_threaded(write, range(len(paths)))
+
+    def _p_values(self, scores: Tensor) -> Sequence[float | None]:
+        if not len(self._calibration):
+            return [None] * len(scores)
+        return conformal_p_values(scores, self._calibration.good).tolist()
+
+    def _pixel_results(
+        self, map: Tensor, mask: Tensor, ignored: Tensor | None
+    ) -> dict[str, float | None]:
+        """The fields of an `ImageResult` that come from the image's own pixels."""
+        if ignored is not None:
+            map = map[~ignored]
+            mask = mask[~ignored]
+        return {"area": _area(map, self.threshold), **_own_pixel_metrics(map, mask)}
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Brings the rows of all processes to the first."""
-        parts = [self._own]
-        if world_size() > 1:
-            gathered: list[Any] | None = [None] * world_size() if trainer.is_global_zero else None
-            dist.gather_object(self._own, gathered)
-            parts = gathered or []
-        found = sorted((r for part in parts for r in part), key=lambda r: r[0])
-        self.rows = [row for _, row, _ in found]
-        self.without_outline = [row.path for _, row, blank in found if blank]
+        """Gathers the rows of all processes on the first."""
+        recorded = _gather(self._recorded, trainer)
+        for one in sorted(recorded, key=lambda one: one.index):
+            self.rows.append(one.row)
+            if one.without_outline:
+                self.without_outline.append(one.row.path)
 
 
-def _fitting(calibration: Calibration, trainer: Trainer) -> Calibration:
-    """The calibration, or an empty one where its images were seen otherwise than those of the test."""
-    data = getattr(trainer, "datamodule", None)
-    if data is None or not len(calibration) or calibration.view in ("", data.view):
+def usable_calibration(module: AnomalyModule) -> Calibration:
+    """The module's calibration; empty if it was preprocessed differently from the test images."""
+    data = module.data
+    calibration = module.calibration
+    if data is None or not len(calibration) or calibration.view in ("", data.preprocessing):
         return calibration
     rank_zero_warn(
-        f"The held-out images were seen otherwise ({calibration.view}) than these ({data.view}): their scores give no "
-        "p-values here, and no threshold."
+        f"The calibration images were preprocessed differently ({calibration.view}) from these "
+        f"({data.preprocessing}); p-values and the threshold are not available."
     )
     return Calibration.empty()
 
 
+def _warn_of_too_few(count: int) -> None:
+    rank_zero_warn(
+        f"{count} held-out good images give p-values down to {1 / (count + 1):.2g}, but verdicts "
+        f"at {REJECT:g} need {images_needed(REJECT)} of them, so there are no verdicts: hold out "
+        "more images (data.validation_share), or allow more false alarms (--reject)"
+    )
+
+
+def _map_paths(batch: Batch) -> list[Path]:
+    """The files of the maps of a batch, relative to the run folder."""
+    paths = []
+    for path, defect, index in zip(batch.path, batch.defect, batch.index.tolist(), strict=True):
+        paths.append(Path("maps") / defect / f"{index:05d}-{Path(path).stem}.png")
+    return paths
+
+
+def _nearest_patch(nearest: Tensor | None, i: int, training_paths: Sequence[str]) -> str | None:
+    if nearest is None:
+        return None
+    image, row, column = nearest[i].tolist()
+    return f"{training_paths[image]}@{row},{column}"
+
+
+def _ignored_pixels(batch: Batch, i: int) -> Tensor | None:
+    if batch.ignore is None:
+        return None
+    return batch.ignore[i].cpu()
+
+
 def _area(map: Tensor, threshold: Threshold | None) -> float | None:
-    """The share of its pixels that is called anomalous."""
+    """The share of the pixels above the threshold for pixels."""
     if threshold is None or threshold.pixel is None or not map.numel():
         return None
     return float((map > threshold.pixel).double().mean())
 
 
-def _of_its_pixels(map: Tensor, mask: Tensor) -> dict[str, float]:
-    """The pixel metrics of an image by itself, where it has an outline and is not all of it."""
+def _own_pixel_metrics(map: Tensor, mask: Tensor) -> dict[str, float]:
+    """The pixel metrics of one image; none if it has no outline, or the outline is all of it."""
     if not bool(mask.any()) or bool(mask.all()):
         return {}
     curve = curve_of(map.flatten(), mask.flatten().float())
     return {"pixel_auroc": auroc(curve), "pixel_ap": average_precision(curve)}
 
 
-def _place(nearest: Tensor, paths: Sequence[str]) -> str:
-    image, row, column = nearest.tolist()
-    return f"{paths[image]}@{row},{column}"
+def _gather(recorded: list[_Recorded], trainer: Trainer) -> list[_Recorded]:
+    """The records of all processes, on the first; none on the others."""
+    if world_size() == 1:
+        return recorded
+    parts: list[Any] | None = [None] * world_size() if trainer.is_global_zero else None
+    dist.gather_object(recorded, parts)
+    return list(chain.from_iterable(parts or []))

@@ -1,9 +1,13 @@
-"""predictions.csv: one row for each test image."""
+"""The tables of a run: predictions.csv, suspects.csv and skipped.csv."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lightning_ad.data.checking import Fault
 from lightning_ad.errors import DataError
@@ -11,12 +15,26 @@ from lightning_ad.methods.base import Suspect
 from lightning_ad.system.files import replacing
 
 COLUMNS = ["path", "label", "defect", "score", "p_value", "anomalous"]
-MORE = {  # columns that only some runs have: the field, and what its text is read by
-    "area": ("area", float),
-    "pixel_AUROC": ("pixel_auroc", float),
-    "pixel_AP": ("pixel_ap", float),
-    "map": ("map_path", str),
-    "nearest": ("nearest", str),
+
+
+class OptionalColumn(NamedTuple):
+    """A column of predictions.csv that only some runs have.
+
+    Attributes:
+        field: of `ImageResult`.
+        parse: reads its text.
+    """
+
+    field: str
+    parse: Callable[[str], float | str]
+
+
+OPTIONAL_COLUMNS = {
+    "area": OptionalColumn("area", float),
+    "pixel_AUROC": OptionalColumn("pixel_auroc", float),
+    "pixel_AP": OptionalColumn("pixel_ap", float),
+    "map": OptionalColumn("map_path", str),
+    "nearest": OptionalColumn("nearest", str),
 }
 VERDICTS = {
     (0, False): "passed",
@@ -35,14 +53,17 @@ class ImageResult:
         label: 0 good, 1 anomalous.
         defect: the kind of defect, `good` for a good part.
         score: raw, higher is more anomalous.
-        p_value: how often a good image would score as high, in [0, 1]; None where it is not known.
-        anomalous: the verdict; None where there is no limit.
-        area: the share of its pixels that is called anomalous; None where there is no threshold for pixels.
-        pixel_auroc: of the image's own pixels, in [0, 1]; None where it has no outline.
-        pixel_ap: likewise, the average precision.
-        map_path: the anomaly map, relative to the run folder; None where none was written.
-        nearest: the good patch nearest to the image's worst, `<training image>@<row>,<column>` of the grid of
-            features; None for methods that keep no patches.
+        p_value: the probability that a good image scores at least this high, in [0, 1]; None if
+            there is no calibration.
+        anomalous: the verdict; None without a threshold.
+        area: the share of the image's pixels above the pixel threshold, in [0, 1]; None without
+            one.
+        pixel_auroc: AUROC of the image's own pixels, in [0, 1]; None without a true outline.
+        pixel_ap: average precision of the image's own pixels, in [0, 1]; None without a true
+            outline.
+        map_path: the anomaly map, relative to the run folder; None if none was written.
+        nearest: the good patch nearest to the image's worst one, `<training image>@<row>,<column>`
+            of the grid of features; None for methods that keep no patches.
     """
 
     path: str
@@ -59,45 +80,55 @@ class ImageResult:
 
     @property
     def verdict(self) -> str:
-        """passed, false alarm, missed, found; empty where there is none."""
-        return "" if self.anomalous is None else VERDICTS[self.label, self.anomalous]
+        """passed, false alarm, missed or found; empty without a threshold."""
+        if self.anomalous is None:
+            return ""
+        return VERDICTS[self.label, self.anomalous]
+
+
+def scores_of(rows: Iterable[ImageResult]) -> NDArray[np.float64]:
+    """The scores of the rows, in order."""
+    return np.array([row.score for row in rows], np.float64)
+
+
+def of_label(rows: Iterable[ImageResult], label: int) -> list[ImageResult]:
+    """The rows of good images (0) or of anomalous ones (1)."""
+    return [row for row in rows if row.label == label]
 
 
 def write_predictions(path: str | Path, rows: Sequence[ImageResult]) -> None:
-    """Writes predictions.csv; unknown values are empty, columns of `MORE` are there if any row has one."""
-    more = [
-        name
-        for name, (field, _) in MORE.items()
-        if any(getattr(r, field) is not None for r in rows)
-    ]
-    with replacing(path) as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS + more)
-        for r in rows:
-            p_value = "" if r.p_value is None else repr(r.p_value)
-            anomalous = "" if r.anomalous is None else str(r.anomalous).lower()
-            where = [
-                "" if (value := getattr(r, MORE[name][0])) is None else str(value) for name in more
-            ]
-            table.writerow([r.path, r.label, r.defect, repr(r.score), p_value, anomalous, *where])
+    """Writes predictions.csv.
+
+    Unknown values are empty; an optional column is there if any row has a value for it.
+    """
+    optional = _used_columns(rows)
+    table = []
+    for row in rows:
+        values = [row.path, row.label, row.defect, row.score, row.p_value, row.anomalous]
+        for name in optional:
+            values.append(getattr(row, OPTIONAL_COLUMNS[name].field))
+        table.append(values)
+    _write_table(path, COLUMNS + optional, table)
+
+
+def _used_columns(rows: Sequence[ImageResult]) -> list[str]:
+    """The optional columns that any row has a value for."""
+    used = []
+    for name, column in OPTIONAL_COLUMNS.items():
+        if any(getattr(row, column.field) is not None for row in rows):
+            used.append(name)
+    return used
 
 
 def read_predictions(path: str | Path) -> list[ImageResult]:
-    """The rows that `write_predictions` was given."""
+    """The rows that `write_predictions` was given.
+
+    Raises:
+        DataError: the file cannot be read, or does not hold predictions.
+    """
     try:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-            return [
-                ImageResult(
-                    path=r["path"],
-                    label=int(r["label"]),
-                    defect=r["defect"],
-                    score=float(r["score"]),
-                    p_value=float(r["p_value"]) if r["p_value"] else None,
-                    anomalous=r["anomalous"] == "true" if r["anomalous"] else None,
-                    **{field: read(r[name]) for name, (field, read) in MORE.items() if r.get(name)},
-                )
-                for r in csv.DictReader(file)
-            ]
+            return [_parse_row(row) for row in csv.DictReader(file)]
     except OSError as error:
         raise DataError(f"cannot read the predictions {path}: {error}") from error
     except (KeyError, ValueError, TypeError) as error:
@@ -106,20 +137,46 @@ def read_predictions(path: str | Path) -> list[ImageResult]:
         ) from error
 
 
+def _parse_row(row: dict[str, str]) -> ImageResult:
+    optional = {}
+    for name, column in OPTIONAL_COLUMNS.items():
+        if row.get(name):
+            optional[column.field] = column.parse(row[name])
+    return ImageResult(
+        path=row["path"],
+        label=int(row["label"]),
+        defect=row["defect"],
+        score=float(row["score"]),
+        p_value=float(row["p_value"]) if row["p_value"] else None,
+        anomalous=row["anomalous"] == "true" if row["anomalous"] else None,
+        **optional,
+    )
+
+
 def write_suspects(path: Path, suspects: Sequence[Suspect]) -> None:
-    """Writes the training images, the most suspicious first, and says where; and how many of them are left out."""
-    with replacing(path) as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(Suspect._fields)
-        rows.writerows((s.path, repr(s.score), str(s.trimmed).lower()) for s in suspects)
-    trimmed = sum(suspect.trimmed for suspect in suspects)
-    left_out = f" ({trimmed} of {len(suspects)} are left out)" if trimmed else ""
-    print(f"Training images, the most suspicious first: {path}{left_out}")
+    """Writes the training images, the most suspicious first: path, score, trimmed."""
+    _write_table(path, Suspect._fields, suspects)
 
 
 def write_faults(path: Path, faults: Sequence[Fault]) -> None:
-    """Writes a table of the faults: path, split, defect, reason."""
-    with path.open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("path", "split", "defect", "reason"))
-        rows.writerows((f.sample.path, f.sample.split, f.sample.defect, f.reason) for f in faults)
+    """Writes the images that cannot be used: path, split, defect, reason."""
+    rows = []
+    for sample, reason in faults:
+        rows.append((sample.path, sample.split, sample.defect, reason))
+    _write_table(path, ("path", "split", "defect", "reason"), rows)
+
+
+def _write_table(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with replacing(path) as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(header)
+        for row in rows:
+            table.writerow(map(_cell, row))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)

@@ -1,4 +1,4 @@
-"""What a run tells TensorBoard, Weights & Biases (offline) and MLflow (a local store), read back from their files."""
+"""What a run shows on TensorBoard, W&B (offline) and MLflow (a local store), read back."""
 
 import io
 import json
@@ -15,9 +15,9 @@ from wandb_file import artifacts, offline_run
 
 from lightning_ad.commands.train import train
 from lightning_ad.evaluation import METRIC_NAMES
-from lightning_ad.reporting.dashboards.base import Scene
-from lightning_ad.reporting.dashboards.callback import chosen
-from lightning_ad.reporting.dashboards.panels import colours, drawn_curve, drawn_histogram, panel
+from lightning_ad.reporting.dashboards.base import PlottedLine, ScoredImage
+from lightning_ad.reporting.dashboards.callback import pick_examples
+from lightning_ad.reporting.dashboards.panels import drawn_curve, drawn_histogram, panel
 
 pytestmark = pytest.mark.xdist_group("dashboards")  # one worker: the runs are made once
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ SHOWN = ["0 broken 000.png", "1 good 000.png", "2 broken 001.png"]
 
 @pytest.fixture(scope="module", params=sorted(LOSSES))
 def run(request, trees, tmp_path_factory):
-    """A run of each family with all dashboards: (method, folder of the dashboards, folder of the run)."""
+    """A run of each family with all dashboards: method, folder of dashboards, run folder."""
     pytest.importorskip("mlflow")
     folder, method = tmp_path_factory.mktemp(request.param), request.param
     with pytest.MonkeyPatch.context() as patch:
@@ -153,9 +153,9 @@ def test_numbers_have_the_same_names_everywhere(run):
 
 def test_what_is_shown_depends_on_the_data_alone():
     kinds = ["crack", "crack", "good", "good", "good", "stain"]
-    assert chosen(kinds, 4) == [0, 2, 5, 1]
-    assert chosen(kinds, 99) == [0, 2, 5, 1, 3, 4]
-    assert chosen(kinds, 0) == chosen([], 5) == []
+    assert pick_examples(kinds, 4) == [0, 2, 5, 1]
+    assert pick_examples(kinds, 99) == [0, 2, 5, 1, 3, 4]
+    assert pick_examples(kinds, 0) == pick_examples([], 5) == []
 
 
 def test_panels_show_the_outline_and_the_heat():
@@ -164,11 +164,7 @@ def test_panels_show_the_outline_and_the_heat():
     heat = np.zeros((40, 60), np.float32)
     heat[12, 33] = 9
     image = np.full((40, 60, 3), 100, np.uint8)
-    bad, good = (
-        Scene("bad", 9, image, heat, truth),
-        Scene("good", 1, image, heat * 0 + 1, truth & False),
-    )
-    assert colours([bad, good]) == (1.0, 9.0)
+    bad = ScoredImage("bad", 9, image, heat, truth)
     drawn = panel(bad, 0.0, 9.0)
     assert drawn.shape == (40 + 18, 2 * 60 + 4, 3)
     assert (drawn[18 + 9, 30] == (0, 255, 255)).all()  # just outside the mask, in both pictures
@@ -178,7 +174,7 @@ def test_panels_show_the_outline_and_the_heat():
 
 
 def test_drawn_charts_have_their_line_where_the_values_are():
-    line = drawn_curve("ROC", [0.0, 0.5, 1.0], [0.0, 1.0, 1.0], ("x", "y"))
+    line = drawn_curve("ROC", PlottedLine([0.0, 0.5, 1.0], [0.0, 1.0, 1.0], "x", "y"))
     red = (line == (0xC2, 0x41, 0x0C)).all(-1)
     left, middle = np.flatnonzero(red.any(0))[0], red[:, (48 + 408) // 2]
     assert left == pytest.approx(48, abs=2)
@@ -193,7 +189,7 @@ def test_drawn_charts_have_their_line_where_the_values_are():
     "path", sorted((ROOT / "configs/sweeps").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_sweeps_run_as_they_are(path, trees, tmp_path, monkeypatch):
-    """The command that an agent would type for the first values of a sweep, on a small tree and a small network."""
+    """The command that an agent types for the first values of a sweep, on a small tree."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     monkeypatch.chdir(ROOT)

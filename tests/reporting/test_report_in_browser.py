@@ -1,4 +1,4 @@
-"""The report as a browser shows it: slider, filters, enlarging, keys, and the address that keeps them."""
+"""The report as a browser shows it: slider, filters, enlarging, keys, and its address."""
 
 import re
 import shutil
@@ -13,6 +13,7 @@ from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.evaluation.thresholds import Threshold
 from lightning_ad.reporting.html.report import write_report
 from lightning_ad.reporting.maps import write_map
+from lightning_ad.reporting.run_images import RunImages
 from lightning_ad.reporting.run_results import RunResults
 from lightning_ad.reporting.tables import ImageResult
 
@@ -51,10 +52,10 @@ def page(tmp_path_factory):
             (map > 0.05) & bool(label),
         )
     limit = Threshold(LIMIT, None, "number", "given")
-    results = RunResults(
-        "a run", dict.fromkeys(METRIC_NAMES, 0.9), rows, {}, {}, {}, "", threshold=limit
-    )
-    write_report(folder / "report.html", results, lambda row: pictures[row.path], folder)
+    metrics = dict.fromkeys(METRIC_NAMES, 0.9)
+    results = RunResults("a", "run", metrics, rows, {}, {}, {}, "", threshold=limit)
+    images = RunImages(rows, lambda row: pictures[row.path], folder)
+    write_report(folder / "report.html", results, images)
     return folder / "report.html"
 
 
@@ -90,6 +91,10 @@ def gallery(dom):
     return [card for card in cards if "hidden" not in card]
 
 
+def dialog_of(dom):
+    return dom.partition("<dialog")[2].partition("</dialog>")[0]
+
+
 def test_it_opens_at_the_limit_of_the_run(page, tmp_path):
     dom = shown(page, tmp_path)
     assert counts(dom) == expected(LIMIT)
@@ -99,13 +104,10 @@ def test_it_opens_at_the_limit_of_the_run(page, tmp_path):
 
 @pytest.mark.parametrize("position", [0, 1, 4, 7])
 def test_the_slider_changes_counts_and_gallery(page, tmp_path, position):
-    move = f'slider.limit.value = {position}; slider.limit.dispatchEvent(new Event("input", {{bubbles: true}}));'
-    dom = shown(
-        page,
-        tmp_path,
-        "",
-        move + 'form.verdict.value = "missed"; form.dispatchEvent(new Event("input"));',
-    )
+    move = f"slider.limit.value = {position};"
+    move += 'slider.limit.dispatchEvent(new Event("input", {bubbles: true}));'
+    choose = 'form.verdict.value = "missed"; form.dispatchEvent(new Event("input"));'
+    dom = shown(page, tmp_path, "", move + choose)
     limit = [SCORES.min() - 1, *np.unique(SCORES)][position]
     assert counts(dom) == expected(limit)
     assert len(gallery(dom)) == expected(limit)["missed"]
@@ -114,28 +116,21 @@ def test_the_slider_changes_counts_and_gallery(page, tmp_path, position):
 
 def test_a_filter_by_defect(page, tmp_path):
     choose = 'form.defect.value = "scratch"; form.dispatchEvent(new Event("input"));'
-    assert [re.search(r'data-defect="(\w+)"', card)[1] for card in gallery(shown(page, tmp_path, "", choose))] == [
-        "scratch", "scratch",
-    ]  # fmt: skip
+    cards = gallery(shown(page, tmp_path, "", choose))
+    assert [re.search(r'data-defect="(\w+)"', card)[1] for card in cards] == ["scratch"] * 2
 
 
 def test_a_click_enlarges_and_keys_go_on(page, tmp_path):
     click = 'grid.children[0].querySelector(".pair").click();'
     dom = shown(page, tmp_path, "", click)
-    dialog = dom.partition("<dialog")[2].partition("</dialog>")[0]
+    dialog = dialog_of(dom)
     assert 'open=""' in dialog.partition(">")[0]
     assert "7.png" in dialog  # the highest score
     assert [m for m in ("#p0", "#h0", "#i0") if m in dialog] == ["#p0", "#h0", "#i0"]
     key = 'large.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowRight"}));'
-    dialog = (
-        shown(page, tmp_path, "", click + key).partition("<dialog")[2].partition("</dialog>")[0]
-    )
-    assert "5.png" in dialog
+    assert "5.png" in dialog_of(shown(page, tmp_path, "", click + key))
     enter = 'grid.children[2].dispatchEvent(new KeyboardEvent("keydown", {key: "Enter"}));'
-    assert (
-        "3.png"
-        in shown(page, tmp_path, "", enter).partition("<dialog")[2].partition("</dialog>")[0]
-    )
+    assert "3.png" in dialog_of(shown(page, tmp_path, "", enter))
 
 
 def test_an_address_brings_the_same_view_back(page, tmp_path):

@@ -1,4 +1,4 @@
-"""What every dashboard can be asked to show."""
+"""What every dashboard can show."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_ad.reporting.pictures import Mask, Picture
+from lightning_ad.reporting.pictures import Map, Mask, Picture
 
 CLASSES = {0: "good", 1: "defect"}
 
 
-class Scene(NamedTuple):
+class ScoredImage(NamedTuple):
     """An image that was scored.
 
     Attributes:
@@ -19,20 +19,29 @@ class Scene(NamedTuple):
         score: of the image.
         image: uint8 [H, W, 3].
         map: float32 [H, W], its anomaly map.
-        truth: [H, W], the defect; nothing where the image is good.
-        called: [H, W], pixels above the threshold; None without one.
+        truth: bool [H, W], the defect; empty if the image is good.
+        called: bool [H, W], the pixels above the threshold; None without one.
     """
 
     name: str
     score: float
     image: Picture
-    map: NDArray[np.float32]
+    map: Map
     truth: Mask
     called: Mask | None = None
 
 
+class PlottedLine(NamedTuple):
+    """A line through points, with the names of both axes."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    x_label: str
+    y_label: str
+
+
 class Dashboard:
-    """One logger's way of showing things; whatever a subclass leaves out is not shown.
+    """Shows things with one logger; what a subclass leaves out is not shown.
 
     Attributes:
         logger: Lightning's.
@@ -42,21 +51,22 @@ class Dashboard:
         self.logger = logger
 
     def facts(self, facts: Mapping[str, Any], config: str) -> None:
-        """What the run is: short facts by name, and its whole configuration as YAML."""
+        """Shows short facts about the run by name, and its whole configuration as YAML."""
         raise NotImplementedError
 
-    def scenes(
-        self, group: str, scenes: Sequence[Scene], panels: Sequence[Picture], step: int
+    def images(
+        self, group: str, images: Sequence[ScoredImage], panels: Sequence[Picture], step: int
     ) -> None:
-        """Scored images under `group`, and the same drawn as panels: image and heat map side by side."""
+        """Shows scored images under `group`.
+
+        `panels` are the same images drawn: image and heat map side by side.
+        """
         raise NotImplementedError
 
     def distribution(self, name: str, values: NDArray[np.float32], step: int) -> None:
-        """The histogram of some values."""
+        """Shows the histogram of some values."""
         raise NotImplementedError
 
-    def curve(
-        self, name: str, x: Sequence[float], y: Sequence[float], labels: tuple[str, str], step: int
-    ) -> None:
-        """A line through points, with the names of both axes."""
+    def curve(self, name: str, line: PlottedLine, step: int) -> None:
+        """Shows a line through points."""
         raise NotImplementedError

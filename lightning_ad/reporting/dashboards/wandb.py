@@ -6,55 +6,56 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_ad.reporting.dashboards.base import CLASSES, Dashboard, Scene
+from lightning_ad.reporting.dashboards.base import CLASSES, Dashboard, PlottedLine, ScoredImage
 from lightning_ad.reporting.pictures import Picture
 
 
 class WandbDashboard(Dashboard):
-    """Images with masks that can be switched on and off, their heat maps, histograms, and lines of a table."""
+    """Logs images with masks that can be switched on and off, heat maps, histograms and lines."""
 
     def facts(self, facts: Mapping[str, Any], config: str) -> None:
-        """In the run's configuration."""
+        """Adds the facts and the configuration to the configuration of the run there."""
         self.logger.experiment.config.update({**facts, "config": config}, allow_val_change=True)
 
-    def scenes(
-        self, group: str, scenes: Sequence[Scene], panels: Sequence[Picture], step: int
+    def images(
+        self, group: str, images: Sequence[ScoredImage], panels: Sequence[Picture], step: int
     ) -> None:
-        """The images with the masks `truth` and `verdict`, and the panels."""
+        """Logs the images with the masks `truth` and `verdict`, and the panels."""
         from wandb import Image
 
-        images = []
-        for scene in scenes:
-            masks = {
-                "truth": scene.truth,
-                **({} if scene.called is None else {"verdict": scene.called}),
-            }
-            told = {
-                k: {"mask_data": mask.astype(np.uint8), "class_labels": CLASSES}
-                for k, mask in masks.items()
-            }
-            images.append(
-                Image(scene.image, caption=f"{scene.score:#.4g} {scene.name}", masks=told)
-            )
-        heat = [
-            Image(panel, caption=scene.name) for scene, panel in zip(scenes, panels, strict=True)
-        ]
-        self._log(step, **{f"{group}/images": images, f"{group}/heat_maps": heat})
+        with_masks = []
+        heat_maps = []
+        for image, panel in zip(images, panels, strict=True):
+            caption = f"{image.score:#.4g} {image.name}"
+            with_masks.append(Image(image.image, caption=caption, masks=_masks(image)))
+            heat_maps.append(Image(panel, caption=image.name))
+        self._log(step, **{f"{group}/images": with_masks, f"{group}/heat_maps": heat_maps})
 
     def distribution(self, name: str, values: NDArray[np.float32], step: int) -> None:
-        """A histogram."""
+        """Logs a histogram."""
         from wandb import Histogram
 
         self._log(step, **{name: Histogram(values.tolist())})
 
-    def curve(
-        self, name: str, x: Sequence[float], y: Sequence[float], labels: tuple[str, str], step: int
-    ) -> None:
-        """A line."""
+    def curve(self, name: str, line: PlottedLine, step: int) -> None:
+        """Logs a line of a table."""
         from wandb import Table, plot
 
-        table = Table(data=[list(point) for point in zip(x, y, strict=True)], columns=list(labels))
-        self._log(step, **{name: plot.line(table, *labels, title=name)})
+        points = [list(point) for point in zip(line.x, line.y, strict=True)]
+        table = Table(data=points, columns=[line.x_label, line.y_label])
+        drawn = plot.line(table, line.x_label, line.y_label, title=name)
+        self._log(step, **{name: drawn})
 
     def _log(self, step: int, **content: Any) -> None:
         self.logger.experiment.log({**content, "trainer/global_step": step})
+
+
+def _masks(image: ScoredImage) -> dict[str, dict[str, Any]]:
+    """The masks of an image as W&B takes them, by name."""
+    masks = {"truth": image.truth}
+    if image.called is not None:
+        masks["verdict"] = image.called
+    described = {}
+    for name, mask in masks.items():
+        described[name] = {"mask_data": mask.astype(np.uint8), "class_labels": CLASSES}
+    return described

@@ -3,7 +3,7 @@ const form = find("controls"), grid = find("cards"), slider = find("try"), large
 const cards = [...grid.children], all = [...document.querySelectorAll(".card")];
 const names = {"0false": "passed", "0true": "false alarm", "1false": "missed", "1true": "found"};
 const shown = () => [...grid.children].filter(card => !card.hidden);
-// Between each two neighbouring scores there is one limit; the first is below all of them.
+// Between each two neighbouring scores there is one threshold; the first is below all of them.
 const scores = [...new Set(cards.map(card => +card.dataset.score))].filter(Number.isFinite).sort((a, b) => a - b);
 const own = document.body.dataset.limit === "" ? null : +document.body.dataset.limit;
 let order = "", limit = own, open = null;

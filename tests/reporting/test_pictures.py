@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from lightning_ad.reporting import charts, pictures
-from lightning_ad.reporting.charts import Axis
+from lightning_ad.reporting import pictures
 
 RNG = np.random.default_rng(0)
 MASKS = [
@@ -95,33 +94,6 @@ def test_data_uri_is_an_image(format):
         assert np.abs(np.asarray(back.convert("RGB")).astype(int) - image).max() < 6
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0, 1.05), (-3e-5, 2e-5), (990, 1010), (0, 84), (1e-6, 1)]
-)
-def test_axis_has_a_few_ticks(low, high):
-    axis = Axis.fit([low, high])
-    ticks = axis.ticks()
-    assert 3 <= len(ticks) <= 9
-    assert all(-1e-9 <= share <= 1 + 1e-9 for share in axis.place(ticks))
-
-
-@pytest.mark.parametrize("values", [[], [0.0], [-5.0], [float("nan"), 2.0]])
-def test_axis_of_little(values):
-    axis = Axis.fit(values)
-    assert axis.high > axis.low
-    assert axis.ticks()
-
-
-def test_curve_thins_out_but_keeps_extremes():
-    values = np.zeros(100_000)
-    values[54_321] = 1
-    axis = Axis(0, 1)
-    line = charts.curve(axis, axis, np.linspace(0, 1, len(values)), values)
-    assert line.count(",") < 1300
-    assert ",0.0000" in line
-    assert charts.curve(axis, axis, [], []).count(",") == 0
-
-
 def test_hatched_where_the_mask_is_and_nowhere_else():
     image = np.full((20, 30, 3), 200, np.uint8)
     mask = np.zeros((20, 30), bool)
@@ -135,3 +107,20 @@ def test_hatched_where_the_mask_is_and_nowhere_else():
     }
     assert (drawn[mask] == 40).all(1).mean() == 0.2  # one of five
     assert (image == 200).all()
+
+
+def test_colours_start_at_the_median_of_good_pixels_and_end_at_the_median_of_the_highest():
+    good = np.tile(np.arange(5, dtype=np.float32), (40, 8))
+    hole = np.zeros((40, 40), np.float32)
+    hole[7, 9] = 6.0
+    crack = hole * 2
+    maps = [good, hole, crack, good]
+    assert pictures.colour_scale([0, 1, 1, 0], maps.__getitem__) == (2.0, 9.0)
+    assert pictures.colour_scale([0, 0], [good, good].__getitem__) == (2.0, 4.0)
+    assert pictures.colour_scale([1], [hole].__getitem__) == (0.0, 6.0)
+
+
+def test_colours_of_little():
+    flat = np.full((8, 8), 3.0, np.float32)
+    assert pictures.colour_scale([0], [flat].__getitem__) == (3.0, 4.0)
+    assert pictures.colour_scale([], [].__getitem__) == (0.0, 1.0)
