@@ -1,17 +1,29 @@
-"""What is wrong with the files of a data set, and which of them can be used."""
+"""Finds what is wrong with the files of a data set, and which samples can be used."""
 
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_ad.data.ignoring import read_ignored
-from lightning_ad.data.reading import read_image, read_mask, read_regions, same_size, verify
-from lightning_ad.data.sample import Sample
+from lightning_ad.data.reading import (
+    check_same_size,
+    read_image,
+    read_mask,
+    read_regions,
+    verify,
+)
+from lightning_ad.data.sample import Sample, Split
 from lightning_ad.errors import DataError
+
+OnError = Literal["stop", "skip"]
+LISTED = 10  # names in a message
 
 
 class Fault(NamedTuple):
@@ -22,12 +34,13 @@ class Fault(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What a data set holds.
+    """What is in a data set.
 
     Attributes:
         faults: samples that cannot be used, in the order of the samples.
         sizes: images by (width, height).
-        empty_masks: masks of anomalous images without a defective pixel; such images have no pixel truth.
+        empty_masks: masks of anomalous images without a defective pixel; such images have no pixel
+            truth.
         duplicates: groups of samples of one split and label with the same content.
     """
 
@@ -37,169 +50,248 @@ class Findings(NamedTuple):
     duplicates: list[list[str]]
 
 
+def check_or_skip(
+    samples: Sequence[Sample], on_error: OnError, needed: Collection[Split]
+) -> tuple[list[Sample], list[Fault]]:
+    """Returns the samples that can be used, and those that are skipped.
+
+    Args:
+        samples: the samples of a data set.
+        on_error: `stop` at a fault, or `skip` the samples that have one, with a warning.
+        needed: the splits that `stop` checks.
+
+    Raises:
+        DataError: naming the files, if there is a fault at which to stop.
+    """
+    if on_error == "stop":
+        stop_at_faults([sample for sample in samples if sample.split in needed])
+        return list(samples), []
+    kept, skipped = usable(samples)
+    if skipped:
+        first = skipped[0]
+        rank_zero_warn(
+            f"{len(skipped)} images are left out; the first is {first.sample.path}: {first.reason}"
+        )
+    return kept, skipped
+
+
 def missing_masks(samples: Sequence[Sample]) -> list[Sample]:
-    """Anomalous samples whose mask is not there."""
-    return [s for s in samples if s.mask_path is not None and not os.path.exists(s.mask_path)]
+    """Returns the anomalous samples whose mask is not there."""
+    return [
+        sample
+        for sample in samples
+        if sample.mask_path is not None and not os.path.exists(sample.mask_path)
+    ]
 
 
 def stop_at_faults(samples: Sequence[Sample]) -> None:
-    """Stops where a file is missing, is no whole image, or is there twice for different ends; decodes no image.
+    """Stops if a file is missing, is not whole, or is there twice for different purposes.
 
-    What only decoding tells, damaged pixels of a JPEG, is found as an image is read.
+    It decodes no image: damaged pixels of a JPEG are found when the image is read.
 
     Raises:
         DataError: naming the files.
     """
     stop_at_missing_masks(samples)
-    sizes = Counter(os.stat(s.path).st_size for s in samples if os.path.isfile(s.path))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        reads = list(pool.map(lambda sample: _glance(sample, sizes), samples))
-    if not (faults := _faults(samples, reads)):
+    file_sizes = Counter(_file_size(sample) for sample in samples)
+    faults = _faults(samples, _in_threads(lambda sample: _glance(sample, file_sizes), samples))
+    if not faults:
         return
-    path, reason = faults[0].sample.path, faults[0].reason
-    more = f"; {len(faults) - 1} more images cannot be used" if faults[1:] else ""
+    path = faults[0].sample.path
+    reason = faults[0].reason
+    if path not in reason:
+        reason = f"{path}: {reason}"
+    if len(faults) > 1:
+        reason = f"{reason}; {len(faults) - 1} more images cannot be used"
     raise DataError(
-        f"{reason if path in reason else f'{path}: {reason}'}{more}. `lightning-ad datasets check` lists all that is "
-        "wrong; --data.on_error skip leaves such images out"
+        f"{reason}. `lightning-ad datasets check` lists all that is wrong; --data.on_error skip "
+        "leaves such images out"
     )
 
 
 def stop_at_missing_masks(samples: Sequence[Sample]) -> None:
-    """Raises DataError, naming them, where masks are missing, or files of ignored regions."""
+    """Raises DataError if masks are missing, or files of ignored regions, and names them."""
     for sample in samples:
         if sample.ignore_path is not None and not Path(sample.ignore_path).is_file():
             raise DataError(
                 f"{sample.path} has no file of ignored regions: expected {sample.ignore_path}"
             )
-    if not (missing := missing_masks(samples)):
+    missing = missing_masks(samples)
+    if not missing:
         return
-    more = f"; so have {len(missing) - 1} more: {_listed(missing[1:])}" if missing[1:] else ""
+    first = missing[0]
+    others = missing[1:]
+    more = ""
+    if others:
+        more = f"; so have {len(others)} more: {_listed(others)}"
     raise DataError(
-        f"the anomalous image {missing[0].path} has no mask: expected {missing[0].mask_path}{more}. "
-        "Add the masks, take the images out of the test folder, or leave them out by --data.on_error skip"
+        f"the anomalous image {first.path} has no mask: expected {first.mask_path}{more}. Add the "
+        "masks, take the images out of the test folder, or leave them out by --data.on_error skip"
     )
 
 
 def usable(samples: Sequence[Sample]) -> tuple[list[Sample], list[Fault]]:
-    """The samples that can be used, and those that cannot. Reads every image and mask once, on all cores."""
-    faults = _faults(samples, _read_all(samples))
-    bad = {id(f.sample) for f in faults}
-    return [s for s in samples if id(s) not in bad], faults
+    """Returns the samples that can be used, and those that cannot.
+
+    Reads every image and mask once, on all cores.
+    """
+    faults = _faults(samples, _in_threads(_read, samples))
+    bad = {id(fault.sample) for fault in faults}
+    return [sample for sample in samples if id(sample) not in bad], faults
 
 
 def examine(samples: Sequence[Sample]) -> Findings:
-    """Everything that can be said of a data set. Reads every image and mask once, on all cores."""
-    reads = _read_all(samples)
+    """Returns what is in a data set. Reads every image and mask once, on all cores."""
+    reads = _in_threads(_read, samples)
+    sizes: Counter[tuple[int, int]] = Counter()
+    empty_masks = []
     groups = defaultdict(list)
     for sample, read in zip(samples, reads, strict=True):
+        if read.size is not None:
+            sizes[read.size] += 1
+        if read.has_empty_mask and sample.mask_path is not None:
+            empty_masks.append(sample.mask_path)
         if read.content is not None:
             groups[read.content, sample.split, sample.label].append(sample.path)
-    return Findings(
-        _faults(samples, reads),
-        Counter(read.size for read in reads if read.size is not None),
-        [s.mask_path for s, read in zip(samples, reads, strict=True) if read.empty and s.mask_path],
-        [paths for paths in groups.values() if len(paths) > 1],
-    )
+    duplicates = [paths for paths in groups.values() if len(paths) > 1]
+    return Findings(_faults(samples, reads), sizes, empty_masks, duplicates)
 
 
 class _Read(NamedTuple):
-    """What reading a sample gave: what is wrong, the image's digest and size, whether its mask is empty."""
+    """What reading a sample found.
+
+    Attributes:
+        wrong: why it cannot be used; None if it can.
+        content: the digest of the image file; None if it was not read.
+        size: (width, height).
+        has_empty_mask: its mask has no defective pixel.
+    """
 
     wrong: str | None
     content: bytes | None = None
     size: tuple[int, int] | None = None
-    empty: bool = False
+    has_empty_mask: bool = False
 
 
-def _read_all(samples: Sequence[Sample]) -> list[_Read]:
+def _in_threads(read: Callable[[Sample], _Read], samples: Sequence[Sample]) -> list[_Read]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(_read, samples))
+        return list(pool.map(read, samples))
 
 
 def _read(sample: Sample) -> _Read:
+    """Decodes the files of a sample."""
     try:
-        kinds = {
-            sample.path: "image",
-            sample.mask_path: "mask",
-            sample.ignore_path: "file of ignored regions",
-        }
-        for path, kind in kinds.items():
-            if path is not None and Path(path).is_file():
-                verify(path, kind)
-        height, width = read_image(sample.path).shape[1:]
-        content = _digest(sample.path)
-        if sample.mask_path is not None and not Path(sample.mask_path).exists():
-            return _Read(f"it has no mask: expected {sample.mask_path}", content, (width, height))
-        read_ignored(sample, (height, width))
-        if sample.mask_path is None:
-            return _Read(None, content, (width, height))
-        mask = read_mask(
-            sample.mask_path, (height, width), sample.mask_threshold, sample.ignore_value
-        )
-        if sample.saturations:
-            read_regions(sample.mask_path, sample.saturations, sample.ignore_value)
-        return _Read(None, content, (width, height), empty=not mask.any())
+        return _decoded(sample)
     except DataError as error:
         return _Read(str(error))
 
 
-def _glance(sample: Sample, sizes: Mapping[int, int]) -> _Read:
-    """As `_read`, but for what takes decoding; the content of a file whose size is no other's is not looked at."""
+def _decoded(sample: Sample) -> _Read:
+    verify(sample.path)
+    for path, kind in _other_files(sample):
+        if os.path.isfile(path):
+            verify(path, kind)
+    height, width = read_image(sample.path).shape[1:]
+    read = _Read(None, _digest(sample.path), (width, height))
+    if sample.mask_path is not None and not os.path.exists(sample.mask_path):
+        return read._replace(wrong=f"it has no mask: expected {sample.mask_path}")
+    read_ignored(sample, (height, width))
+    if sample.mask_path is None:
+        return read
+    mask = read_mask(sample.mask_path, (height, width), sample.mask_threshold, sample.ignore_value)
+    if sample.saturations:
+        read_regions(sample.mask_path, sample.saturations, sample.ignore_value)
+    return read._replace(has_empty_mask=not mask.any())
+
+
+def _glance(sample: Sample, file_sizes: Mapping[int | None, int]) -> _Read:
+    """Checks the files of a sample as far as this is possible without decoding.
+
+    The content of a file is not read if no other file has its size.
+    """
     try:
         size = verify(sample.path)
-        for path, kind in (
-            (sample.mask_path, "mask"),
-            (sample.ignore_path, "file of ignored regions"),
-        ):
-            if path is None or os.path.isdir(path):
-                continue
-            if (
-                came := verify(path, kind)
-            ) != size:  # or the image is turned, and says so behind its pixels
-                same_size(path, came, tuple(read_image(sample.path).shape[1:]), kind)
-        alone = sizes[os.stat(sample.path).st_size] == 1
-        return _Read(None, None if alone else _digest(sample.path))
+        for path, kind in _other_files(sample):
+            if not os.path.isdir(path):
+                _check_size_of(path, kind, sample, size)
+        if file_sizes[_file_size(sample)] == 1:
+            return _Read(None)
+        return _Read(None, _digest(sample.path))
     except DataError as error:
         return _Read(str(error))
+
+
+def _other_files(sample: Sample) -> list[tuple[str, str]]:
+    """Returns the files beside the image, and their kinds."""
+    files = []
+    if sample.mask_path is not None:
+        files.append((sample.mask_path, "mask"))
+    if sample.ignore_path is not None:
+        files.append((sample.ignore_path, "file of ignored regions"))
+    return files
+
+
+def _check_size_of(path: str, kind: str, sample: Sample, size: tuple[int, int]) -> None:
+    found = verify(path, kind)
+    if found == size:
+        return
+    # The image may be turned, and say so behind its pixels, where `verify` does not look.
+    height, width = read_image(sample.path).shape[1:]
+    check_same_size(path, found, (height, width), kind)
+
+
+def _file_size(sample: Sample) -> int | None:
+    if not os.path.isfile(sample.path):
+        return None
+    return os.stat(sample.path).st_size
 
 
 def _digest(path: str) -> bytes:
     return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).digest()
 
 
+@dataclass
+class _Uses:
+    """What the images of one content are used for: a path for each label, and for each split."""
+
+    by_label: dict[int, str] = field(default_factory=dict)
+    by_split: dict[Split, str] = field(default_factory=dict)
+
+
 def _faults(samples: Sequence[Sample], reads: Sequence[_Read]) -> list[Fault]:
-    """Unreadable samples; good ones that are anomalous too; and images of the training that validate or test."""
-    used: dict[str, dict[bytes, str]] = {"validation": {}, "test": {}}
-    labels: dict[bytes, dict[int, str]] = defaultdict(dict)
+    """Returns the samples that cannot be read, or whose content is used for another purpose too."""
+    uses: dict[bytes, _Uses] = defaultdict(_Uses)
     for sample, read in zip(samples, reads, strict=True):
         if read.content is not None:
-            labels[read.content].setdefault(sample.label, sample.path)
-            if sample.split in used:
-                used[sample.split].setdefault(read.content, sample.path)
+            uses[read.content].by_label.setdefault(sample.label, sample.path)
+            uses[read.content].by_split.setdefault(sample.split, sample.path)
     faults = []
     for sample, read in zip(samples, reads, strict=True):
         reason = read.wrong
         if reason is None and read.content is not None:
-            reason = _misplaced(sample, read.content, labels[read.content], used)
+            reason = _contradiction(sample, uses[read.content])
         if reason is not None:
             faults.append(Fault(sample, reason))
     return faults
 
 
-def _misplaced(
-    sample: Sample, content: bytes, labels: dict[int, str], used: dict[str, dict[bytes, str]]
-) -> str | None:
-    """Why an image of this content cannot be what it is said to be; files are the same byte for byte."""
-    if len(labels) > 1:
-        kind = "good" if sample.label else "anomalous"
-        return f"the same file is among the good and the anomalous images; it is {kind} as {labels[1 - sample.label]}"
-    if sample.split != "test" and content in used["test"]:
-        return f"the same file is tested, as {used['test'][content]}"
-    if sample.split == "train" and content in used["validation"]:
-        return f"the same file is held out for validation, as {used['validation'][content]}"
+def _contradiction(sample: Sample, uses: _Uses) -> str | None:
+    """Returns why a file with these uses, byte for byte the same, cannot be what a sample says."""
+    if len(uses.by_label) > 1:
+        other = "good" if sample.label else "anomalous"
+        return (
+            f"the same file is among the good and the anomalous images; it is {other} as "
+            f"{uses.by_label[1 - sample.label]}"
+        )
+    if sample.split != "test" and "test" in uses.by_split:
+        return f"the same file is tested, as {uses.by_split['test']}"
+    if sample.split == "train" and "validation" in uses.by_split:
+        return f"the same file is held out for validation, as {uses.by_split['validation']}"
     return None
 
 
-def _listed(samples: Sequence[Sample], most: int = 10) -> str:
-    names = [Path(s.path).name for s in samples]
-    return ", ".join(names[:most] + ["..."] * (len(names) > most))
+def _listed(samples: Sequence[Sample]) -> str:
+    names = [Path(sample.path).name for sample in samples[:LISTED]]
+    if len(samples) > LISTED:
+        names.append("...")
+    return ", ".join(names)

@@ -1,7 +1,7 @@
-"""Reads an image and its mask; one geometry for both."""
+"""The data set of one split: reads an image and its mask, in one geometry."""
 
-import signal
 from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from lightning_ad.data.geometry import Geometry
 from lightning_ad.data.ignoring import fill, read_ignored
-from lightning_ad.data.reading import limit_size, read_image, read_mask, read_regions
+from lightning_ad.data.reading import read_image, read_mask, read_regions
 from lightning_ad.data.sample import Batch, Regions, Sample
 from lightning_ad.data.sampler import MIXED, RowKey
 from lightning_ad.data.synthesis import Synthesis
@@ -19,11 +19,28 @@ from lightning_ad.data.tiling import Tiles
 from lightning_ad.system.threads import map_single_threaded
 
 
+class _Item(NamedTuple):
+    """An image [3, H, W], filled where it is ignored; its mask and where it is ignored, [H, W]."""
+
+    image: Tensor
+    mask: Tensor
+    ignore: Tensor
+
+    def cut(self, tiles: Tiles, number: int) -> Self:
+        """Returns one tile of it."""
+        return self._replace(
+            image=tiles.cut(self.image, number),
+            mask=tiles.cut(self.mask, number),
+            ignore=tiles.cut(self.ignore, number),
+        )
+
+
 class AnomalyDataset(Dataset[Batch]):
     """The samples of one split as batches of one.
 
-    With a `synthesis`, each item also holds a recipe for a synthetic anomaly, a function of (seed, epoch, index).
-    With `tiles`, each tile is a row, those of an image one after the other; the last images read are kept.
+    With a `synthesis`, each item also holds a recipe for a synthetic anomaly, a function of (seed,
+    epoch, index). With `tiles`, each tile is a row, those of an image one after the other; the last
+    images read are kept.
 
     Raises:
         DataError: on reading, naming the file.
@@ -44,70 +61,79 @@ class AnomalyDataset(Dataset[Batch]):
         self.textures = textures
         self.seed = seed
         self.tiles = tiles
-        self.ignoring = any(
-            s.ignore_path is not None or s.ignore_value is not None for s in samples
-        )
-        self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._has_ignored = any(_may_be_ignored(sample) for sample in samples)
+        self._kept: dict[int, _Item] = {}
 
     def __len__(self) -> int:
         return len(self.samples) * self.tiles_per_image
 
     @property
     def tiles_per_image(self) -> int:
-        """Tiles, or 1."""
-        return 1 if self.tiles is None else len(self.tiles)
+        """Rows of each image: its tiles, or 1."""
+        if self.tiles is None:
+            return 1
+        return len(self.tiles)
 
     @property
     def names(self) -> list[str]:
-        """Of the rows: the image file, and behind it @top,left in pixels where rows are tiles."""
-        places = (
-            [""] if self.tiles is None else [f"@{top},{left}" for top, left in self.tiles.origins]
-        )
-        return [sample.path + place for sample in self.samples for place in places]
+        """Each row's image file, with @top,left in pixels behind it if rows are tiles."""
+        if self.tiles is None:
+            return [sample.path for sample in self.samples]
+        found = []
+        for sample in self.samples:
+            for top, left in self.tiles.origins:
+                found.append(f"{sample.path}@{top},{left}")
+        return found
 
     def forget(self) -> None:
         """Drops the images that are kept for their other tiles."""
         self._kept.clear()
 
     def __getitem__(self, key: RowKey | int) -> Batch:
-        key = RowKey(key) if isinstance(key, int) else key
+        if isinstance(key, int):
+            key = RowKey(key)
         number, tile = divmod(key.index, self.tiles_per_image)
         sample = self.samples[number]
         if self.tiles is None:
-            image, mask, ignore = self._read(sample)
+            item = self._read(sample)
         else:
-            image, mask, ignore = (self.tiles.cut(whole, tile) for whole in self._whole(number))
-        recipe = {}
-        if self.synthesis is not None and self.textures is not None:
-            rng = np.random.default_rng([self.seed, key.epoch, key.index])
-            drawn = self.synthesis.draw(rng, *mask.shape, self.textures)
-            recipe = {name: value[None] for name, value in drawn.items()}
-        return Batch(
-            image=image[None],
+            item = self._whole(number).cut(self.tiles, tile)
+        index = -1 if key.padding else key.index
+        batch = Batch(
+            image=item.image[None],
             label=torch.tensor([sample.label]),
-            mask=mask[None],
-            index=torch.tensor([-1 if key.padding else key.index]),
+            mask=item.mask[None],
+            index=torch.tensor([index]),
             path=[sample.path],
             defect=[sample.defect],
-            recipe=recipe,
-            regions=[self._regions(sample, ignore)] if sample.saturations else [],
-            ignore=ignore[None] if self.ignoring else None,
+            recipe=self._recipe(key, *item.mask.shape),
         )
+        if sample.saturations:
+            batch.regions = [self._regions(sample, item.ignore)]
+        if self._has_ignored:
+            batch.ignore = item.ignore[None]
+        return batch
 
     def __getitems__(self, keys: list[RowKey]) -> list[Batch]:
-        """Those of a batch, read side by side where there are threads for it (not in a loader's worker)."""
-        return (
-            [self[key] for key in keys]
-            if self.tiles is not None
-            else map_single_threaded(self.__getitem__, keys)
-        )
+        """Reads the rows of a batch, in threads if this process has some (a worker has none)."""
+        if self.tiles is not None:
+            return [self[key] for key in keys]
+        return map_single_threaded(self.__getitem__, keys)
 
     def read(self, path: str) -> Tensor:
-        """An image file in the geometry of the data, [3, H, W]."""
+        """Reads an image file in the geometry of the data, [3, H, W]."""
         return self.geometry.image(read_image(path))
 
+    def _recipe(self, key: RowKey, height: int, width: int) -> dict[str, Tensor]:
+        """Draws a synthetic anomaly for a row; empty if none are drawn."""
+        if self.synthesis is None or self.textures is None:
+            return {}
+        rng = np.random.default_rng([self.seed, key.epoch, key.index])
+        drawn = self.synthesis.draw(rng, height, width, self.textures)
+        return {name: value[None] for name, value in drawn.items()}
+
     def _regions(self, sample: Sample, ignore: Tensor) -> Regions | None:
-        """The regions of an image at the size that the network sees, but for those that it does not see."""
+        """Reads the regions of an image at the network's size, without those that it cannot see."""
         if sample.mask_path is None:
             return None
         regions = read_regions(sample.mask_path, sample.saturations, sample.ignore_value)
@@ -117,31 +143,29 @@ class AnomalyDataset(Dataset[Batch]):
         seen = masks.flatten(1).any(1)
         return Regions(masks[seen], regions.shares[seen])
 
-    def _whole(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """An image whose tiles are wanted in turn with those of others."""
+    def _whole(self, number: int) -> _Item:
+        """Reads an image, or takes it from those that are kept for their other tiles."""
         if number not in self._kept:
             if len(self._kept) == MIXED:
-                del self._kept[next(iter(self._kept))]
+                oldest = next(iter(self._kept))
+                del self._kept[oldest]
             self._kept[number] = self._read(self.samples[number])
         return self._kept[number]
 
-    def _read(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
-        """The image [3, H, W], filled where it is ignored; its mask, and where that is, both [H, W]."""
+    def _read(self, sample: Sample) -> _Item:
         full = read_image(sample.path)
-        size = full.shape[-2], full.shape[-1]
-        mask = ignore = torch.zeros(self.geometry.output, dtype=torch.bool)
-        if (ignored := read_ignored(sample, size)) is not None:
-            full, ignore = fill(full, ignored), self.geometry.mask(ignored)
+        size = (full.shape[-2], full.shape[-1])
+        ignore = torch.zeros(self.geometry.output, dtype=torch.bool)
+        mask = ignore
+        ignored = read_ignored(sample, size)
+        if ignored is not None:
+            full = fill(full, ignored)
+            ignore = self.geometry.mask(ignored)
         if sample.mask_path is not None:
             whole = read_mask(sample.mask_path, size, sample.mask_threshold, sample.ignore_value)
             mask = self.geometry.mask(whole) & ~ignore
-        return self.geometry.image(full), mask, ignore
+        return _Item(self.geometry.image(full), mask, ignore)
 
 
-def begin_worker(megapixels: float, worker: int) -> None:
-    """Limits the size of images, and leaves signals to the main process: those to a whole job must not end its workers
-    before it has stopped."""
-    limit_size(megapixels)
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+def _may_be_ignored(sample: Sample) -> bool:
+    return sample.ignore_path is not None or sample.ignore_value is not None

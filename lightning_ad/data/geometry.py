@@ -1,4 +1,4 @@
-"""The one geometry: how an image and its mask come to the size that a network sees."""
+"""Resizes and crops an image and its mask to the size that a network sees."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -13,35 +13,37 @@ Size = int | list[int]
 
 
 def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Bilinear resize with antialiasing; [C, h, w] or [B, C, h, w] in, the same with [height, width] out.
+    """Resizes [C, h, w] or [B, C, h, w] bilinearly, with antialiasing; values stay in [0, 1].
 
-    Training, evaluation and prediction all come through here. Values stay within [0, 1].
+    Training, evaluation and prediction all resize by this function.
     """
     if image.shape[-2:] == (height, width):
         return image
-    if image.shape[-3] > 1 and image.stride(-3) == 0:  # a grey image
-        return resize(image[..., :1, :, :], height, width).expand(*image.shape[:-2], height, width)
-    batch = image if image.ndim == 4 else image[None]
-    out = F.interpolate(batch, (height, width), mode="bilinear", antialias=True).clamp_(0, 1)
-    return out if image.ndim == 4 else out[0]
+    if image.ndim == 3:
+        return resize(image[None], height, width)[0]
+    is_grey = image.shape[1] > 1 and image.stride(1) == 0  # its channels share their memory
+    if is_grey:
+        one_channel = resize(image[:, :1], height, width)
+        return one_channel.expand(*image.shape[:2], height, width)
+    resized = F.interpolate(image, (height, width), mode="bilinear", antialias=True)
+    return resized.clamp_(0, 1)
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
-    """Nearest-neighbour resize of a bool mask [h, w]: what was true stays true, nothing grows or erodes."""
+    """Resizes a bool mask [h, w] by nearest neighbour, so that it neither grows nor erodes."""
     if mask.shape[-2:] == (height, width):
         return mask
-    return F.interpolate(mask[None, None].to(torch.uint8), (height, width), mode="nearest-exact")[
-        0, 0
-    ].bool()
+    batch = mask[None, None].to(torch.uint8)
+    resized = F.interpolate(batch, (height, width), mode="nearest-exact")
+    return resized[0, 0].bool()
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Resize, then centre crop; the same for images and masks.
+    """Resizes, then crops the centre; the same for images and masks.
 
     Attributes:
-        resize_to: [h, w], or one number. Without a crop, one number makes a square (DRAEM, PFM); with a crop it
-            is the shorter side, so that nothing is distorted (PatchCore, PaDiM, SPADE, CFA).
+        resize_to: [h, w], or the length of the shorter side, which keeps the aspect ratio.
         crop_to: [h, w] of the centre crop, or None.
     """
 
@@ -50,58 +52,101 @@ class Geometry:
 
     @classmethod
     def of(cls, image_size: Size, center_crop: Size | None) -> Self:
-        """From `data.image_size` and `data.center_crop`.
+        """Makes the geometry of `data.image_size` and `data.center_crop`.
+
+        Without a crop, one number as the image size makes a square (DRAEM, PFM); with a crop it is
+        the shorter side, so that nothing is distorted (PatchCore, PaDiM, SPADE, CFA).
 
         Raises:
-            UsageError: for sizes that are not positive, or a crop larger than the image.
+            UsageError: if a size is not positive, or the crop is larger than the image.
         """
-        crop = None if center_crop is None else _pair("center_crop", center_crop)
-        if crop is not None and isinstance(image_size, int):
-            size: tuple[int, int] | int = _pair("image_size", image_size)[0]
-            smallest = (size, size)
-        else:
-            size = smallest = _pair("image_size", image_size)
-        if crop is not None and (crop[0] > smallest[0] or crop[1] > smallest[1]):
+        if center_crop is None:
+            return cls(_pair("image_size", image_size), None)
+        crop = _pair("center_crop", center_crop)
+        size = _pair("image_size", image_size)
+        if crop[0] > size[0] or crop[1] > size[1]:
             raise UsageError(
                 f"data.center_crop {center_crop} is larger than data.image_size {image_size}; "
                 "add --data.center_crop null (no crop), or a smaller one"
             )
+        if isinstance(image_size, int):
+            return cls(image_size, crop)
         return cls(size, crop)
 
     @property
     def output(self) -> tuple[int, int]:
-        """[h, w] of what comes out."""
+        """[h, w] of the result."""
         if self.crop_to is not None:
             return self.crop_to
         assert isinstance(self.resize_to, tuple)
         return self.resize_to
 
     def image(self, image: Tensor) -> Tensor:
-        """float32 [3, h, w] in [0, 1] of any size to [3, H, W]."""
-        return self._crop(resize(image, *self._target(image))).contiguous()
+        """Brings an image, float32 [3, h, w] in [0, 1], to [3, H, W]."""
+        resized = resize(image, *self._target(image))
+        return self._crop(resized).contiguous()
 
     def mask(self, mask: Tensor) -> Tensor:
-        """bool [h, w] of any size to [H, W]."""
+        """Brings a mask, bool [h, w], to [H, W]."""
         return self._crop(resize_mask(mask, *self._target(mask)))
 
+    def restore(self, map: Tensor, height: int, width: int) -> Tensor:
+        """Brings a map [H, W] back to the geometry of its image, [height, width].
+
+        Values between pixels are bilinear; pixels that the crop has cut off are NaN.
+        """
+        resized = self._target_size(height, width)
+        rows = _positions(height, resized[0], map.shape[0])
+        columns = _positions(width, resized[1], map.shape[1])
+        within_rows = _interpolate(map, rows).T
+        return _interpolate(within_rows, columns).T.contiguous()
+
     def _target(self, image: Tensor) -> tuple[int, int]:
+        return self._target_size(image.shape[-2], image.shape[-1])
+
+    def _target_size(self, height: int, width: int) -> tuple[int, int]:
         if isinstance(self.resize_to, tuple):
             return self.resize_to
-        height, width = image.shape[-2:]
-        scale = self.resize_to / min(height, width)
-        return max(self.resize_to, int(height * scale)), max(self.resize_to, int(width * scale))
+        shorter = self.resize_to
+        scale = shorter / min(height, width)
+        return max(shorter, int(height * scale)), max(shorter, int(width * scale))
 
     def _crop(self, image: Tensor) -> Tensor:
         if self.crop_to is None:
             return image
-        top, left = (
-            (have - want) // 2 for have, want in zip(image.shape[-2:], self.crop_to, strict=True)
-        )
-        return image[..., top : top + self.crop_to[0], left : left + self.crop_to[1]]
+        crop_height, crop_width = self.crop_to
+        top = (image.shape[-2] - crop_height) // 2
+        left = (image.shape[-1] - crop_width) // 2
+        return image[..., top : top + crop_height, left : left + crop_width]
+
+
+def _positions(pixels: int, resized: int, mapped: int) -> Tensor:
+    """Returns where each pixel of an image's side lies in its map; NaN if it was cropped away."""
+    cropped = (resized - mapped) // 2
+    centre = torch.arange(pixels, dtype=torch.float64) + 0.5
+    place = centre * resized / pixels - 0.5 - cropped
+    is_outside = (place < -0.5) | (place > mapped - 0.5)
+    return place.clamp(0, mapped - 1).masked_fill(is_outside, torch.nan)
+
+
+def _interpolate(map: Tensor, positions: Tensor) -> Tensor:
+    """Interpolates the rows of a map [n, ...] linearly at positions [m]; NaN at NaN."""
+    place = positions.nan_to_num(0)
+    above = place.floor().long()
+    below = (above + 1).clamp(max=len(map) - 1)
+    share = (place - above).to(map)[:, None]
+    rows = map[above.to(map.device)] * (1 - share) + map[below.to(map.device)] * share
+    rows[positions.isnan().to(map.device)] = torch.nan
+    return rows
 
 
 def _pair(name: str, size: Size) -> tuple[int, int]:
-    height, width = (size, size) if isinstance(size, int) else (size[0], size[-1])
-    if (not isinstance(size, int) and len(size) != 2) or height < 1 or width < 1:
-        raise UsageError(f"data.{name} is {size}; expected one positive number or [height, width]")
-    return height, width
+    """Returns [height, width] of a setting that may be one number."""
+    pair = size
+    if isinstance(pair, int):
+        pair = [pair, pair]
+    if len(pair) != 2 or min(pair) < 1:
+        raise UsageError(
+            f"data.{name}: expected one positive number or [height, width], got {size}"
+        )
+    return pair[0], pair[1]

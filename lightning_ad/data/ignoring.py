@@ -1,4 +1,4 @@
-"""Regions that are not to be looked at (`data.ignore`): what they show changes nothing that is learned or found."""
+"""Ignored regions (`data.ignore`): what they show changes nothing that is learned or found."""
 
 import os
 from collections.abc import Sequence
@@ -23,89 +23,115 @@ def with_ignored(
     root: Path,
     ignore: str | None,
     value: int | None,
-    partly: bool = False,
+    allow_no_match: bool = False,
 ) -> list[Sample]:
-    """The samples, with the files of their ignored regions.
+    """Returns the samples with their ignored regions.
 
     Args:
-        samples: of a data set.
+        samples: the samples of a data set.
         root: its folder.
-        ignore: an image file for all samples, or a folder: the file of a sample has the sample's own path under
-            `root`, of any suffix; a sample without one has no ignored region.
-        value: in 1..255, of ignored pixels in the masks.
-        partly: the samples are one category of the data set, and the folder may be about others.
+        ignore: an image file for all samples, or a folder, in which the file of a sample has the
+            sample's own path under `root`, with any suffix; a sample without one has no ignored
+            region. None for neither.
+        value: the value of ignored pixels in the masks, 1 to 255; None for none.
+        allow_no_match: the folder may hold files of other categories only.
 
     Raises:
-        UsageError: for another value, or where the samples know their files already.
-        DataError: where `ignore` is not there, or no file in it is that of a sample and not `partly`.
+        UsageError: if the value is another, or the samples have their files already.
+        DataError: if `ignore` does not exist, or no file in it is that of a sample, unless that is
+            allowed.
     """
     if value is not None:
-        if not 1 <= value <= 255:
-            raise UsageError(
-                f"data.ignore_value is a value of the masks, from 1 to 255; {value} came"
-            )
-        samples = [replace(s, ignore_value=value) for s in samples]
+        samples = _with_value(samples, value)
     if ignore is None:
-        return [*samples]
-    if any(s.ignore_path is not None for s in samples):
+        return list(samples)
+    if any(sample.ignore_path is not None for sample in samples):
         raise UsageError(
             "data.ignore and the table's column ignore are both given; leave out one of them"
         )
     path = Path(ignore)
     if path.is_file():
-        return [replace(s, ignore_path=ignore) for s in samples]
-    if not path.is_dir():
-        raise DataError(
-            f"data.ignore {ignore} is not there; expected an image, or a folder of one for each image"
+        return [replace(sample, ignore_path=ignore) for sample in samples]
+    if path.is_dir():
+        return _with_files_of_folder(samples, root, path, allow_no_match)
+    raise DataError(
+        f"data.ignore {ignore} is not there; expected an image, or a folder with one for each image"
+    )
+
+
+def _with_value(samples: Sequence[Sample], value: int) -> list[Sample]:
+    if not 1 <= value <= 255:
+        raise UsageError(f"data.ignore_value: expected a value of the masks, 1 to 255, got {value}")
+    return [replace(sample, ignore_value=value) for sample in samples]
+
+
+def _with_files_of_folder(
+    samples: Sequence[Sample], root: Path, folder: Path, allow_no_match: bool
+) -> list[Sample]:
+    files = _images_by_name(folder)
+    names = [_name_under(root, sample) for sample in samples]
+    count = sum(name in files for name in names)
+    if samples and count == 0:
+        message = (
+            f"no file in data.ignore {folder} is that of an image: for {samples[0].path}, "
+            f"expected {folder / names[0]}.png"
         )
-    top = os.path.abspath(root)
-    files = {
-        f.relative_to(path).with_suffix(""): f
-        for f in path.rglob("*")
-        if f.suffix.lower() in IMAGE_SUFFIXES
-    }
-    places = [Path(os.path.relpath(os.path.abspath(s.path), top)) for s in samples]
-    found = [files.get(place.with_suffix("")) for place in places]
-    count = sum(f is not None for f in found)
-    if samples and not count:
-        none = (
-            f"no file in data.ignore {ignore} is that of an image: for {samples[0].path}, "
-            f"{path / places[0].with_suffix('.png')} was expected"
-        )
-        if not partly:
-            raise DataError(none)
-        rank_zero_warn(none)
-    rank_zero_info(f"{count} of {len(samples)} images have a file of ignored regions in {ignore}.")
-    return [
-        s if f is None else replace(s, ignore_path=str(f))
-        for s, f in zip(samples, found, strict=True)
-    ]
+        if not allow_no_match:
+            raise DataError(message)
+        rank_zero_warn(message)
+    rank_zero_info(f"{count} of {len(samples)} images have a file of ignored regions in {folder}.")
+    found = []
+    for sample, name in zip(samples, names, strict=True):
+        if name in files:
+            sample = replace(sample, ignore_path=str(files[name]))
+        found.append(sample)
+    return found
+
+
+def _images_by_name(folder: Path) -> dict[Path, Path]:
+    """Returns the images below a folder by their paths in it, without suffix."""
+    found = {}
+    for file in folder.rglob("*"):
+        if file.suffix.lower() in IMAGE_SUFFIXES:
+            found[file.relative_to(folder).with_suffix("")] = file
+    return found
+
+
+def _name_under(root: Path, sample: Sample) -> Path:
+    """Returns the path of a sample's image under the root, without suffix."""
+    relative = os.path.relpath(os.path.abspath(sample.path), os.path.abspath(root))
+    return Path(relative).with_suffix("")
 
 
 def read_ignored(sample: Sample, size: tuple[int, int]) -> Tensor | None:
-    """Where a sample is ignored, bool [h, w]; None where there is no such pixel.
+    """Reads the ignored region of a sample, bool [h, w]; None if it has no pixel.
 
     Raises:
-        DataError: naming the file, where it is unreadable or not of `size` (h, w), or where nothing is left.
+        DataError: naming the file, if it cannot be read or has another size (h, w), or if every
+            pixel is ignored.
     """
     parts = []
     if sample.ignore_path is not None:
         parts.append(read_nonzero(sample.ignore_path, size, "file of ignored regions"))
     if sample.ignore_value is not None and sample.mask_path is not None:
         parts.append(read_value(sample.mask_path, size, sample.ignore_value))
-    ignored = torch.stack(parts).any(0) if parts else torch.zeros(size, dtype=torch.bool)
+    if not parts:
+        return None
+    ignored = torch.stack(parts).any(0)
     if ignored.all():
         raise DataError(
             f"every pixel of {sample.path} is ignored; leave the image out, or ignore less of it"
         )
-    return ignored if bool(ignored.any()) else None
+    if not ignored.any():
+        return None
+    return ignored
 
 
 def fill(image: Tensor, ignored: Tensor) -> Tensor:
-    """The image [3, h, w] with each ignored pixel, bool [h, w], in the colour of the nearest one that is kept.
+    """Fills each ignored pixel, bool [h, w], of an image [3, h, w] with the nearest kept colour.
 
-    A network looks beyond a pixel: whatever stayed there would reach what it says of others. The nearest colour has no
-    edge that would look like a defect.
+    A network looks beyond a pixel: whatever stayed there would change what it says of others. The
+    nearest colour makes no edge that would look like a defect.
     """
     targets, sources = _nearest(np.packbits(ignored.numpy()).tobytes(), *ignored.shape)
     filled = image.flatten(1).clone()
@@ -113,12 +139,11 @@ def fill(image: Tensor, ignored: Tensor) -> Tensor:
     return filled.view_as(image)
 
 
-@lru_cache(maxsize=1)  # one file often is that of all images
+@lru_cache(maxsize=1)  # all images often share one file
 def _nearest(packed: bytes, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The ignored pixels, and the kept ones that are nearest to them, counted through the image."""
+    """Returns the places of the ignored pixels, and of the nearest kept pixel of each."""
     bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=height * width)
     ignored = bits.reshape(height, width).astype(bool)
     row, column = distance_transform_edt(ignored, return_distances=False, return_indices=True)
-    return torch.from_numpy(np.flatnonzero(ignored)), torch.from_numpy(
-        (row * width + column)[ignored].astype(np.int64)
-    )
+    nearest = (row * width + column)[ignored].astype(np.int64)
+    return torch.from_numpy(np.flatnonzero(ignored)), torch.from_numpy(nearest)

@@ -13,101 +13,134 @@ from torch import Tensor
 from lightning_ad.data.sample import Regions, Saturation
 from lightning_ad.errors import DataError
 
-ORIENTATION = 274  # the tag of EXIF
-MEGAPIXELS = 200.0  # that an image may have, unless `limit_size` says otherwise
-TAIL, JPEG_END = 1 << 16, b"\xff\xd9"  # programs write notes behind a JPEG's end
+MEGAPIXELS = 200.0  # the most that an image may have, unless `limit_size` sets another limit
+ORIENTATION = 274  # the EXIF tag
+FIRST_ON_ITS_SIDE = 5  # orientations from here on swap height and width
+JPEG_END = b"\xff\xd9"
+TAIL = 1 << 16  # bytes in which a JPEG's end is looked for: programs write notes behind it
+MODES_OF_MANY_BITS = ("I;16", "I;16B", "I;16L", "I", "F")
+GREY_MODES = ("1", "L", "LA")
 
+ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 
-_limit = MEGAPIXELS * 1e6
+_most_pixels = MEGAPIXELS * 1e6
 
 
 def limit_size(megapixels: float) -> None:
-    """Images of more pixels are refused from here on, in this process: a small file may hold a very large one."""
-    global _limit
-    _limit = megapixels * 1e6
-    Image.MAX_IMAGE_PIXELS = max(
-        Image.MAX_IMAGE_PIXELS or 0, int(_limit)
-    )  # its own limit must not come first
+    """Refuses larger images from here on, in this process: a small file may hold a huge one."""
+    global _most_pixels
+    _most_pixels = megapixels * 1e6
+    # Pillow's own limit must not come first.
+    Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS or 0, int(_most_pixels))
 
 
 def read_image(path: str) -> Tensor:
-    """An image file as float32 [3, h, w] in [0, 1], RGB.
+    """Reads an image file as float32 [3, h, w] in [0, 1], RGB.
 
-    EXIF rotation is applied, alpha dropped; 16-bit images are scaled by 65535, not clipped. The channels of a grey
-    image are one and the same, in memory too.
+    EXIF rotation is applied, alpha dropped; 16-bit images are scaled by 65535, not clipped. The
+    channels of a grey image are one and the same, in memory too.
 
     Raises:
-        DataError: naming the file, where it is missing, truncated or no image.
+        DataError: naming the file, if it is missing, truncated or no image.
     """
-    array = _open(path, "image")
-    if array.ndim == 2:
-        return torch.from_numpy(_unit(array, path)).expand(3, -1, -1)
-    return torch.from_numpy(_unit(array, path)).permute(2, 0, 1).contiguous()
+    return _image_tensor(_read_array(path, "image"), path)
+
+
+def as_image(image: ImageLike) -> Tensor:
+    """Returns an image that is given in any usual form as float32 [3, h, w] in [0, 1], RGB.
+
+    Args:
+        image: a path; a PIL image; an array or tensor of integers of 8 or 16 bits or of floats in
+            [0, 1], grey [h, w], or RGB as [h, w, 3] for an array and as [3, h, w] for a tensor.
+
+    Raises:
+        DataError: if a file cannot be read, or an array has another shape or other values.
+    """
+    if isinstance(image, str | Path):
+        return read_image(str(image))
+    if isinstance(image, Image.Image):
+        return _image_tensor(_pixels(image), "the image")
+    array = image
+    if isinstance(image, Tensor):
+        array = image.detach().cpu().numpy()
+        if array.ndim == 3:
+            array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise DataError(
+            f"expected an image of one or three channels, an array [h, w, 3] or [h, w] or a tensor "
+            f"[3, h, w], got {type(image).__name__} {list(image.shape)}"
+        )
+    return _image_tensor(array, "the image")
 
 
 def read_mask(
     path: str, size: tuple[int, int], threshold: int = 127, ignore: int | None = None
 ) -> Tensor:
-    """A mask file as bool [h, w], true above `threshold` of 255 (nowhere, for 255); an RGB mask where any channel is.
+    """Reads a mask file as bool [h, w], true above `threshold` of 255 in any channel.
 
-    Of a folder, the union of the masks in it. Pixels of the value `ignore` are not true.
+    Of a folder, returns the union of its masks. Pixels of the value `ignore` are false.
 
     Raises:
-        DataError: naming the file, where it is unreadable, its size is not `size` (h, w) of its image, or it
-            has values, but none above the threshold; or a folder without masks.
+        DataError: naming the file, if it cannot be read, its size is not `size` (h, w) of its
+            image, or it has values, but none above the threshold; or for a folder without masks.
     """
     if Path(path).is_dir():
-        return torch.stack([read_mask(part, size, threshold, ignore) for part in _parts(path)]).any(
-            0
-        )
-    value = _mask_values(path, size)
+        masks = [read_mask(file, size, threshold, ignore) for file in _masks_in(path)]
+        return torch.stack(masks).any(0)
+    values = _mask_values(path, size)
     if ignore is not None:
-        value[_of_value(value, ignore)] = 0
-    mask = value > threshold
-    if threshold < 255 and value.max() > 0 and not mask.any():
+        values[_equal(values, ignore)] = 0
+    mask = values > threshold
+    if threshold < 255 and values.max() > 0 and not mask.any():
         raise DataError(
-            f"the mask {path} has values up to {value.max():.0f}, none above {threshold}; "
-            "expected 0 and 255 (in the layout 'folder', data.layout_options.mask_threshold 0 takes any value)"
+            f"the mask {path} has values up to {values.max():.0f}, none above {threshold}; "
+            "expected 0 and 255 (in layout 'folder', data.layout_options.mask_threshold 0 takes "
+            "any value)"
         )
     return torch.from_numpy(mask)
 
 
 def read_nonzero(path: str, size: tuple[int, int], kind: str) -> Tensor:
-    """Where an image file is not black, bool [h, w].
+    """Reads where an image file is not black, bool [h, w].
 
     Raises:
-        DataError: naming the `kind` of file and its path, where it is unreadable or its size is not `size` (h, w).
+        DataError: naming the `kind` of file and its path, if it cannot be read or its size is not
+            `size` (h, w).
     """
     return torch.from_numpy(_mask_values(path, size, kind) > 0)
 
 
 def read_value(path: str, size: tuple[int, int], value: int) -> Tensor:
-    """Where a mask file has a value of 0..255, bool [h, w]; of a folder, where any mask in it has.
+    """Reads where a mask file, or any mask in a folder, has a value of 0..255, bool [h, w].
 
     Raises:
         DataError: as `read_mask`.
     """
-    parts = _parts(path) if Path(path).is_dir() else [path]
-    return torch.stack(
-        [torch.from_numpy(_of_value(_mask_values(part, size), value)) for part in parts]
-    ).any(0)
+    files = [path]
+    if Path(path).is_dir():
+        files = _masks_in(path)
+    masks = [torch.from_numpy(_equal(_mask_values(file, size), value)) for file in files]
+    return torch.stack(masks).any(0)
 
 
 def read_regions(
     path: str, saturations: Sequence[Saturation], ignore: int | None = None
 ) -> Regions | None:
-    """The regions in a folder of masks, one in each file, and the part of each that is enough.
+    """Reads the regions in a folder of masks, one in each file, and the share of each to find.
 
-    Pixels of the value `ignore` are of no region; None where nothing else is left.
+    Pixels of the value `ignore` belong to no region; returns None if nothing else is left.
 
     Raises:
-        DataError: naming the file, where it is unreadable, is 0 everywhere, or has a value without a saturation; or a
-            folder without masks.
+        DataError: naming the file, if it cannot be read, is 0 everywhere, or has a value without a
+            saturation; or for a folder without masks.
     """
     by_value = {saturation.value: saturation for saturation in saturations}
-    masks, shares = [], []
-    for part in _parts(path):
-        array = _open(part, "mask")
+    masks = []
+    shares = []
+    for file in _masks_in(path):
+        array = _read_array(file, "mask")
         if ignore is not None:
             array = np.where(array == ignore, 0, array)
             if not array.any():
@@ -115,130 +148,171 @@ def read_regions(
         value = int(array.max())
         if value not in by_value:
             raise DataError(
-                f"the mask {part} has the value {value}, which defects_config.json does not name"
+                f"the mask {file} has the value {value}, which defects_config.json does not name"
             )
-        masks.append(torch.from_numpy(array if array.ndim == 2 else array.max(axis=2)) > 0)
-        shares.append(by_value[value].share(int(masks[-1].sum())))
-    return Regions(torch.stack(masks), torch.tensor(shares)) if masks else None
+        mask = torch.from_numpy(_highest_channel(array)) > 0
+        masks.append(mask)
+        shares.append(by_value[value].share(int(mask.sum())))
+    if not masks:
+        return None
+    return Regions(torch.stack(masks), torch.tensor(shares))
 
 
-def same_size(path: str, came: tuple[int, int], size: tuple[int, int], kind: str) -> None:
-    """Raises DataError where a mask, or another `kind` of file, has not the size (h, w) of its image."""
-    if came != size:
+def is_blank(path: str) -> bool | None:
+    """Returns whether a mask file is 0 everywhere; None if it cannot be read.
+
+    What is wrong with it is reported when its pixels are read.
+    """
+    try:
+        return not _read_array(path, "mask").any()
+    except DataError:
+        return None
+
+
+def check_same_size(path: str, found: tuple[int, int], size: tuple[int, int], kind: str) -> None:
+    """Raises DataError if a `kind` of file has not the size (h, w) of its image."""
+    if found != size:
         raise DataError(
-            f"the {kind} {path} is {came[1]}x{came[0]} px, its image {size[1]}x{size[0]} px; "
+            f"the {kind} {path} is {found[1]}x{found[0]} px, its image {size[1]}x{size[0]} px; "
             "they must be of one size. Export the mask again at the size of the image"
         )
 
 
 def verify(path: str, kind: str = "image") -> tuple[int, int]:
-    """Compares checksums, where the format has them, and looks for a JPEG's end; decodes only what has none.
+    """Checks that a file is whole, and decodes it only if there is no other way.
+
+    Compares checksums if the format has them, and looks for a JPEG's end.
 
     Returns:
         Height and width of the image as it will be read, by its header.
 
     Raises:
-        DataError: naming the file, where it is missing, no image, or not whole.
+        DataError: naming the file, if it is missing, no image, or not whole.
     """
-    with _told(path, kind):
+    with _faults_named(path, kind):
         with Image.open(path) as file:
-            _check_size(path, kind, file.width, file.height)
-            size, format = _size_as_read(file), file.format
+            _check_pixels(path, kind, file.width, file.height)
+            size = _size_as_read(file)
+            format = file.format
             file.verify()
-        if format == "JPEG":
-            with open(path, "rb") as data:
-                data.seek(-min(TAIL, os.stat(path).st_size), os.SEEK_END)
-                whole = JPEG_END in data.read()
-            if not whole:  # or there is much behind its end
-                with Image.open(path) as file:
-                    file.load()
+        if format == "JPEG" and not _ends_as_jpeg(path):
+            # It is cut off, or much is written behind its end.
+            with Image.open(path) as file:
+                file.load()
         return size
 
 
+def _ends_as_jpeg(path: str) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-min(TAIL, os.stat(path).st_size), os.SEEK_END)
+        return JPEG_END in file.read()
+
+
 def _size_as_read(file: Image.Image) -> tuple[int, int]:
+    """Returns height and width after the EXIF rotation."""
+    if _is_on_its_side(file):
+        return file.width, file.height
+    return file.height, file.width
+
+
+def _is_on_its_side(file: Image.Image) -> bool:
+    data = file.info.get("exif")
+    if file.format == "TIFF" or not data:  # Pillow turns a TIFF as it opens it
+        return False
     exif = Image.Exif()
-    if file.format != "TIFF" and (
-        told := file.info.get("exif")
-    ):  # a TIFF is turned as it is opened
-        exif.load(told)
-    turned = exif.get(ORIENTATION, 1) >= 5
-    return (file.width, file.height) if turned else (file.height, file.width)
+    exif.load(data)
+    return exif.get(ORIENTATION, 1) >= FIRST_ON_ITS_SIDE
 
 
-def is_blank(path: str) -> bool | None:
-    """Whether a mask file is 0 everywhere; None where it cannot be read (who reads its pixels will say why)."""
-    try:
-        return not _open(path, "mask").any()
-    except DataError:
-        return None
-
-
-def _parts(folder: str) -> list[str]:
-    """The masks in a folder; raises DataError where there is none."""
-    if not (parts := sorted(Path(folder).glob("*.png"))):
+def _masks_in(folder: str) -> list[str]:
+    """Returns the masks in a folder; raises DataError if there is none."""
+    files = sorted(Path(folder).glob("*.png"))
+    if not files:
         raise DataError(f"there is no mask (*.png) in {folder}")
-    return [str(part) for part in parts]
+    return [str(file) for file in files]
 
 
 def _mask_values(path: str, size: tuple[int, int], kind: str = "mask") -> np.ndarray:
-    """float32 [h, w] in 0..255, the highest of the channels."""
-    value = _unit(_open(path, kind), path) * np.float32(255)
-    value = value if value.ndim == 2 else value.max(axis=2)
-    same_size(path, (value.shape[0], value.shape[1]), size, kind)
-    return value
+    """Reads a mask as float32 [h, w] in 0..255, the highest of the channels."""
+    unit = _to_unit_range(_read_array(path, kind), path)
+    values = _highest_channel(unit * np.float32(255))
+    height, width = values.shape
+    check_same_size(path, (height, width), size, kind)
+    return values
 
 
-def _of_value(values: np.ndarray, value: int) -> np.ndarray:
+def _highest_channel(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 2:
+        return array
+    return array.max(axis=2)
+
+
+def _equal(values: np.ndarray, value: int) -> np.ndarray:
     return np.abs(values - value) < 0.5
 
 
-def _open(path: str, kind: str) -> np.ndarray:
-    with _told(path, kind), Image.open(path) as file:
-        _check_size(path, kind, file.width, file.height)
-        image = ImageOps.exif_transpose(file)
-        if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-            return np.asarray(image)
-        return np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB"))
+def _read_array(path: str, kind: str) -> np.ndarray:
+    with _faults_named(path, kind), Image.open(path) as file:
+        _check_pixels(path, kind, file.width, file.height)
+        return _pixels(file)
 
 
-def _check_size(path: str, kind: str, width: int, height: int) -> None:
-    if width * height > _limit:
+def _pixels(image: Image.Image) -> np.ndarray:
+    """Turns an image as its EXIF says, and returns its values: [h, w], or [h, w, 3] in RGB."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in MODES_OF_MANY_BITS:
+        return np.asarray(image)
+    if image.mode in GREY_MODES:
+        return np.asarray(image.convert("L"))
+    return np.asarray(image.convert("RGB"))
+
+
+def _image_tensor(array: np.ndarray, name: str) -> Tensor:
+    """Returns an array [h, w] or [h, w, 3] as float32 [3, h, w] in [0, 1]."""
+    unit = torch.from_numpy(_to_unit_range(array, name))
+    if unit.ndim == 2:
+        return unit.expand(3, -1, -1)
+    return unit.permute(2, 0, 1).contiguous()
+
+
+def _check_pixels(path: str, kind: str, width: int, height: int) -> None:
+    if width * height > _most_pixels:
         raise DataError(
-            f"the {kind} {path} has {width} x {height} px, {width * height / 1e6:.4g} megapixels; more than "
-            f"{_limit / 1e6:.4g} are refused. If it is no mistake, raise data.max_megapixels"
+            f"the {kind} {path} has {width} x {height} px, {width * height / 1e6:.4g} megapixels; "
+            f"more than {_most_pixels / 1e6:.4g} are refused. If this is no mistake, raise "
+            "data.max_megapixels"
         )
 
 
 @contextmanager
-def _told(path: str, kind: str) -> Iterator[None]:
-    """Whatever goes wrong with a file, as a DataError that names it."""
+def _faults_named(path: str, kind: str) -> Iterator[None]:
+    """Turns whatever goes wrong with a file into a DataError that names it."""
     try:
         yield
-    except DataError:
+    except (DataError, MemoryError):
         raise
     except FileNotFoundError as error:
         raise DataError(f"the {kind} {path} is not there") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # decoders raise whatever they like at a broken file
+    except Exception as error:  # decoders raise anything at a broken file
         reason = str(error).replace(repr(str(path)), "it") or type(error).__name__
         raise DataError(
             f"cannot read the {kind} {path}: {reason}. Replace the file or take it out"
         ) from error
 
 
-def _unit(array: np.ndarray, path: str) -> np.ndarray:
-    """Scales the file's own range to [0, 1]."""
+def _to_unit_range(array: np.ndarray, name: str) -> np.ndarray:
+    """Scales an array's own range to [0, 1], float32."""
     if array.dtype == np.uint8:
         return np.divide(array, np.float32(255), dtype=np.float32)
-    if array.dtype.kind == "f" and not (array.min() >= 0 and array.max() <= 1):  # NaN neither
-        raise DataError(
-            f"{path} holds floats from {array.min():g} to {array.max():g}; expected values in [0, 1]"
-        )
+    lowest = array.min()
+    highest = array.max()
     if array.dtype.kind == "f":
+        is_unit = lowest >= 0 and highest <= 1  # false for NaN too
+        if not is_unit:
+            raise DataError(
+                f"{name} holds floats from {lowest:g} to {highest:g}; expected values in [0, 1]"
+            )
         return array.astype(np.float32)
-    if array.min() < 0 or array.max() > 65535:
-        raise DataError(
-            f"{path} holds integers from {array.min()} to {array.max()}; expected 8 or 16 bits"
-        )
+    if lowest < 0 or highest > 65535:
+        raise DataError(f"{name} holds integers from {lowest} to {highest}; expected 8 or 16 bits")
     return array.astype(np.float32) / np.float32(65535)

@@ -1,6 +1,6 @@
-"""The words that all rooms share: a row of a data set, an item read from disk, and a batch of items."""
+"""The types that all of the package shares: a row of a data set, a batch, and a prediction."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, Self
 
 import torch
@@ -8,14 +8,15 @@ from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
 GOOD = "good"
+NEVER_DEFECTIVE = 255  # a mask threshold that no pixel is above
 
 
 class Regions(NamedTuple):
-    """The defective regions of one image, where each is found in full once a part of it is (MVTec LOCO).
+    """The defective regions of one image, each found in full once a share of it is (MVTec LOCO).
 
     Attributes:
         masks: bool [R, H, W]; regions may overlap.
-        shares: float32 [R], the part of each that is enough, in (0, 1].
+        shares: float32 [R] in (0, 1], the share of each region that must be found.
     """
 
     masks: Tensor
@@ -27,9 +28,9 @@ class Saturation:
     """How much of a defective region must be found for it to count as found in full.
 
     Attributes:
-        value: of the region's pixels in the mask, in 1..255, by which the kind of region is known.
-        threshold: pixels of the file, or a share of the region.
-        relative: whether it is a share.
+        value: the value of the region's pixels in the mask, 1 to 255; it identifies the kind.
+        threshold: a number of pixels of the mask file, or a share of the region.
+        relative: true if the threshold is a share.
     """
 
     value: int
@@ -37,8 +38,10 @@ class Saturation:
     relative: bool
 
     def share(self, area: int) -> float:
-        """The part of a region of `area` pixels that is enough, in (0, 1]."""
-        return min(1.0, self.threshold if self.relative else self.threshold / area)
+        """Returns the share of a region of `area` pixels that must be found, in (0, 1]."""
+        if self.relative:
+            return min(1.0, self.threshold)
+        return min(1.0, self.threshold / area)
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,14 @@ class Sample:
 
     Attributes:
         path: the image file.
-        split: what the layout wants the image for.
+        split: the split that the layout puts the image in.
         defect: the kind of defect as the data set names it, `good` for a good part.
-        mask_path: the file of the true outline, or a folder of files that make it up; None for a good part, or where
-            the data set has none.
-        mask_threshold: a pixel is defective where the mask, scaled to 0..255, is above it.
-        saturations: of the kinds of region in the masks; empty where the data set knows none.
-        ignore_path: the file of the regions that are not to be looked at, those that are not black; None for none.
-        ignore_value: of ignored pixels in the mask, in 1..255; None for none.
+        mask_path: the mask file of the defect, or a folder of masks whose union it is; None for a
+            good part, or if the data set has no masks.
+        mask_threshold: a pixel is defective if the mask, scaled to 0..255, is above this.
+        saturations: one for each kind of region in the masks; empty if the data set has none.
+        ignore_path: an image file that is not black in the ignored regions; None for none.
+        ignore_value: the value of ignored pixels in the mask, 1 to 255; None for none.
     """
 
     path: str
@@ -71,22 +74,32 @@ class Sample:
         """0 good, 1 anomalous."""
         return int(self.defect != GOOD)
 
+    def without_label(self) -> Self:
+        """Returns this sample as if it were good; of its mask only the ignored pixels stay."""
+        mask_path = None
+        if self.ignore_value is not None:
+            mask_path = self.mask_path
+        return replace(
+            self, defect=GOOD, mask_path=mask_path, mask_threshold=NEVER_DEFECTIVE, saturations=()
+        )
+
 
 @dataclass
 class Batch:
-    """What every method sees. `index` is -1 for a row that only fills up a batch and must not be counted.
+    """A batch of images, as every method sees it.
 
     Attributes:
         image: float32 [B, 3, H, W] in [0, 1], RGB, not normalised.
         label: int64 [B], 0 good, 1 anomalous.
         mask: bool [B, H, W], true where the part is defective.
-        index: int64 [B], the row in the data set.
+        index: int64 [B], the row in the data set; -1 for padding, which must not be counted.
         path: the image files.
         defect: the kinds of defect, `good` for a good part.
-        recipe: what the loader drew and read for synthetic anomalies, by name; empty where the method wants none.
-        regions: those of each image, None where there are none; empty where the data set knows no saturation.
-        ignore: bool [B, H, W], true where the image is not to be looked at; it is not defective there. None where the
-            data set has no such regions.
+        recipe: what the loader drew for synthetic anomalies, by name; empty if there are none.
+        regions: the regions of each image, None if it has none; empty if the data set has no
+            saturations.
+        ignore: bool [B, H, W], true in ignored regions, where `mask` is false; None if the data set
+            has none.
     """
 
     image: Tensor
@@ -104,31 +117,56 @@ class Batch:
 
     def pin_memory(self) -> Self:
         """Page-locks all tensors (called by the DataLoader)."""
-        pinned = {k: v.pin_memory() for k, v in vars(self).items() if isinstance(v, Tensor)}
-        recipe = {k: v.pin_memory() for k, v in self.recipe.items()}
-        return type(self)(**{**vars(self), **pinned, "recipe": recipe})
+        ignore = self.ignore
+        if ignore is not None:
+            ignore = ignore.pin_memory()
+        return replace(
+            self,
+            image=self.image.pin_memory(),
+            label=self.label.pin_memory(),
+            mask=self.mask.pin_memory(),
+            index=self.index.pin_memory(),
+            recipe={name: value.pin_memory() for name, value in self.recipe.items()},
+            ignore=ignore,
+        )
 
     def without_padding(self) -> Self:
-        """This batch without the rows that only fill it up."""
+        """Returns this batch without the rows that only fill it up."""
         return self.select(self.index >= 0)
 
     def select(self, keep: Tensor) -> Self:
-        """The rows where `keep`, bool [B], is true; this batch itself where all are."""
+        """Returns the rows for which `keep`, bool [B], is true; this batch itself if all are."""
         if bool(keep.all()):
             return self
         rows = keep.nonzero().flatten().tolist()
-        kept = {f.name: _select(getattr(self, f.name), keep, rows) for f in fields(self)}
-        return type(self)(**kept)
+        regions = self.regions
+        if regions:
+            regions = [regions[row] for row in rows]
+        ignore = self.ignore
+        if ignore is not None:
+            ignore = ignore[keep]
+        return replace(
+            self,
+            image=self.image[keep],
+            label=self.label[keep],
+            mask=self.mask[keep],
+            index=self.index[keep],
+            path=[self.path[row] for row in rows],
+            defect=[self.defect[row] for row in rows],
+            recipe={name: value[keep] for name, value in self.recipe.items()},
+            regions=regions,
+            ignore=ignore,
+        )
 
 
 class Prediction(NamedTuple):
-    """Higher is more anomalous; raw values, never normalised with test statistics.
+    """What a method says of a batch. Higher is more anomalous; raw values, never normalised.
 
     Attributes:
         map: float32 [B, H, W] at the size of the input.
         score: float32 [B].
-        nearest: int64 [B, 3], the good patch nearest to the image's worst one: training image, and row and column of
-            the grid of features; None for methods that keep no patches.
+        nearest: int64 [B, 3], the good patch nearest to the image's worst one: training image, and
+            row and column of the feature grid; None for methods that keep no patches.
     """
 
     map: Tensor
@@ -136,29 +174,34 @@ class Prediction(NamedTuple):
     nearest: Tensor | None = None
 
 
-def _select(
-    value: Tensor | list | dict | None, keep: Tensor, rows: list[int]
-) -> Tensor | list | dict | None:
-    if value is None or isinstance(value, Tensor):
-        return None if value is None else value[keep]
-    if isinstance(value, dict):
-        return {k: v[keep] for k, v in value.items()}
-    return [value[row] for row in rows] if value else []
-
-
 def collate(items: list[Batch]) -> Batch:
     """Joins items (batches of one) into one batch."""
-    first = items[0]
-    return Batch(
-        image=torch.cat([i.image for i in items]),
-        label=torch.cat([i.label for i in items]),
-        mask=torch.cat([i.mask for i in items]),
-        index=torch.cat([i.index for i in items]),
-        path=[p for i in items for p in i.path],
-        defect=[d for i in items for d in i.defect],
-        recipe={k: torch.cat([i.recipe[k] for i in items]) for k in first.recipe},
-        regions=[r for i in items for r in i.regions],
-        ignore=None
-        if first.ignore is None
-        else torch.cat([i.ignore for i in items if i.ignore is not None]),
+    batch = Batch(
+        image=torch.cat([item.image for item in items]),
+        label=torch.cat([item.label for item in items]),
+        mask=torch.cat([item.mask for item in items]),
+        index=torch.cat([item.index for item in items]),
+        path=[],
+        defect=[],
+        recipe=_joined_recipe(items),
+        ignore=_joined_ignore(items),
     )
+    for item in items:
+        batch.path += item.path
+        batch.defect += item.defect
+        batch.regions += item.regions
+    return batch
+
+
+def _joined_recipe(items: list[Batch]) -> dict[str, Tensor]:
+    joined = {}
+    for name in items[0].recipe:
+        joined[name] = torch.cat([item.recipe[name] for item in items])
+    return joined
+
+
+def _joined_ignore(items: list[Batch]) -> Tensor | None:
+    parts = [item.ignore for item in items if item.ignore is not None]
+    if not parts:
+        return None
+    return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Which row is read when: a function of (seed, epoch, process) alone, so that a resumed run reads the same."""
+"""Which row is read when: a function of (seed, epoch, process), so that a run can be resumed."""
 
 from collections.abc import Iterator, Sized
 from typing import NamedTuple
@@ -6,14 +6,20 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DistributedSampler
 
+MIXED = 4  # images whose tiles take turns in training
+HELD_OUT = (
+    2**31
+)  # the epoch of sets that are not trained on: their synthetic anomalies never change
+
 
 class RowKey(NamedTuple):
     """What a data set is asked for.
 
     Attributes:
         index: the row.
-        epoch: of training, so that a sample is a function of (seed, epoch, index).
-        padding: the row is there only to give all processes equally many; it must not be counted.
+        epoch: the epoch of training, so that a sample is a function of (seed, epoch, index).
+        padding: true if the row only gives all processes the same number of rows; it must not be
+            counted.
     """
 
     index: int
@@ -21,25 +27,25 @@ class RowKey(NamedTuple):
     padding: bool = False
 
 
-MIXED = 4  # images whose tiles take turns in training
-HELD_OUT = (
-    2**31
-)  # the epoch of sets that are not trained on: their synthetic anomalies stay the same
-
-
 class KeySampler(DistributedSampler):
-    """Yields `RowKey`s; in several processes every row once, rows that fill up marked as `padding`.
+    """Yields `RowKey`s: in several processes every row once, and marked `padding` to fill up.
 
-    Lightning leaves a `DistributedSampler` as it is, and calls its `set_epoch`. Process r of n takes the places
-    r, r + n, ... of the order, so that a batch of n processes holds the rows of one n times as large.
+    Lightning keeps a `DistributedSampler` as it is and calls its `set_epoch`. Process r of n takes
+    the places r, r + n, ... of the order, so that a batch on n processes holds the rows of a batch
+    n times as large on one.
 
     Args:
-        data: whose rows these are.
-        shuffle: by (seed, epoch).
-        seed: of the order.
-        rank: r.
-        world_size: n.
-        tiles: each image's rows. `MIXED` images are read side by side, so that few need to be held at a time.
+        data: the data set to sample from.
+        shuffle: shuffle by (seed, epoch).
+        seed: the seed of the order.
+        rank: the number of this process, r.
+        world_size: the number of processes, n.
+        tiles: rows of each image. The tiles of `MIXED` images take turns, so that few images need
+            to be in memory at a time.
+
+    Attributes:
+        done: rows of this process that the next pass leaves out: a resumed run has read them.
+        start: rows of this process that every pass leaves out; its length does not count them.
     """
 
     def __init__(
@@ -54,30 +60,31 @@ class KeySampler(DistributedSampler):
     ) -> None:
         super().__init__(data, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
         self.tiles = tiles
-        self.done = (
-            0  # rows of this process that the next pass leaves out: a resumed run has read them
-        )
-        self.start = (
-            0  # rows of this process that every pass leaves out, and its length does not count
-        )
+        self.done = 0
+        self.start = 0
 
     def __len__(self) -> int:
         return self.num_samples - self.start
 
     def __iter__(self) -> Iterator[RowKey]:
-        done, self.done = self.done + self.start, 0
+        left_out = self.done + self.start
+        self.done = 0
         count = len(self.dataset)  # type: ignore[arg-type]
         if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            images = torch.randperm(count // self.tiles, generator=generator)
-            tiles = [torch.randperm(self.tiles, generator=generator) for _ in images]
-            rows = images[:, None] * self.tiles + torch.stack(tiles)
-            order = torch.cat([turns.T.flatten() for turns in rows.split(MIXED)]).tolist()
+            order = self._shuffled(count)
+            epoch = self.epoch
         else:
             order = list(range(count))
-        for place in range(
-            self.rank + done * self.num_replicas, self.total_size, self.num_replicas
-        ):
-            yield RowKey(
-                order[place % count], self.epoch if self.shuffle else HELD_OUT, place >= count
-            )
+            epoch = HELD_OUT
+        first = self.rank + left_out * self.num_replicas
+        for place in range(first, self.total_size, self.num_replicas):
+            yield RowKey(order[place % count], epoch, padding=place >= count)
+
+    def _shuffled(self, count: int) -> list[int]:
+        """Returns the rows of shuffled images, the shuffled tiles of `MIXED` images in turn."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        images = torch.randperm(count // self.tiles, generator=generator)
+        tiles = [torch.randperm(self.tiles, generator=generator) for _ in images]
+        rows = images[:, None] * self.tiles + torch.stack(tiles)
+        in_turn = [group.T.flatten() for group in rows.split(MIXED)]
+        return torch.cat(in_turn).tolist()

@@ -1,10 +1,11 @@
-"""Where the texture of a synthetic anomaly comes from: a folder of photographs, or noise."""
+"""Textures that fill synthetic anomalies: a folder of photographs, or noise."""
 
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from perlin_numpy import generate_fractal_noise_2d
 from torch import Tensor
 
@@ -18,48 +19,70 @@ class Textures(Protocol):
     """A source of textures."""
 
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> Tensor:
-        """A texture drawn with `rng`, float32 [3, height, width] in [0, 1]."""
+        """Draws a texture with `rng`, float32 [3, height, width] in [0, 1]."""
+
+
+def texture_source(folder: str | None) -> Textures:
+    """Returns the photographs of `data.textures`, or procedural noise if it is null.
+
+    Raises:
+        DataError: if the folder is missing or holds no image.
+    """
+    if folder is not None:
+        return TextureFolder(folder)
+    rank_zero_info(
+        "No data.textures given: synthetic anomalies are filled with procedural noise. "
+        "Photographs of textures (DTD) give better results."
+    )
+    return NoiseTextures()
 
 
 class TextureFolder:
-    """Photographs anywhere below a folder (DTD: `dtd/images/<class>/*.jpg`), resized without a crop.
+    """Photographs anywhere below a folder (DTD: `dtd/images/<class>/*.jpg`), resized, not cropped.
 
     Raises:
-        DataError: where the folder is missing or holds no image.
+        DataError: if the folder is missing or holds no image.
     """
 
     def __init__(self, folder: str) -> None:
-        self.paths = images(Path(folder), recursive=True) if Path(folder).is_dir() else []
+        self.paths: list[Path] = []
+        if Path(folder).is_dir():
+            self.paths = images(Path(folder), recursive=True)
         if not self.paths:
             raise DataError(
                 f"no image below {folder} (data.textures); expected photographs of textures"
             )
 
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> Tensor:
-        """One of the photographs."""
-        return resize(
-            read_image(str(self.paths[rng.integers(len(self.paths))])), height, width
-        ).contiguous()
+        """Draws one of the photographs."""
+        path = self.paths[rng.integers(len(self.paths))]
+        return resize(read_image(str(path)), height, width).contiguous()
 
 
 class NoiseTextures:
-    """Fractal Perlin noise mapped through a random palette, sometimes banded: for where no photographs are at hand.
+    """Fractal Perlin noise mapped through a random palette, sometimes banded.
 
-    Results suffer against photographs; they are for the demo and for tests.
+    For the demo, tests, and whoever has no photographs: these give better results.
     """
 
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> Tensor:
-        """A texture of two to four colours."""
-        octaves, cells = int(rng.integers(1, 4)), 2 ** rng.integers(0, 4, size=2)
-        unit = cells * 2 ** (octaves - 1)
-        shape = tuple(
-            -(-side // step) * step for side, step in zip((height, width), unit, strict=True)
-        )
-        noise = generate_fractal_noise_2d(shape, tuple(cells), octaves, rng=rng)[:height, :width]
-        if rng.random() < 0.5:
+        """Draws a texture of two to four colours."""
+        noise = _fractal_noise(rng, height, width)
+        banded = rng.random() < 0.5
+        if banded:
             noise = np.sin(noise * rng.uniform(2, 12))
         level = (noise - noise.min()) / max(float(np.ptp(noise)), 1e-6)
         palette = rng.random((int(rng.integers(2, 5)), 3))
         stops = np.linspace(0, 1, len(palette))
-        channels = [np.interp(level, stops, palette[:, c]) for c in range(3)]
+        channels = [np.interp(level, stops, palette[:, channel]) for channel in range(3)]
         return torch.from_numpy(np.stack(channels).astype(np.float32))
+
+
+def _fractal_noise(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Draws noise [height, width], cut from the next size that perlin-numpy can make."""
+    octaves = int(rng.integers(1, 4))
+    cells = 2 ** rng.integers(0, 4, size=2)
+    step_y, step_x = cells * 2 ** (octaves - 1)
+    padded = (-(-height // step_y) * step_y, -(-width // step_x) * step_x)
+    noise = generate_fractal_noise_2d(padded, tuple(cells), octaves, rng=rng)
+    return noise[:height, :width]

@@ -1,4 +1,4 @@
-"""Cuts an image into overlapping tiles, and blends what comes from them."""
+"""Cuts an image into overlapping tiles, and blends the maps of the tiles."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +9,8 @@ from torch import Tensor
 
 from lightning_ad.errors import UsageError
 
-STEP = 32  # strided networks see the grid of the whole image in tiles that begin at multiples of their stride
+# Tiles begin at multiples of the networks' stride, so that their grids agree with the image's.
+STEP = 32
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,9 @@ class Tiles:
 
     Attributes:
         size: [h, w] of the images.
-        shape: [h, w] of a tile; an image that is smaller than a tile is one.
-        overlap: of neighbours, in pixels. The last row and column end at the border of the image, and overlap more.
+        shape: [h, w] of a tile, at most `size`.
+        overlap: the overlap of neighbours in pixels. The last row and column end at the border of
+            the image, and overlap more.
     """
 
     size: tuple[int, int]
@@ -28,21 +30,23 @@ class Tiles:
 
     @classmethod
     def of(cls, size: tuple[int, int], tile: int, overlap: int) -> Self:
-        """From `data.tile` and `data.tile_overlap`.
+        """Makes the tiles of `data.tile` and `data.tile_overlap`.
 
         Raises:
-            UsageError: where these are not multiples of 32, or neighbours would not overlap or not advance.
+            UsageError: if these are not multiples of 32, or neighbours would not overlap or not
+                advance.
         """
         if tile < 2 * STEP or tile % STEP:
             raise UsageError(
-                f"data.tile must be a multiple of {STEP}, and at least {2 * STEP} px; {tile} came"
+                f"data.tile: expected a multiple of {STEP}, at least {2 * STEP} px, got {tile}"
             )
         if overlap % STEP or not STEP <= overlap <= tile - STEP:
             raise UsageError(
-                f"data.tile_overlap must be a multiple of {STEP} within {STEP} and {tile - STEP} px "
-                f"for a data.tile of {tile}; it is {overlap}: add --data.tile_overlap {STEP}, say"
+                f"data.tile_overlap: expected a multiple of {STEP} from {STEP} to {tile - STEP} px "
+                f"for a data.tile of {tile}, got {overlap}: add --data.tile_overlap {STEP}, say"
             )
-        return cls(size, (min(tile, size[0]), min(tile, size[1])), overlap)
+        height, width = size
+        return cls(size, (min(tile, height), min(tile, width)), overlap)
 
     def __len__(self) -> int:
         return len(self.origins)
@@ -50,23 +54,28 @@ class Tiles:
     @cached_property
     def origins(self) -> list[tuple[int, int]]:
         """Top and left of each tile."""
-        tops, lefts = (
-            tile_offsets(*axis, self.overlap) for axis in zip(self.size, self.shape, strict=True)
-        )
-        return [(top, left) for top in tops for left in lefts]
+        return [(top, left) for top in self._tops for left in self._lefts]
 
     @cached_property
     def weights(self) -> tuple[Tensor, Tensor]:
-        """Of the tiles' rows of pixels, by top [tops, h], and of their columns, by left [lefts, w]."""
-        rows, columns = (
-            blending_weights(tile_offsets(side, tile, self.overlap), tile, self.overlap)
-            for side, tile in zip(self.size, self.shape, strict=True)
-        )
+        """Blending weights of a tile's rows, by top [tops, h], and columns, by left [lefts, w]."""
+        height, width = self.shape
+        rows = blending_weights(self._tops, height, self.overlap)
+        columns = blending_weights(self._lefts, width, self.overlap)
         return rows, columns
 
+    @property
+    def _tops(self) -> list[int]:
+        return tile_offsets(self.size[0], self.shape[0], self.overlap)
+
+    @property
+    def _lefts(self) -> list[int]:
+        return tile_offsets(self.size[1], self.shape[1], self.overlap)
+
     def cut(self, image: Tensor, number: int) -> Tensor:
-        """A tile of [..., H, W], as a view."""
-        (top, left), (height, width) = self.origins[number], self.shape
+        """Returns a tile of [..., H, W], as a view."""
+        top, left = self.origins[number]
+        height, width = self.shape
         return image[..., top : top + height, left : left + width]
 
     def blend(self, whole: Tensor, map: Tensor, number: int) -> None:
@@ -78,31 +87,34 @@ class Tiles:
 
 
 def tile_offsets(length: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along a side of `length`: each `tile - overlap` after the last, the final one at the end."""
+    """Returns where tiles begin along a side: `tile - overlap` apart, the last one at the end."""
     last = max(length - tile, 0)
     return [*range(0, last, tile - overlap), last]
 
 
 def blending_weights(offsets: list[int], tile: int, overlap: int) -> Tensor:
-    """Of the pixels of each tile along one side, float32 [n, tile]; those of a pixel of the image sum to one.
+    """Returns the weight of each pixel of each tile along one side, float32 [n, tile].
 
-    A tile counts for nothing in the outer third of the overlap, where its network's view is cut off, and fades
-    smoothly in the middle third. At the border of the image it counts in full. Where tiles overlap more, the earlier
-    one keeps what it would have had.
+    The weights of a pixel of the image sum to one. A tile counts for nothing in the outer third of
+    the overlap, where its network's view is cut off, and fades smoothly in the middle third. At the
+    border of the image it counts in full. Where tiles overlap more, the earlier one keeps what it
+    would have had.
     """
     margin = overlap // 3
     fade = overlap - 2 * margin
     begin = torch.tensor(offsets, dtype=torch.float64)
     pixel = begin[:, None] + torch.arange(tile) + 0.5
-    # Tile i hands over to i + 1 here. A weight is a difference of two such steps, so that the sum telescopes to one.
+    # Tile i hands over to i + 1 here. A weight is a difference of two such steps, so that the sum
+    # telescopes to one.
     handover = (begin[:-1] + tile - margin - fade)[:, None]
-    taken, left = (_smooth((pixels - handover) / fade) for pixels in (pixel[1:], pixel[:-1]))
-    return (
-        torch.cat([torch.ones(1, tile), taken]) - torch.cat([left, torch.zeros(1, tile)])
-    ).float()
+    taken = _smooth((pixel[1:] - handover) / fade)
+    left = _smooth((pixel[:-1] - handover) / fade)
+    fade_in = torch.cat([torch.ones(1, tile), taken])
+    fade_out = torch.cat([left, torch.zeros(1, tile)])
+    return (fade_in - fade_out).float()
 
 
 def _smooth(x: Tensor) -> Tensor:
-    """From 0 at 0 to 1 at 1, with level ends."""
+    """Rises from 0 at 0 to 1 at 1, with level ends."""
     x = x.clamp(0, 1)
     return x * x * (3 - 2 * x)

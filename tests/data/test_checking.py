@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from runs import typed
 from trees import draw_image, mvtec_tree, save
 
-from lightning_ad.commands.datasets import datasets
 from lightning_ad.commands.evaluate import evaluate
 from lightning_ad.commands.train import train
 from lightning_ad.data.datamodule import AnomalyDataModule
@@ -92,7 +92,7 @@ def listed(path):
 def test_the_command_finds_all_planted_faults(faulty, tmp_path, capsys):
     root, faults = faulty
     table = tmp_path / "faults.csv"
-    assert datasets(["check", str(root), "--layout", "mvtec", "--file", str(table)]) == 1
+    assert typed("datasets", "check", str(root), "--layout", "mvtec", "--file", str(table)) == 1
     printed = capsys.readouterr().out
     assert set(listed(table)) == faults
     assert len(faults) == 22
@@ -132,7 +132,7 @@ def test_a_training_that_skips_leaves_the_same_ones_out(faulty, tmp_path, capsys
 
 
 def test_a_tree_without_faults(trees, capsys):
-    assert datasets(["check", str(trees["mvtec"])]) == 0
+    assert typed("datasets", "check", str(trees["mvtec"])) == 0
     printed = capsys.readouterr().out
     assert "by the layout 'mvtec'" in printed
     assert "sizes: 48 x 40 px (14)" in printed
@@ -145,7 +145,7 @@ def test_what_is_odd_but_usable(trees, tmp_path, capsys):
     save(Image.new("L", (48, 40)), root / "bottle/ground_truth/broken/000_mask.png")
     save(Image.new("L", (48, 40)), root / "bottle/ground_truth/broken/999_mask.png")
     (root / "bottle/test/good/notes.txt").write_text("x")
-    assert datasets(["check", str(root)]) == 0
+    assert typed("datasets", "check", str(root)) == 0
     printed = capsys.readouterr().out
     assert "1 files are in one split more than once" in printed
     assert "1 masks of anomalous images are empty" in printed
@@ -171,19 +171,19 @@ def test_what_is_odd_but_usable(trees, tmp_path, capsys):
     ],
 )
 def test_the_layout_is_found_out(trees, layout, capsys):
-    assert datasets(["check", str(trees[layout])]) == 0
+    assert typed("datasets", "check", str(trees[layout])) == 0
     assert f"by the layout '{layout}'" in capsys.readouterr().out
 
 
 def test_a_tree_of_no_layout(tmp_path):
     with pytest.raises(UsageError, match="no layout fits"):
-        datasets(["check", str(tmp_path)])
+        typed("datasets", "check", str(tmp_path))
     with pytest.raises(DataError, match="no folder"):
-        datasets(["check", str(tmp_path / "nowhere")])
+        typed("datasets", "check", str(tmp_path / "nowhere"))
 
 
 def test_all_layouts_are_listed(capsys):
-    assert datasets([]) == 0
+    assert typed("datasets") == 0
     printed = capsys.readouterr().out
     for layout in layout_names():
         assert f"{layout}   " in printed
@@ -217,7 +217,7 @@ def test_the_same_file_for_two_ends_stops_before_the_start(trees, tmp_path):
 def test_a_training_image_that_validates_is_a_fault(trees, tmp_path, capsys):
     root = shutil.copytree(trees["mvtec_loco"], tmp_path / "loco")
     shutil.copy(root / "pushpins/validation/good/001.png", root / "pushpins/train/good/000.png")
-    assert datasets(["check", str(root)]) == 1
+    assert typed("datasets", "check", str(root)) == 1
     assert "the same file is held out for validation" in capsys.readouterr().out
 
 
@@ -225,7 +225,7 @@ def test_a_category_that_is_broken_does_not_hide_the_others(trees, tmp_path, cap
     root = shutil.copytree(trees["mvtec"], tmp_path / "mvtec")
     shutil.copytree(root / "bottle", root / "cable")
     shutil.rmtree(root / "bottle/test")
-    assert datasets(["check", str(root), "--layout", "mvtec"]) == 1
+    assert typed("datasets", "check", str(root), "--layout", "mvtec") == 1
     printed = capsys.readouterr().out
     assert "bottle: cannot be used: there is no folder" in printed
     assert "cable: train good 7" in printed
@@ -264,7 +264,7 @@ def test_what_keeps_a_tree_from_its_layout_is_told(trees, tmp_path):
     root = shutil.copytree(trees["folder"], tmp_path / "parts")
     Image.open(root / "masks/dent/part0.png").save(root / "masks/dent/part0.bmp")
     with pytest.raises(UsageError, match=r"no layout fits(.|\n)*folder: .*have one name"):
-        datasets(["check", str(root)])
+        typed("datasets", "check", str(root))
 
 
 def test_a_photograph_with_much_behind_its_end_is_whole(trees, tmp_path):

@@ -52,21 +52,9 @@ def test_training_order_is_that_of_one_worker(trees, workers):
     assert paths(workers) != sorted(paths(workers))
 
 
-@pytest.mark.parametrize(
-    ("options", "device", "draws", "expected"),
-    [
-        ({}, "cpu", False, 0),
-        ({}, "cpu", True, 8),
-        ({}, "cuda", False, 8),
-        ({"tile": 64, "image_size": 96, "tile_overlap": 32}, "cpu", False, 1),
-        ({"tile": 64, "image_size": 96, "tile_overlap": 32}, "cuda", False, 8),
-        ({"num_workers": 3}, "cpu", False, 3),
-        ({"num_workers": 0}, "cuda", True, 0),
-    ],
-)
-def test_workers_where_none_are_asked_for(options, device, draws, expected, monkeypatch):
-    monkeypatch.setattr("lightning_ad.data.datamodule._cores", lambda: 16)
-    assert AnomalyDataModule(**options).workers(torch.device(device), draws) == expected
+@pytest.mark.parametrize(("asked", "workers"), [(None, 0), (0, 0), (3, 3)])
+def test_as_many_workers_as_are_asked_for(asked, workers, trees):
+    assert module(trees, num_workers=asked).test_dataloader().num_workers == workers
 
 
 def test_images_that_threads_read_side_by_side_keep_their_order(trees):

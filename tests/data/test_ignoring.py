@@ -68,7 +68,7 @@ def test_each_ignored_pixel_takes_the_colour_of_a_nearest_one_that_is_kept(seed)
 def test_one_image_for_all(tree, strip):
     found = data(tree, ignore=strip)
     for split in ("train", "test"):
-        for item in (found._data(split, None)[row] for row in range(len(found.samples[split]))):
+        for item in (found.dataset(split)[row] for row in range(len(found.samples[split]))):
             assert item.ignore.shape == (1, 64, 64)
             assert torch.equal(item.ignore[0, :, 43:], torch.ones(64, 21, dtype=torch.bool))
             assert not item.ignore[0, :, :42].any()
@@ -78,11 +78,11 @@ def test_one_image_for_all(tree, strip):
 def test_what_is_there_does_not_come_through(tree, strip):
     """Neither by the resize, nor where a defect is."""
     path = tree / "bottle/test/broken/000.png"
-    before = data(tree, ignore=strip)._data("test", None)[0]
+    before = data(tree, ignore=strip).dataset("test")[0]
     array = np.array(Image.open(path))
     array[:, 32:] = np.random.default_rng(0).integers(0, 256, array[:, 32:].shape)
     Image.fromarray(array).save(path)
-    after = data(tree, ignore=strip)._data("test", None)[0]
+    after = data(tree, ignore=strip).dataset("test")[0]
     assert before.path == after.path == [str(path)]
     assert torch.equal(before.image, after.image)
 
@@ -97,7 +97,7 @@ def test_a_folder_names_its_files_as_the_images(tree, tmp_path, capsys):
         sample.path: item.ignore.any()
         for split in ("train", "test")
         for sample, item in zip(
-            found.samples[split], map(found._data(split, None).__getitem__, range(7)), strict=True
+            found.samples[split], map(found.dataset(split).__getitem__, range(7)), strict=True
         )
     }
     assert {
@@ -111,10 +111,10 @@ def test_a_third_value_of_the_masks(tree):
     array = np.zeros((40, 48), np.uint8)
     array[5:15, 5:15], array[5:15, 15:30] = 255, 200
     Image.fromarray(array).save(path)
-    plain = data(tree)._data("test", None)[0]
+    plain = data(tree).dataset("test")[0]
     assert plain.ignore is None
     assert plain.mask.double().mean() == pytest.approx(10 * 25 / (40 * 48), abs=0.01)
-    item = data(tree, ignore_value=200)._data("test", None)[0]
+    item = data(tree, ignore_value=200).dataset("test")[0]
     assert item.mask.double().mean() == pytest.approx(10 * 10 / (40 * 48), abs=0.01)
     assert item.ignore.double().mean() == pytest.approx(10 * 15 / (40 * 48), abs=0.01)
     assert not (item.mask & item.ignore).any()
@@ -125,8 +125,8 @@ def test_a_mask_of_nothing_but_ignored_pixels_is_empty(tree):
         tree / "bottle/ground_truth/broken/000_mask.png"
     )
     with pytest.raises(DataError, match="none above 127"):
-        data(tree)._data("test", None)[0]
-    item = data(tree, ignore_value=90)._data("test", None)[0]
+        data(tree).dataset("test")[0]
+    item = data(tree, ignore_value=90).dataset("test")[0]
     assert not item.mask.any()
     assert item.ignore.any()
 
@@ -167,7 +167,7 @@ def test_regions_without_what_is_ignored(trees, tmp_path):
     )
     (item,) = (
         i
-        for i in map(found._data("test", None).__getitem__, range(7))
+        for i in map(found.dataset("test").__getitem__, range(7))
         if "logical_anomalies/000" in i.path[0]
     )
     assert item.regions[0].masks.flatten(1).sum(1).tolist() == [200]
@@ -211,10 +211,10 @@ def test_what_cannot_be_meant_is_refused(tree, tmp_path):
     }
     with pytest.raises(
         DataError,
-        match=r"no file in data.ignore .*ignore/(test/broken|train/good)/000.png was expected",
+        match=r"no file in data.ignore .*expected .*ignore/(test/broken|train/good)/000\.png",
     ):
         data(**plain, **options)
-    with pytest.raises(UsageError, match="from 1 to 255; 0 came"):
+    with pytest.raises(UsageError, match="1 to 255, got 0"):
         data(tree, ignore_value=0)
 
 

@@ -91,7 +91,7 @@ def test_options_may_come_as_text(trees):
     whole = find("folder", trees["folder"], test_share=1.0)
     assert find("folder", trees["folder"], test_share="1") == whole
     with pytest.raises(
-        UsageError, match=r"data\.layout_options\.test_share: expected float; 'all' came"
+        UsageError, match=r"data\.layout_options\.test_share: expected float, got 'all'"
     ):
         find("folder", trees["folder"], test_share="all")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from runs import typed
 
-from lightning_ad.commands.datasets import datasets
 from lightning_ad.data.checking import examine, stop_at_missing_masks
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import find_samples
@@ -320,5 +320,5 @@ def test_a_mask_that_cannot_be_read_is_a_fault_like_others(trees, tmp_path, layo
         AnomalyDataModule(layout, str(root)).setup()
     with pytest.warns(UserWarning, match=f"1 images are left out.*{broken}"):
         AnomalyDataModule(layout, str(root), on_error="skip").setup()
-    assert datasets(["check", str(root)]) == 1
+    assert typed("datasets", "check", str(root)) == 1
     assert "1 images cannot be used" in capsys.readouterr().out

@@ -46,9 +46,9 @@ def test_a_parquet_table_is_the_csv(trees, tmp_path):
     [
         (
             "a.png,training,good,,",
-            r"line 3: split is one of train, validation, test; 'training' came",
+            r"line 3: split: expected train, validation, test, got 'training'",
         ),
-        ("a.png,test,ok,,", r"line 3: label is good \(0\) or anomalous \(1\); 'ok' came"),
+        ("a.png,test,ok,,", r"line 3: label: expected good \(0\) or anomalous \(1\), got 'ok'"),
         ("a.png,train,1,,", "line 3: an anomalous image is for test or validation"),
         ("a.png,test,good,,dent", "label 'good' and defect 'dent' do not agree"),
         ("../a.png,test,good,,", r"\.\./a\.png lies outside"),

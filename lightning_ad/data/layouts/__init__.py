@@ -2,14 +2,15 @@
 
     find(root: Path, category: str | None, *, <options>) -> list[Sample]
 
-that finds samples and reads no image (KolektorSDD's masks tell which images are defective: those it reads), a docstring
-that draws the tree, and SOURCE and LICENCE. Where the data set has categories, `categories(root: Path) -> list[str]`;
-where the program itself makes the data, `prepare(root: Path) -> None`. Adding the module is all that it takes.
+that finds samples and reads no image (except masks, if these tell which images are defective: then
+LABELS_FROM_MASKS is true), a docstring that draws the tree, and SOURCE and LICENCE. If the data set
+has categories, `categories(root: Path) -> list[str]`; if the program makes the data itself,
+`prepare(root: Path) -> None`. A layout is found by its file: nothing else has to be registered.
 """
 
 import inspect
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -22,12 +23,25 @@ from lightning_ad.errors import DataError, MissingFolderError, UsageError
 
 
 def layout_names() -> list[str]:
-    """The names that `data.layout` takes."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    """Returns the names that `data.layout` takes."""
+    modules = pkgutil.iter_modules(__path__)
+    return sorted(module.name for module in modules if not module.name.startswith("_"))
+
+
+def layout_module(layout: str) -> ModuleType:
+    """Imports the module of a layout.
+
+    Raises:
+        UsageError: for an unknown layout.
+    """
+    names = layout_names()
+    if layout not in names:
+        raise UsageError(f"unknown layout '{layout}'; data.layout is one of {', '.join(names)}")
+    return import_module(f"{__name__}.{layout}")
 
 
 def prepare_layout(layout: str, root: Path) -> None:
-    """Makes the data where the layout makes its own (`demo`); does nothing otherwise.
+    """Makes the data if the layout makes its own (`demo`); does nothing otherwise.
 
     Raises:
         UsageError: for an unknown layout.
@@ -37,15 +51,24 @@ def prepare_layout(layout: str, root: Path) -> None:
         prepare(root)
 
 
+def labels_come_from_masks(layout: str) -> bool:
+    """Returns whether a layout reads its masks to tell which images are defective.
+
+    Raises:
+        UsageError: for an unknown layout.
+    """
+    return getattr(layout_module(layout), "LABELS_FROM_MASKS", False)
+
+
 def categories(
     layout: str, root: Path, options: Mapping[str, Any] = MappingProxyType({})
 ) -> list[str]:
-    """The categories of a data set; none where the layout has none, or `root` is one.
+    """Returns the categories of a data set; none if the layout has none, or `root` is one.
 
     Args:
-        layout: its name.
+        layout: the name of the layout.
         root: the folder of the data set.
-        options: of the layout; those that its categories do not depend on are passed over.
+        options: the options of the layout; those that its categories do not depend on are ignored.
 
     Raises:
         UsageError: for an unknown layout.
@@ -53,76 +76,72 @@ def categories(
     names = getattr(layout_module(layout), "categories", None)
     if names is None or not root.is_dir():
         return []
-    return names(
-        root, **{k: v for k, v in options.items() if k in inspect.signature(names).parameters}
-    )
+    known = inspect.signature(names).parameters
+    return names(root, **{name: value for name, value in options.items() if name in known})
 
 
 def find_samples(
-    layout: str, root: Path, category: str | None, options: dict[str, Any]
+    layout: str, root: Path, category: str | None, options: Mapping[str, Any]
 ) -> list[Sample]:
-    """All samples of a data set, in an order that depends on the file names alone.
+    """Finds all samples of a data set, in an order that depends on the file names alone.
 
-    Whether their files are there is not asked.
+    It does not check that their files exist.
 
     Raises:
         UsageError: for an unknown layout, category or option.
-        DataError: where the tree is not as the layout says.
+        DataError: if the tree is not as the layout says.
     """
-    module, known = layout_module(layout), option_names(layout)
-    find: Callable[..., list[Sample]] = module.find
-    if unknown := sorted(set(options) - set(known)):
-        raise UsageError(
-            f"layout '{layout}' has no option {', '.join(map(repr, unknown))}; "
-            f"it has {', '.join(known) if known else 'none'} (data.layout_options)"
-        )
-    kinds = inspect.signature(find).parameters
-    for (
-        name,
-        value,
-    ) in options.items():  # a flag such as --data.layout_options.test_share brings a text
-        if isinstance(value, str) and kinds[name].annotation in (int, float, bool):
-            options = {**options, name: _number(name, value, kinds[name].annotation)}
+    module = layout_module(layout)
+    checked = _checked_options(layout, options)
     if not root.is_dir():
         raise DataError(f"no data set at {root}: there is no such folder. {expected_tree(module)}")
     try:
-        samples = find(root, category, **options)
+        samples = module.find(root, category, **checked)
     except MissingFolderError as error:
         raise DataError(f"{error}. {expected_tree(module)}") from error
-    return sorted(samples, key=lambda s: (s.split, s.path))
+    return sorted(samples, key=lambda sample: (sample.split, sample.path))
 
 
 def option_names(layout: str) -> list[str]:
-    """The options of a layout.
+    """Returns the options of a layout.
 
     Raises:
-        UsageError: for an unknown one.
+        UsageError: for an unknown layout.
     """
     parameters = inspect.signature(layout_module(layout).find).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    return [option.name for option in parameters if option.kind is option.KEYWORD_ONLY]
 
 
 def expected_tree(module: ModuleType) -> str:
-    """What a layout expects on disk, for an error message."""
-    tree = inspect.getdoc(module) or ""
-    return f"Layout '{module.__name__.rpartition('.')[2]}' expects\n\n{tree}\n\nGive the folder with data.root."
+    """Describes what a layout expects on disk, for an error message."""
+    name = module.__name__.rpartition(".")[2]
+    tree = inspect.getdoc(module)
+    return f"Layout '{name}' expects\n\n{tree}\n\nGive the folder with data.root."
 
 
-def _number(name: str, value: str, kind: type) -> Any:
-    read = yaml.safe_load(value)
-    if isinstance(read, bool) != (kind is bool) or not isinstance(read, int | float):
-        raise UsageError(f"data.layout_options.{name}: expected {kind.__name__}; '{value}' came")
-    return kind(read)
-
-
-def layout_module(layout: str) -> ModuleType:
-    """The module of a layout.
-
-    Raises:
-        UsageError: for an unknown one.
-    """
-    if layout not in layout_names():
+def _checked_options(layout: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the options with their types; a flag of the command line brings a text."""
+    known = option_names(layout)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
         raise UsageError(
-            f"unknown layout '{layout}'; data.layout is one of {', '.join(layout_names())}"
+            f"layout '{layout}' has no option {', '.join(map(repr, unknown))}; it has "
+            f"{', '.join(known) or 'none'} (data.layout_options)"
         )
-    return import_module(f"{__name__}.{layout}")
+    parameters = inspect.signature(layout_module(layout).find).parameters
+    checked = {}
+    for name, value in options.items():
+        kind = parameters[name].annotation
+        if isinstance(value, str) and kind in (int, float, bool):
+            value = _parsed(name, value, kind)
+        checked[name] = value
+    return checked
+
+
+def _parsed(name: str, text: str, kind: type) -> int | float | bool:
+    """Parses a number, or true or false."""
+    value = yaml.safe_load(text)
+    is_number = isinstance(value, int | float)
+    if not is_number or isinstance(value, bool) != (kind is bool):
+        raise UsageError(f"data.layout_options.{name}: expected {kind.__name__}, got '{text}'")
+    return kind(value)

@@ -1,5 +1,6 @@
-"""What the layouts have in common: listing images, pairing masks, choosing a category."""
+"""What layouts share: listing images, pairing masks with them, choosing a category."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,95 +13,136 @@ IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in SUFFIXES)
 
 
 def images(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """The image files of a folder, sorted by name; hidden files are passed over.
+    """Returns the image files in a folder, sorted by name, without hidden files.
 
     Raises:
-        MissingFolderError: where it is not there.
+        MissingFolderError: if there is no such folder.
     """
     if not folder.is_dir():
         raise MissingFolderError(f"there is no folder {folder}, where images were expected")
-    found = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(
-        p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith(".")
-    )
-
-
-def good_samples(folder: Path, split: Split, recursive: bool = False) -> list[Sample]:
-    """The images of a folder of good parts.
-
-    Raises:
-        MissingFolderError: where it is not there.
-    """
-    return [Sample(str(p), split) for p in images(folder, recursive=recursive)]
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted by name; hidden ones are passed over."""
-    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
-
-
-def category_names(root: Path, marker: str) -> list[str]:
-    """The folders in `root` that hold `marker`."""
-    return [p.name for p in subfolders(root) if (p / marker).is_dir()]
-
-
-def category_folder(root: Path, category: str | None, marker: str) -> Path:
-    """The folder of a category: `root` itself holds `marker` where the data set has a single one.
-
-    Raises:
-        UsageError: where the category is missing, unknown, or not wanted.
-    """
-    there = category_names(root, marker)
-    if category is None:
-        if (root / marker).is_dir():
-            return root
-        if there:
-            raise UsageError(
-                f"{root} has several categories; set data.category to one of {', '.join(there)}"
-            )
-        raise DataError(
-            f"neither {root} nor a folder in it has a folder '{marker}'; is data.root the right one?"
-        )
-    if category not in there:
-        listed = ", ".join(there) if there else f"no folder with a '{marker}' in it"
-        raise UsageError(f"there is no category '{category}' in {root}; there is {listed}")
-    return root / category
-
-
-def partners(images: list[Path], folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
-    """The mask of each image: the file in `folder` with the image's stem and one of `suffixes`, in that order.
-
-    Where there is none, the path of a file that is not there: that it is missing is told for all layouts in one place.
-
-    Raises:
-        DataError: where two of the masks, or of the images, have one stem: nobody can tell which belong together.
-    """
-    masks = _by_stem(images_or_none(folder))
-    _by_stem(images)
-    found = [
-        next((masks[i.stem + s] for s in suffixes if i.stem + s in masks), None) for i in images
-    ]
-    return [m or folder / f"{i.stem}{suffixes[0]}.png" for i, m in zip(images, found, strict=True)]
-
-
-def _by_stem(paths: list[Path]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in paths:
-        if (other := found.setdefault(path.stem, path)) != path:
-            raise DataError(
-                f"{other} and {path.name} have one name: which mask is of which image? Rename one of them"
-            )
-    return found
+    files = folder.rglob("*") if recursive else folder.iterdir()
+    return sorted(file for file in files if _is_image(file))
 
 
 def images_or_none(folder: Path) -> list[Path]:
-    """`images`, or an empty list where the folder is missing."""
-    return images(folder) if folder.is_dir() else []
+    """Returns the `images` of a folder; an empty list if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return images(folder)
 
 
-def seeded_split(paths: list[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
-    """Splits sorted paths at random into (kept, held out), the latter `share` of them, at least one."""
+def good_samples(folder: Path, split: Split, recursive: bool = False) -> list[Sample]:
+    """Returns the images in a folder of good parts.
+
+    Raises:
+        MissingFolderError: if there is no such folder.
+    """
+    return [Sample(str(image), split) for image in images(folder, recursive=recursive)]
+
+
+def anomalous_samples(
+    found: Sequence[Path], masks: Sequence[Path], defect: str, *, mask_threshold: int
+) -> list[Sample]:
+    """Returns test images of one kind of defect, with their masks (0: anything but black)."""
+    samples = []
+    for image, mask in zip(found, masks, strict=True):
+        samples.append(Sample(str(image), "test", defect, str(mask), mask_threshold))
+    return samples
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Returns the folders in a folder, sorted by name, without hidden ones."""
+    return sorted(
+        inner for inner in folder.iterdir() if inner.is_dir() and not inner.name.startswith(".")
+    )
+
+
+def category_names(root: Path, marker: str) -> list[str]:
+    """Returns the names of the folders in `root` that hold a folder `marker`."""
+    return [folder.name for folder in subfolders(root) if (folder / marker).is_dir()]
+
+
+def category_folder(root: Path, category: str | None, marker: str) -> Path:
+    """Returns the folder of a category; without one, `root` itself if it holds `marker`.
+
+    Raises:
+        UsageError: if the category is missing or unknown.
+        DataError: if there is no folder `marker`.
+    """
+    names = category_names(root, marker)
+    if category is not None:
+        if category in names:
+            return root / category
+        listed = ", ".join(names) or f"no folder with a '{marker}' in it"
+        raise UsageError(f"there is no category '{category}' in {root}; there is {listed}")
+    if (root / marker).is_dir():
+        return root
+    if names:
+        raise UsageError(
+            f"{root} has several categories; set data.category to one of {', '.join(names)}"
+        )
+    raise DataError(
+        f"neither {root} nor a folder in it has a folder '{marker}'; is data.root the right one?"
+    )
+
+
+def refuse_category(layout: str, category: str | None) -> None:
+    """Raises UsageError if a category is named, for a layout that has none."""
+    if category is not None:
+        raise UsageError(
+            f"the layout '{layout}' has no categories; leave data.category out (it is '{category}')"
+        )
+
+
+def partners(images: Sequence[Path], folder: Path, suffixes: tuple[str, ...] = ("",)) -> list[Path]:
+    """Returns the mask of each image: the file in `folder` with its stem and one of `suffixes`.
+
+    Earlier suffixes come first. An image without a mask gets the path of a file that is not there:
+    missing masks are reported for all layouts in one place.
+
+    Raises:
+        DataError: if two of the masks, or of the images, have the same stem: nobody can tell which
+            belong together.
+    """
+    masks = _by_stem(images_or_none(folder))
+    _by_stem(images)
+    return [_partner(image, masks, folder, suffixes) for image in images]
+
+
+def _partner(image: Path, masks: dict[str, Path], folder: Path, suffixes: tuple[str, ...]) -> Path:
+    for suffix in suffixes:
+        stem = image.stem + suffix
+        if stem in masks:
+            return masks[stem]
+    return folder / f"{image.stem}{suffixes[0]}.png"
+
+
+def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in paths:
+        if path.stem in found:
+            raise DataError(
+                f"{found[path.stem]} and {path.name} have one name: which mask is of which image? "
+                "Rename one of them"
+            )
+        found[path.stem] = path
+    return found
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def seeded_split(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:
+    """Splits sorted paths at random into (kept, held out); `share` is held out, at least one."""
     order = np.random.default_rng(seed).permutation(len(paths))
     count = max(1, round(share * len(paths)))
-    held = set(order[:count].tolist())
-    return [p for i, p in enumerate(paths) if i not in held], [paths[i] for i in sorted(held)]
+    held_rows = set(order[:count].tolist())
+    kept = []
+    held = []
+    for row, path in enumerate(paths):
+        if row in held_rows:
+            held.append(path)
+        else:
+            kept.append(path)
+    return kept, held

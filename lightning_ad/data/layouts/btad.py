@@ -1,11 +1,12 @@
 """ROOT/{01,02,03}/train/ok/0000.bmp                   (ROOT: BTech_Dataset_transformed)
 ROOT/{01,02,03}/test/{ok,ko}/0000.bmp
-ROOT/{01,02,03}/ground_truth/ko/0000.png            (images and masks .png or .bmp, whatever the other is)
+ROOT/{01,02,03}/ground_truth/ko/0000.png            (images and masks are .png or .bmp)
 """
 
 from pathlib import Path
 
 from lightning_ad.data.layouts._files import (
+    anomalous_samples,
     category_folder,
     category_names,
     good_samples,
@@ -19,22 +20,23 @@ LICENCE = "CC BY-NC-SA 4.0"
 
 
 def categories(root: Path) -> list[str]:
-    """The categories in `root`."""
+    """Returns the categories in `root`."""
     return category_names(root, "train")
 
 
 def find(root: Path, category: str | None) -> list[Sample]:
-    """beanTech anomaly detection (Mishra et al., ISIE 2021): three products, 1,799 training and 741 test images.
+    """beanTech anomaly detection (Mishra et al., ISIE 2021): three products.
 
-    Masks are paired by stem: of product 03 they are .bmp, of 01 .png for .bmp images.
+    1,799 training and 741 test images. Masks are paired by stem: those of product 03 are .bmp,
+    those of 01 .png for .bmp images.
 
     Raises:
         UsageError: for an unknown category.
-        DataError: for a missing folder.
+        DataError: if a folder is missing.
     """
     base = category_folder(root, category, "train")
     samples = good_samples(base / "train" / "ok", "train")
     samples += good_samples(base / "test" / "ok", "test")
     bad = images(base / "test" / "ko")
-    pairs = zip(bad, partners(bad, base / "ground_truth" / "ko"), strict=True)
-    return samples + [Sample(str(p), "test", "ko", str(m), 0) for p, m in pairs]
+    masks = partners(bad, base / "ground_truth" / "ko")
+    return samples + anomalous_samples(bad, masks, "ko", mask_threshold=0)

@@ -16,16 +16,17 @@ LICENCE = "of this project"
 
 
 def prepare(root: Path) -> None:
-    """Draws the data set where it is not there, or was drawn by another version of the program.
+    """Draws the data set if it is not there, or another version of the program drew it.
 
     Raises:
-        DataError: where `root` holds something else.
+        DataError: if `root` holds something else.
     """
     marker = root / "drawn_by.txt"
     version = _version()
     if marker.is_file() and marker.read_text() == version:
         return
-    if root.is_dir() and any(root.iterdir()) and not marker.is_file():
+    holds_files = root.is_dir() and any(root.iterdir())
+    if holds_files and not marker.is_file():
         raise DataError(
             f"{root} holds files that are not the demo's; set data.root to a new or empty folder"
         )
@@ -39,15 +40,16 @@ def prepare(root: Path) -> None:
 
 
 def find(root: Path, category: str | None) -> list[Sample]:
-    """The embedded demo: drawn parts with five kinds of defect, in MVTec's layout.
+    """The demo: drawn parts with five kinds of defect, in MVTec's layout.
 
     Raises:
-        UsageError: where a category is asked for.
+        UsageError: if a category is asked for.
     """
     return mvtec.find(root, category)
 
 
 def _version() -> str:
+    """Returns a digest of the program that draws."""
     digest = hashlib.sha256()
     for source in sorted(Path(demo.__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())

@@ -5,7 +5,13 @@ ROOT/<masks>/[<defect>/**/]*.png  their masks, by stem (optional)
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import images, partners, seeded_split, subfolders
+from lightning_ad.data.layouts._files import (
+    anomalous_samples,
+    images,
+    partners,
+    seeded_split,
+    subfolders,
+)
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError, UsageError
 
@@ -27,47 +33,66 @@ def find(
 ) -> list[Sample]:
     """Any folders of good and bad images; all names are relative to the root.
 
-    `bad` holds images, or one folder for each kind of defect; `bad: null` where there is none. `masks` mirrors
-    it, files paired by stem, with or without `_mask`; a mask is true above `mask_threshold`. Where `masks` is not
-    given, the folder `masks` is taken if it is there; without masks there are no pixel metrics. Without `good_test`,
-    `test_share` of the good images, drawn with `seed`, test (1 for a set that is only to be evaluated).
+    `bad` holds images, or one folder for each kind of defect; `bad: null` if there are none.
+    `masks` mirrors it, files paired by stem, with or without `_mask`; a mask is true above
+    `mask_threshold`. If `masks` is not given, the folder `masks` is taken if it is there; without
+    masks there are no pixel metrics. Without `good_test`, `test_share` of the good images, drawn
+    with `seed`, are test images (1 for a set that is only evaluated).
 
     Raises:
-        UsageError: where a category is asked for.
-        DataError: for a missing folder.
+        UsageError: if a category is asked for.
+        DataError: if a folder is missing.
     """
     if category is not None:
         raise UsageError(f"the layout 'folder' has no categories; put '{category}' into data.root")
-    train = images(root / good, recursive=True)
-    if good_test is None:
-        train, test = seeded_split(train, test_share, seed) if train else ([], [])
-    else:
-        test = images(root / good_test, recursive=True)
-        train = [p for p in train if p not in set(test)]
-    if masks is None and (root / "masks").is_dir():
-        masks = "masks"
-    samples = [Sample(str(p), "train") for p in train] + [Sample(str(p), "test") for p in test]
+    train, test = _good_parts(root, good, good_test, test_share, seed)
+    samples = [Sample(str(image), "train") for image in train]
+    samples += [Sample(str(image), "test") for image in test]
     if bad is None:
         return samples
-    for folder in _tree(root / bad):
-        defect = next(iter(folder.relative_to(root / bad).parts), "anomalous")
+    if masks is None and (root / "masks").is_dir():
+        masks = "masks"
+    mask_folder = None if masks is None else root / masks
+    return samples + _bad_parts(root / bad, mask_folder, mask_threshold)
+
+
+def _bad_parts(bad: Path, masks: Path | None, mask_threshold: int) -> list[Sample]:
+    samples: list[Sample] = []
+    for folder in _tree(bad):
+        inner = folder.relative_to(bad)
+        defect = inner.parts[0] if inner.parts else "anomalous"
         if defect == GOOD:
             raise DataError(
                 f"{folder} lies among the bad images; give it as good_test, or rename it"
             )
         found = images(folder)
         if masks is None:
-            samples += [Sample(str(p), "test", defect) for p in found]
+            samples += [Sample(str(image), "test", defect) for image in found]
         else:
-            mirrored = root / masks / folder.relative_to(root / bad)
-            pairs = zip(found, partners(found, mirrored, ("", "_mask")), strict=True)
-            samples += [Sample(str(p), "test", defect, str(m), mask_threshold) for p, m in pairs]
+            paired = partners(found, masks / inner, ("", "_mask"))
+            samples += anomalous_samples(found, paired, defect, mask_threshold=mask_threshold)
     return samples
 
 
+def _good_parts(
+    root: Path, good: str, good_test: str | None, test_share: float, seed: int
+) -> tuple[list[Path], list[Path]]:
+    """Returns good images for training and for the test."""
+    found = images(root / good, recursive=True)
+    if good_test is not None:
+        test = images(root / good_test, recursive=True)
+        return [image for image in found if image not in set(test)], test
+    if not found:
+        return [], []
+    return seeded_split(found, test_share, seed)
+
+
 def _tree(folder: Path, links: bool = True) -> list[Path]:
-    """A folder, and all that lie in it, however deep; of links to folders, those in the folder itself."""
-    inner = (
-        [p for p in subfolders(folder) if links or not p.is_symlink()] if folder.is_dir() else []
-    )
-    return [folder, *(deep for one in inner for deep in _tree(one, links=False))]
+    """Returns a folder and all folders in it, however deep; links are followed in itself alone."""
+    found = [folder]
+    if not folder.is_dir():
+        return found
+    for inner in subfolders(folder):
+        if links or not inner.is_symlink():
+            found += _tree(inner, links=False)
+    return found

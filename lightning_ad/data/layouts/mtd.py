@@ -5,9 +5,9 @@ ROOT/MT_*/Imgs/*.png                                    (masks, same stem)
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import seeded_split
+from lightning_ad.data.layouts._files import anomalous_samples, refuse_category, seeded_split
 from lightning_ad.data.sample import Sample
-from lightning_ad.errors import DataError, UsageError
+from lightning_ad.errors import DataError
 
 DEFECTS = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
 SOURCE = "github.com/abin24/Magnetic-tile-defect-datasets."
@@ -22,47 +22,51 @@ def find(
     test_share: float = 0.2,
     seed: int = 0,
 ) -> list[Sample]:
-    """Magnetic tile defects (Huang et al. 2018) in their own tree: 952 good images, 392 defective ones.
+    """Magnetic tile defects (Huang et al. 2018): 952 good images, 392 defective ones.
 
-    `train_list` is a file with one image name a line: those train, all others test. The list published with
-    DifferNet (761 names) is the one that papers use. Without it, `test_share` of the good images, drawn with
-    `seed`, test. Masks are anti-aliased and are cut at 127; four masks of MT_Uneven are empty, which leaves
-    those images without pixel truth.
+    `train_list` is a file with one image name a line: these are for training, all others for the
+    test. Papers use the list published with DifferNet (761 names). Without it, `test_share` of the
+    good images, drawn with `seed`, are test images. Masks are anti-aliased and are cut at 127; four
+    masks of MT_Uneven are empty, which leaves those images without pixel truth.
 
     Raises:
-        UsageError: where a category is asked for.
-        DataError: for a missing folder, or a name of the list that is not there.
+        UsageError: if a category is asked for.
+        DataError: if a folder is missing, or an image that the list names.
     """
-    if category is not None:
-        raise UsageError(
-            f"the layout 'mtd' has no categories; leave data.category out (it is '{category}')"
-        )
+    refuse_category("mtd", category)
     free = _images(root, "Free")
     if train_list is None:
         train, test = seeded_split(free, test_share, seed)
     else:
-        names = _names(Path(train_list))
-        if missing := sorted(names - {p.name for p in free}):
-            raise DataError(
-                f"{train_list} names {missing[0]} and {len(missing) - 1} more that are not in {free[0].parent}"
-            )
-        train = [p for p in free if p.name in names]
-        test = [p for p in free if p.name not in names]
-    samples = [Sample(str(p), "train") for p in train] + [Sample(str(p), "test") for p in test]
+        train, test = _listed_split(free, Path(train_list))
+    samples = [Sample(str(image), "train") for image in train]
+    samples += [Sample(str(image), "test") for image in test]
     for defect in DEFECTS:
-        for image in _images(root, defect):
-            samples.append(
-                Sample(str(image), "test", defect.lower(), str(image.with_suffix(".png")))
-            )
+        bad = _images(root, defect)
+        masks = [image.with_suffix(".png") for image in bad]
+        samples += anomalous_samples(bad, masks, defect.lower(), mask_threshold=127)
     return samples
 
 
-def _images(root: Path, name: str) -> list[Path]:
-    found = sorted((root / f"MT_{name}" / "Imgs").glob("*.jpg"))
-    if not found:
+def _listed_split(free: list[Path], train_list: Path) -> tuple[list[Path], list[Path]]:
+    """Splits good images into those that a list names, and the others."""
+    names = _names(train_list)
+    missing = sorted(names - {image.name for image in free})
+    if missing:
         raise DataError(
-            f"no *.jpg in {root / f'MT_{name}' / 'Imgs'}; is data.root the folder that holds MT_Free?"
+            f"{train_list} names {missing[0]} and {len(missing) - 1} more that are not in "
+            f"{free[0].parent}"
         )
+    train = [image for image in free if image.name in names]
+    test = [image for image in free if image.name not in names]
+    return train, test
+
+
+def _images(root: Path, name: str) -> list[Path]:
+    folder = root / f"MT_{name}" / "Imgs"
+    found = sorted(folder.glob("*.jpg"))
+    if not found:
+        raise DataError(f"no *.jpg in {folder}; is data.root the folder that holds MT_Free?")
     return found
 
 

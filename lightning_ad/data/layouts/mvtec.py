@@ -7,6 +7,7 @@ ROOT/<category>/ground_truth/<defect>/000_mask.png   (0 and 255)
 from pathlib import Path
 
 from lightning_ad.data.layouts._files import (
+    anomalous_samples,
     category_folder,
     category_names,
     good_samples,
@@ -22,19 +23,19 @@ LICENCE = "CC BY-NC-SA 4.0"
 
 
 def categories(root: Path) -> list[str]:
-    """The categories in `root`."""
+    """Returns the categories in `root`."""
     return category_names(root, "train")
 
 
 def find(root: Path, category: str | None) -> list[Sample]:
     """MVTec AD (Bergmann et al., CVPR 2019), and every data set converted to its layout.
 
-    Masks are paired by stem, with or without `_mask`. A folder `validation/good`, as in MVTec LOCO, is the
-    layout's own validation set.
+    Masks are paired by stem, with or without `_mask`. A folder `validation/good`, as in MVTec LOCO,
+    is the layout's own validation set.
 
     Raises:
         UsageError: for an unknown category.
-        DataError: for a missing folder.
+        DataError: if a folder is missing.
     """
     base = category_folder(root, category, "train")
     samples = good_samples(base / "train" / GOOD, "train")
@@ -47,9 +48,8 @@ def find(root: Path, category: str | None) -> list[Sample]:
     for folder in subfolders(base / "test"):
         found = images(folder)
         if folder.name == GOOD:
-            samples += [Sample(str(p), "test") for p in found]
+            samples += [Sample(str(image), "test") for image in found]
         else:
             masks = partners(found, base / "ground_truth" / folder.name, ("_mask", ""))
-            pairs = zip(found, masks, strict=True)
-            samples += [Sample(str(p), "test", folder.name, str(m)) for p, m in pairs]
+            samples += anomalous_samples(found, masks, folder.name, mask_threshold=127)
     return samples

@@ -6,6 +6,7 @@ ROOT/<category>/test/<defect>/gt/000.png
 from pathlib import Path
 
 from lightning_ad.data.layouts._files import (
+    anomalous_samples,
     category_folder,
     category_names,
     good_samples,
@@ -20,25 +21,27 @@ LICENCE = "CC BY-NC-SA 4.0"
 
 
 def categories(root: Path) -> list[str]:
-    """The categories in `root`."""
+    """Returns the categories in `root`."""
     return category_names(root, "train")
 
 
 def find(root: Path, category: str | None) -> list[Sample]:
-    """The colour images of MVTec 3D-AD (Bergmann et al., VISAPP 2022): 2,656 training, 294 validation, 1,197 test.
+    """The colour images of MVTec 3D-AD (Bergmann et al., VISAPP 2022).
 
-    The point clouds (`xyz`) are not read; the masks of good images, which are empty, neither.
+    2,656 training, 294 validation and 1,197 test images. The point clouds (`xyz`) are not read, nor
+    are the masks of good images, which are empty.
 
     Raises:
         UsageError: for an unknown category.
-        DataError: for a missing folder.
+        DataError: if a folder is missing.
     """
     base = category_folder(root, category, "train")
     samples = good_samples(base / "train" / GOOD / "rgb", "train")
     samples += good_samples(base / "validation" / GOOD / "rgb", "validation")
     samples += good_samples(base / "test" / GOOD / "rgb", "test")
     for folder in subfolders(base / "test"):
-        found = [] if folder.name == GOOD else images(folder / "rgb")
-        pairs = zip(found, partners(found, folder / "gt"), strict=True)
-        samples += [Sample(str(p), "test", folder.name, str(m), 0) for p, m in pairs]
+        if folder.name != GOOD:
+            bad = images(folder / "rgb")
+            masks = partners(bad, folder / "gt")
+            samples += anomalous_samples(bad, masks, folder.name, mask_threshold=0)
     return samples

@@ -6,6 +6,7 @@ ROOT/<category>/test_public/ground_truth/bad/000_regular_mask.png, ...
 from pathlib import Path
 
 from lightning_ad.data.layouts._files import (
+    anomalous_samples,
     category_folder,
     category_names,
     good_samples,
@@ -19,18 +20,18 @@ LICENCE = "CC BY-NC-SA 4.0"
 
 
 def categories(root: Path) -> list[str]:
-    """The categories in `root`."""
+    """Returns the categories in `root`."""
     return category_names(root, "test_public")
 
 
 def find(root: Path, category: str | None) -> list[Sample]:
-    """MVTec AD 2 (Heckler-Kram et al. 2025), as far as it is public: tests on `test_public`.
+    """MVTec AD 2 (Heckler-Kram et al. 2025), its public part: tests on `test_public`.
 
-    The images of `test_private` and `test_private_mixed` have no labels and are passed over.
+    The images of `test_private` and `test_private_mixed` have no labels and are left out.
 
     Raises:
         UsageError: for an unknown category.
-        DataError: for a missing folder.
+        DataError: if a folder is missing.
     """
     base = category_folder(root, category, "test_public")
     samples = good_samples(base / "train" / GOOD, "train")
@@ -38,5 +39,5 @@ def find(root: Path, category: str | None) -> list[Sample]:
     public = base / "test_public"
     samples += good_samples(public / GOOD, "test")
     bad = images(public / "bad")
-    pairs = zip(bad, partners(bad, public / "ground_truth" / "bad", ("_mask", "")), strict=True)
-    return samples + [Sample(str(p), "test", "bad", str(m), 0) for p, m in pairs]
+    masks = partners(bad, public / "ground_truth" / "bad", ("_mask", ""))
+    return samples + anomalous_samples(bad, masks, "bad", mask_threshold=0)

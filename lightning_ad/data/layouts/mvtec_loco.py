@@ -8,6 +8,7 @@ ROOT/<category>/defects_config.json
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from lightning_ad.data.layouts._files import (
     category_folder,
@@ -24,56 +25,61 @@ LICENCE = "CC BY-NC-SA 4.0"
 
 
 def categories(root: Path) -> list[str]:
-    """The categories in `root`."""
+    """Returns the categories in `root`."""
     return category_names(root, "train")
 
 
 def find(root: Path, category: str | None) -> list[Sample]:
-    """MVTec LOCO AD (Bergmann et al., IJCV 2022): 1,772 training, 304 validation and 1,568 test images.
+    """MVTec LOCO AD (Bergmann et al., IJCV 2022): 1,772 training, 304 validation, 1,568 test.
 
-    An anomalous image has a folder of masks, one for each region; its outline is their union, whatever grey value
-    names the kind of defect. The layout's own validation images are good ones. Where `defects_config.json` is there, it
-    says by grey value how much of a region is enough, and localisation is told as sPRO too.
+    An anomalous image has a folder of masks, one for each region; its mask is their union, whatever
+    grey value names the kind of defect. The layout's own validation images are good. If there is a
+    `defects_config.json`, it says by grey value how much of a region must be found, and
+    localisation is reported as sPRO too.
 
     Raises:
         UsageError: for an unknown category.
-        DataError: for a missing folder, or a `defects_config.json` that is none.
+        DataError: if a folder is missing, or `defects_config.json` is not what it should be.
     """
     base = category_folder(root, category, "train")
     saturations = read_saturations(base / "defects_config.json")
     samples = good_samples(base / "train" / GOOD, "train")
     samples += good_samples(base / "validation" / GOOD, "validation")
-    samples += [
-        replace(s, saturations=saturations) for s in good_samples(base / "test" / GOOD, "test")
-    ]
+    for sample in good_samples(base / "test" / GOOD, "test"):
+        samples.append(replace(sample, saturations=saturations))
     for folder in subfolders(base / "test"):
-        for image in [] if folder.name == GOOD else images(folder):
+        if folder.name == GOOD:
+            continue
+        for image in images(folder):
             masks = base / "ground_truth" / folder.name / image.stem
             samples.append(Sample(str(image), "test", folder.name, str(masks), 0, saturations))
     return samples
 
 
 def read_saturations(path: Path) -> tuple[Saturation, ...]:
-    """What the data set's own list says of each kind of defect; nothing where there is no such file.
+    """Reads the data set's own list of the kinds of defect; empty if there is no such file.
 
     Raises:
-        DataError: naming the file, where it is not such a list.
+        DataError: naming the file, if it is not such a list.
     """
     if not path.is_file():
         return ()
     try:
-        found = tuple(
-            Saturation(
-                int(k["pixel_value"]),
-                float(k["saturation_threshold"]),
-                bool(k["relative_saturation"]),
-            )
-            for k in json.loads(path.read_text())
-        )
-        if bad := [s for s in found if s.threshold <= 0]:
-            raise ValueError(f"a saturation_threshold is above 0, {bad[0].threshold:g} came")
-        return found
+        kinds = json.loads(path.read_text())
+        return tuple(_saturation(kind) for kind in kinds)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path} is not a list of kinds with pixel_value, saturation_threshold and relative_saturation: {error!r}"
+            f"{path} is not a list of kinds with pixel_value, saturation_threshold and "
+            f"relative_saturation: {error!r}"
         ) from error
+
+
+def _saturation(kind: dict[str, Any]) -> Saturation:
+    saturation = Saturation(
+        value=int(kind["pixel_value"]),
+        threshold=float(kind["saturation_threshold"]),
+        relative=bool(kind["relative_saturation"]),
+    )
+    if saturation.threshold <= 0:
+        raise ValueError(f"expected a saturation_threshold above 0, got {saturation.threshold:g}")
+    return saturation

@@ -1,5 +1,5 @@
-"""ROOT/samples.csv  (or .parquet)                      columns path, split; label or defect; mask; ignore; category
-split is train, validation or test; label good or anomalous (0 or 1); defect a kind of defect, or good
+"""ROOT/samples.csv  (or .parquet)    columns path, split; label or defect; mask; ignore; category
+split is train, validation or test; label good or anomalous (0, 1); defect its kind, or good
 path,split,label,mask
 images/0001.png,train,good,
 images/0002.png,test,anomalous,masks/0002.png
@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_ad.data.sample import GOOD, Sample, Split
 from lightning_ad.errors import DataError, UsageError, UserError
 
-LABELS = {
+IS_ANOMALOUS = {
     "good": False,
     "normal": False,
     "0": False,
@@ -27,9 +27,11 @@ LABELS = {
 SOURCE = "your own images"
 LICENCE = "yours"
 
+Row = dict[str, str]
+
 
 def categories(root: Path, *, file: str = "samples.csv") -> list[str]:
-    """What the column `category` has; none where there is no such column."""
+    """Returns the values of the column `category`; none if there is no such column."""
     return sorted({row["category"] for row in _rows(root / file) if row.get("category")})
 
 
@@ -43,99 +45,127 @@ def find(
 ) -> list[Sample]:
     """Any data set that a table describes; one row is one image.
 
-    Columns: `path`, `mask` and `ignore` (regions that are not to be looked at), relative to the root (or absolute);
-    `split`: train, validation or test; `label`: good or 0, anomalous or 1; `defect`: its kind, `good` for a good part.
-    One of `label` and `defect` must be there; an empty `mask` or `ignore` is none. With `data.category`, the rows whose
-    column `category` has it. Anomalous validation images are for `--threshold f1` and `validation_AUROC`.
+    Columns: `path`, `mask` and `ignore` (ignored regions), relative to the root (or absolute);
+    `split`: train, validation or test; `label`: good or 0, anomalous or 1; `defect`: its kind,
+    `good` for a good part. One of `label` and `defect` must be there; an empty `mask` or `ignore`
+    is none. With `data.category`, only the rows of that `category`. Anomalous validation images are
+    for `--threshold f1` and `validation_AUROC`.
 
     Raises:
         UsageError: for an unknown category.
-        UserError: where Parquet is asked for and pyarrow is not installed.
-        DataError: for a missing file or column, a value that is none of these, a path that leaves the root (unless
-            `outside` is true), or an anomalous training image.
+        UserError: for a Parquet table if pyarrow is not installed.
+        DataError: if a file or column is missing, for an unknown value, a path that leaves the root
+            (unless `outside` is true), or an anomalous training image.
     """
-    rows, (word, first) = (
-        _rows(root / file),
-        ("row", 1) if file.endswith(".parquet") else ("line", 2),
-    )
-    kinds = sorted({row.get("category", "") for row in rows})
-    if category is not None and category not in kinds:
-        raise UsageError(
-            f"{root / file} has no row of category '{category}'; its categories: {', '.join(kinds)}"
-        )
-    if category is None and len(kinds) > 1:
+    table = root / file
+    rows = _rows(table)
+    _check_category(table, rows, category)
+    word, first = ("row", 1) if file.endswith(".parquet") else ("line", 2)
+    samples = []
+    for number, row in enumerate(rows, first):
+        if category is None or row["category"] == category:
+            where = f"{table}, {word} {number}"
+            samples.append(_sample(root, row, where, mask_threshold, outside))
+    return samples
+
+
+def _check_category(table: Path, rows: list[Row], category: str | None) -> None:
+    there = sorted({row.get("category", "") for row in rows})
+    if category is None and len(there) > 1:
         rank_zero_warn(
-            f"{root / file} has the categories {', '.join(kinds)}, and all of them are taken for one part; "
-            "--data.category names one, and `all` trains each by itself"
+            f"{table} has the categories {', '.join(there)}, and all of them are taken for one "
+            "part; --data.category names one, and `all` trains each by itself"
         )
-    return [
-        _sample(root, row, f"{root / file}, {word} {number}", mask_threshold, outside)
-        for number, row in enumerate(rows, first)
-        if category is None or row["category"] == category
-    ]
+    if category is not None and category not in there:
+        raise UsageError(
+            f"{table} has no row of category '{category}'; its categories: {', '.join(there)}"
+        )
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _rows(path: Path) -> list[Row]:
     if not path.is_file():
         raise DataError(
             f"there is no table {path}; data.layout_options.file names it, relative to data.root"
         )
-    if path.suffix == ".parquet":
-        try:
-            from pyarrow.parquet import read_table
-        except ImportError as error:
-            raise UserError(
-                f"{path}: Parquet needs pyarrow (pip install pyarrow), or export it as CSV"
-            ) from error
-        found = [
-            {k: "" if v is None else str(v) for k, v in row.items()}
-            for row in read_table(path).to_pylist()
-        ]
-    else:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            found = [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file)]
-    columns = set(found[0]) if found else set()
-    if not {"path", "split"} <= columns or not {"label", "defect"} & columns:
+    rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    columns = list(rows[0]) if rows else []
+    has_label = "label" in columns or "defect" in columns
+    if "path" not in columns or "split" not in columns or not has_label:
         raise DataError(
-            f"{path} needs the columns path, split, and label or defect; it has {', '.join(columns)}"
+            f"{path} needs the columns path, split, and label or defect; it has "
+            f"{', '.join(columns)}"
         )
-    return found
+    return rows
 
 
-def _sample(root: Path, row: dict[str, str], where: str, threshold: int, outside: bool) -> Sample:
-    if row["split"] not in get_args(Split):
-        raise DataError(
-            f"{where}: split is one of {', '.join(get_args(Split))}; '{row['split']}' came"
-        )
-    defect = row.get("defect", "").strip()
-    defect = GOOD if LABELS.get(defect.lower()) is False else defect
-    label = row.get("label", "").strip().lower() or (
-        "0" if defect == GOOD else "1" if defect else ""
-    )
-    if label not in LABELS:
-        raise DataError(
-            f"{where}: label is good (0) or anomalous (1); '{row.get('label', '')}' came"
-        )
-    if LABELS[label] and row["split"] == "train":
+def _read_parquet(path: Path) -> list[Row]:
+    try:
+        from pyarrow.parquet import read_table
+    except ImportError as error:
+        raise UserError(
+            f"{path}: Parquet needs pyarrow (pip install pyarrow), or export it as CSV"
+        ) from error
+    rows = []
+    for values in read_table(path).to_pylist():
+        row = {name: "" if value is None else str(value) for name, value in values.items()}
+        rows.append(row)
+    return rows
+
+
+def _read_csv(path: Path) -> list[Row]:
+    rows = []
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        for values in csv.DictReader(file):
+            rows.append({name: value or "" for name, value in values.items() if name})
+    return rows
+
+
+def _sample(root: Path, row: Row, where: str, mask_threshold: int, outside: bool) -> Sample:
+    split = _split(row, where)
+    defect = _defect(row, where)
+    if defect != GOOD and split == "train":
         raise DataError(
             f"{where}: an anomalous image is for test or validation, its split is train"
         )
-    if LABELS[label] == (defect == GOOD) and defect:
-        raise DataError(f"{where}: label '{row.get('label')}' and defect '{defect}' do not agree")
-    path, mask, ignore = (
-        _inside(root, row.get(name, "").strip(), where, outside)
-        for name in ("path", "mask", "ignore")
-    )
+    path = _path(root, row, "path", where, outside)
+    mask = _path(root, row, "mask", where, outside)
+    ignore = _path(root, row, "ignore", where, outside)
     if path is None:
         raise DataError(f"{where}: no path")
-    defect = (defect or "anomalous") if LABELS[label] else GOOD
-    return Sample(
-        path, row["split"], defect, mask if LABELS[label] else None, threshold, ignore_path=ignore
-    )
+    if defect == GOOD:
+        mask = None
+    return Sample(path, split, defect, mask, mask_threshold, ignore_path=ignore)
 
 
-def _inside(root: Path, name: str, where: str, outside: bool) -> str | None:
-    """The path of a file that must lie in the root; a link in the root may lead elsewhere."""
+def _split(row: Row, where: str) -> Split:
+    split = row["split"]
+    if split not in get_args(Split):
+        raise DataError(f"{where}: split: expected {', '.join(get_args(Split))}, got '{split}'")
+    return split
+
+
+def _defect(row: Row, where: str) -> str:
+    """Returns the kind of defect by the columns defect and label; `good` for a good part."""
+    defect = row.get("defect", "").strip()
+    if IS_ANOMALOUS.get(defect.lower()) is False:
+        defect = GOOD
+    label = row.get("label", "").strip().lower()
+    if not label and defect:
+        return defect
+    if label not in IS_ANOMALOUS:
+        raise DataError(
+            f"{where}: label: expected good (0) or anomalous (1), got '{row.get('label', '')}'"
+        )
+    if defect and IS_ANOMALOUS[label] == (defect == GOOD):
+        raise DataError(f"{where}: label '{row.get('label')}' and defect '{defect}' do not agree")
+    if not IS_ANOMALOUS[label]:
+        return GOOD
+    return defect or "anomalous"
+
+
+def _path(root: Path, row: Row, column: str, where: str, outside: bool) -> str | None:
+    """Returns the path of a file, which must lie in the root (a link may lead elsewhere)."""
+    name = row.get(column, "").strip()
     if not name:
         return None
     path = root / name

@@ -1,0 +1,43 @@
+"""The processes that read images for a loader."""
+
+import os
+import signal
+
+import torch
+
+from lightning_ad.data.reading import limit_size
+
+MOST_WORKERS = 8
+
+
+def worker_count(device: torch.device, draws: bool, tiled: bool) -> int:
+    """Returns how many processes read images, if the user does not say (`data.num_workers`).
+
+    Args:
+        device: the device of the network. Beside one on the CPU, threads of its process read.
+        draws: synthetic anomalies are drawn, which takes long.
+        tiled: images are cut into tiles, which threads do not read.
+    """
+    if device.type != "cpu" or draws:
+        return min(MOST_WORKERS, _cores())
+    if tiled:
+        return 1
+    return 0
+
+
+def begin_worker(megapixels: float, worker: int) -> None:
+    """Limits the size of images in a worker, and leaves signals to the main process.
+
+    Signals to a whole job must not end its workers before the main process has stopped.
+    """
+    limit_size(megapixels)
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _cores() -> int:
+    """Returns how many cores this process may use, as far as the system says."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
