@@ -52,7 +52,7 @@ def _memory_text(peak: Mapping[str, float]) -> str:
     return ", ".join(f"{gib:.2f} GiB ({kind})" for kind, gib in peak.items())
 
 
-def facts_of(
+def dashboard_facts(
     model: AnomalyModule, data: AnomalyDataModule, revision: str | None, training_set: str | None
 ) -> dict[str, str]:
     """What a dashboard lists about a run before it begins: method, data, versions, revision."""
