@@ -1,4 +1,4 @@
-"""The demo data set: a small inspection task in the MVTec layout, drawn from a seed without a download."""
+"""The demo data set: a small inspection task in the MVTec layout, drawn without a download."""
 
 import zlib
 from pathlib import Path
@@ -12,8 +12,10 @@ from lightning_ad.data.demo.parts import Conditions, build, expose, photograph
 
 __all__ = ["DEFECTS", "defective_image", "draw_demo", "good_image"]
 
-VISIBLE = 0.045  # a pixel whose brightness differs by this much is seen to be changed
-LEAST_AREA = 0.003  # of the image; a smaller defect is drawn again
+VISIBLE = 0.045  # a difference in brightness from which a change can be seen
+LEAST_AREA = 0.003  # share of the image; a smaller defect is drawn again
+SPECK = 12.0  # area in units of a change that is too small to see
+PINHOLE = 60.0  # area in units of a gap in a change that is filled
 
 
 def draw_demo(
@@ -24,17 +26,14 @@ def draw_demo(
     good: int = 20,
     per_defect: int = 8,
 ) -> None:
-    """Write the data set under ``root``: train/good, test/good, test/<defect> and ground_truth/<defect>.
+    """Writes the data set: train/good, test/good, test/<defect> and ground_truth/<defect>.
 
-    Every image depends on the seed, the size, its folder and its number alone: a smaller set is a part of a
-    larger one, and drawing it again writes the same bytes.
+    Every image depends on the seed, the size, its folder and its number alone: a smaller set is a
+    part of a larger one, and drawing it again writes the same bytes.
     """
     root = Path(root)
-    for split, count in (("train", train), ("test", good)):
-        for number in range(count):
-            _save(
-                good_image(seed, split, number, size), root / split / "good" / f"{number:03d}.png"
-            )
+    _draw_good(root, "train", train, seed, size)
+    _draw_good(root, "test", good, seed, size)
     for defect in DEFECTS:
         for number in range(per_defect):
             image, mask = defective_image(seed, defect, number, size)
@@ -42,25 +41,33 @@ def draw_demo(
             _save(mask, root / "ground_truth" / defect / f"{number:03d}_mask.png")
 
 
+def _draw_good(root: Path, split: str, count: int, seed: int, size: int) -> None:
+    for number in range(count):
+        image = good_image(seed, split, number, size)
+        _save(image, root / split / "good" / f"{number:03d}.png")
+
+
 def good_image(seed: int, split: str, number: int, size: int = 256) -> Image.Image:
-    """The RGB image ``number`` of the good parts of ``split``, 'train' or 'test'."""
+    """Draws the RGB image `number` of the good parts of `split`, 'train' or 'test'."""
     conditions = Conditions(_rng(seed, f"{split}/good", number))
-    return expose(photograph(build(conditions, size), conditions, size), conditions)
+    layers = build(conditions, size)
+    return expose(photograph(layers, conditions, size), conditions)
 
 
 def defective_image(
     seed: int, defect: str, number: int, size: int = 256
 ) -> tuple[Image.Image, Image.Image]:
-    """The RGB image ``number`` of a defect, and its mask: 255 where the defect visibly changes the image."""
+    """Draws the RGB image `number` of a defect, and its mask: 255 where it can be seen."""
     rng = _rng(seed, f"test/{defect}", number)
     conditions = Conditions(rng)
-    spoil, variants = DEFECTS[defect]
+    draw_defect, variants = DEFECTS[defect]
+    variant = variants[number % len(variants)]
     good = photograph(build(conditions, size), conditions, size)
     while True:
         layers = build(conditions, size)
-        spoil(layers, rng, size, variants[number % len(variants)])
+        draw_defect(layers, rng, size, variant)
         image = photograph(layers, conditions, size)
-        mask = _changed(image, good)
+        mask = _visible_change(image, good)
         if mask.mean() >= LEAST_AREA:
             return expose(image, conditions), Image.fromarray(mask.astype(np.uint8) * 255)
 
@@ -69,23 +76,25 @@ def _rng(seed: int, group: str, number: int) -> np.random.Generator:
     return np.random.default_rng([seed, zlib.crc32(group.encode()), number])
 
 
-def _changed(image: np.ndarray, good: np.ndarray) -> np.ndarray:
-    """(size, size) bool: where two images in 0..1 visibly differ, without specks and pinholes."""
+def _visible_change(image: np.ndarray, good: np.ndarray) -> np.ndarray:
+    """Returns where two images in 0..1 visibly differ, bool (size, size), without specks."""
     unit = image.shape[0] / 256
     reach = max(1, round(2 * unit))
     across = np.arange(-reach, reach + 1)
     disc = np.hypot(across, across[:, None]) < reach + 0.5
-    differs = np.pad(np.abs(image - good).max(axis=2) > VISIBLE, reach)
-    changed = _large(
-        ndimage.binary_closing(differs, disc)[reach:-reach, reach:-reach], 12 * unit**2
-    )
+    differs = np.abs(image - good).max(axis=2) > VISIBLE
+    closed = ndimage.binary_closing(np.pad(differs, reach), disc)[reach:-reach, reach:-reach]
+    changed = _large(closed, SPECK * unit**2)
     gaps = ndimage.binary_fill_holes(changed) & ~changed
-    return changed | (gaps & ~_large(gaps, 60 * unit**2))
+    pinholes = gaps & ~_large(gaps, PINHOLE * unit**2)
+    return changed | pinholes
 
 
 def _large(regions: np.ndarray, area: float) -> np.ndarray:
+    """Keeps the connected regions of at least this area in pixels."""
     labels, _ = ndimage.label(regions)
-    return regions & (np.bincount(labels.ravel()) >= area)[labels]
+    is_large = np.bincount(labels.ravel()) >= area
+    return regions & is_large[labels]
 
 
 def _save(image: Image.Image, path: Path) -> None:
