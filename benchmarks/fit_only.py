@@ -25,7 +25,7 @@ from lightning_ad.features.patches import patch_features
 from lightning_ad.features.weights import build_network
 from lightning_ad.methods import PaDiM, PatchCore
 from lightning_ad.statistics.coreset import k_center_greedy
-from lightning_ad.statistics.moments import Moments
+from lightning_ad.statistics.hierarchical_moments import HierarchicalMoments
 
 LAYERS = {  # the finest is PaDiM's alone
     "mobilenet_v2": ["features.3", "features.6", "features.13"],
@@ -124,12 +124,12 @@ def padim(images: Tensor, name: str, weights: str, size: int) -> None:
     def begin() -> None:
         grids = model._grids_of(*images.shape[2:])
         model.grids.copy_(torch.tensor(grids))
-        model._moments = Moments(model._nesting(grids), torch.float64)
+        model._moments = HierarchicalMoments(model._hierarchy(grids), torch.float64)
 
     def end() -> None:
         model.complete()
         model.fitted.fill_(True)
-        model._gaussian().whitened()
+        model._gaussian().inverse_factors()
 
     def build() -> None:
         begin()

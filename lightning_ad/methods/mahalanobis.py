@@ -132,11 +132,7 @@ class MahalanobisAD(FitOnlyModule):
         """
         moments = [level.finish() for level in self._moments]
         self._moments = []
-        self.means = torch.cat([level.mean for level in moments])
-        self.scatters = torch.cat([pack_triangle(level.scatter[None])[0] for level in moments])
-        self.thirds = torch.cat([level.third for level in moments])
-        self.fourths = torch.cat([level.fourth for level in moments])
-        self.count.fill_(moments[0].count)
+        self._store(moments)
         self._fitted = (self.means, self._fit(moments))
 
     def stages(self, plan: Plan) -> list[Stage]:
@@ -193,9 +189,9 @@ class MahalanobisAD(FitOnlyModule):
         return {name: chi_square_radius(level.dimension, probability) for name, level in levels}
 
     def chi_square_threshold(self, reject: float) -> float:
-        """Returns the score of images at the limit of each level; for its worth see `thresholds`."""
-        radii = self.thresholds(1 - reject)
-        return float(self._combined([torch.tensor([radius]) for radius in radii.values()]))
+        """Returns the score at the limit of each level; for its worth see `thresholds`."""
+        radii = torch.tensor([*self.thresholds(1 - reject).values()])
+        return float(self._combined(list(radii.split(1))))
 
     def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
         """Scores training images as though each had not been fitted.
@@ -226,8 +222,20 @@ class MahalanobisAD(FitOnlyModule):
         stacked = torch.stack(levels)
         return stacked.mean(0) if self.combine == "mean" else stacked.sum(0)
 
+    def _store(self, moments: list[Moments]) -> None:
+        """Puts the moments of the levels into the buffers."""
+        parts: dict[str, list[Tensor]] = {name: [] for name in BUFFERS}
+        for level in moments:
+            parts["means"].append(level.mean)
+            parts["scatters"].append(pack_triangle(level.scatter[None])[0])
+            parts["thirds"].append(level.third)
+            parts["fourths"].append(level.fourth)
+        for name in BUFFERS:
+            setattr(self, name, torch.cat(parts[name]))
+        self.count.fill_(moments[0].count)
+
     def _stored_moments(self) -> list[Moments]:
-        """Returns the moments of each level, from the buffers."""
+        """Returns the moments of the levels, from the buffers."""
         triangle_sizes = [width * (width + 1) // 2 for width in self.widths]
         levels = zip(
             self.means.split(self.widths),

@@ -4,7 +4,8 @@
 that part by part. Both run on one process or many, on a CPU or on CUDA.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
@@ -139,7 +140,8 @@ class _Selection:
     def __init__(self, vectors: Tensor, rows: Tensor) -> None:
         self.vectors = vectors
         self.rows = rows
-        self.nearest = torch.full((len(vectors),), float("inf"), device=vectors.device)
+        self.device = vectors.device
+        self.nearest = vectors.new_full((len(vectors),), math.inf)
         self.count = 0
         self._selected: list[Tensor] = []
         self._start_distances: Tensor | None = None
@@ -147,33 +149,31 @@ class _Selection:
         self._part = max(1, 4 * BLOCK_BYTES // self._vector_bytes)  # vectors of a pass over all
         # Only differences matter; without the mean, products of vectors are smaller, and so is
         # their rounding.
-        own_sum = torch.cat([vectors.sum(0), vectors.new_tensor([len(vectors)])])
-        sums = gather_rows(own_sum[None]).sum(0)
-        self._mean = sums[:-1] / sums[-1]
+        self._mean = _mean_of_all(vectors)
         self._norms = torch.empty_like(self.nearest)
-        parts = zip(vectors.split(self._part), self._norms.split(self._part), strict=True)
-        for part, norms in parts:
-            torch.sum((part - self._mean).square_(), 1, out=norms)
+        for part, norms in self._parts_with(self._norms):
+            deviations = part - self._mean
+            torch.sum(deviations.square_(), 1, out=norms)
 
     def start_with_one(self, generator: torch.Generator) -> None:
         """Selects one random vector."""
-        total = sum_over_processes(len(self.rows), self.rows.device)
-        first = torch.randint(total, (1,), generator=generator).to(self.rows.device)
+        total = sum_over_processes(len(self.rows), self.device)
+        drawn = torch.randint(total, (1,), generator=generator)
+        first = drawn.to(self.device)
         self._compare(self._vectors_of(first))
         self.nearest[self.rows == first] = -1
         self._record(first)
 
     def start_with_distances(self, points: int, generator: torch.Generator) -> None:
         """Sets the distances to the mean distance to random vectors, none of which is selected."""
-        total = sum_over_processes(len(self.rows), self.rows.device)
-        drawn = torch.randperm(total, generator=generator)[:points].to(self.rows.device)
-        starts = self._vectors_of(drawn)
-        distances = torch.zeros_like(self.nearest)
+        total = sum_over_processes(len(self.rows), self.device)
+        order = torch.randperm(total, generator=generator)
+        starts = self._vectors_of(order[:points].to(self.device))
+        sums = torch.zeros_like(self.nearest)
         for start in starts:
-            parts = zip(self.vectors.split(self._part), distances.split(self._part), strict=True)
-            for part, sums in parts:
-                sums += _squared(part, start).sqrt_()
-        self.nearest = (distances / len(starts)).square_()
+            for part, part_sums in self._parts_with(sums):
+                part_sums += _squared(part, start).sqrt_()
+        self.nearest = (sums / len(starts)).square_()
         self._start_distances = self.nearest.clone()
 
     def extend(self, most: int) -> None:
@@ -190,8 +190,8 @@ class _Selection:
         farthest = self.nearest.new_tensor(0.0)
         if len(self.nearest):
             farthest = self.nearest.max()
-        radius = gather_rows(farthest[None]).max().clamp(min=0).sqrt()
-        return Coreset(rows, float(radius))
+        squared_radius = gather_rows(farthest[None]).max()
+        return Coreset(rows, float(squared_radius.clamp(min=0).sqrt()))
 
     def state(self) -> dict[str, Tensor]:
         """Returns what `restore` needs to continue."""
@@ -202,33 +202,35 @@ class _Selection:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continues from what `state` has returned."""
-        device = self.nearest.device
-        self.nearest = state["nearest"].to(device, copy=True)
+        self.nearest = state["nearest"].to(self.device, copy=True)
         if "first" in state:
-            self._start_distances = state["first"].to(device, copy=True)
-        self._record(state["selected"].to(device))
+            self._start_distances = state["first"].to(self.device, copy=True)
+        self._record(state["selected"].to(self.device))
 
     def _record(self, numbers: Tensor) -> None:
         self._selected.append(numbers)
         self.count += len(numbers)
 
+    def _parts_with(self, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Pairs parts of the vectors with the same parts of some values of theirs."""
+        parts = self.vectors.split(self._part)
+        return zip(parts, values.split(self._part), strict=True)
+
     def _vectors_of(self, numbers: Tensor) -> Tensor:
         """Returns the vectors of some numbers, on every process."""
-        return take_rows(self.vectors, self.rows, numbers, self.vectors.device)
+        return take_rows(self.vectors, self.rows, numbers, self.device)
 
     def _forget_start(self, centres: Tensor) -> None:
         """Replaces distances that are still those to the start by those to the nearest centre."""
-        unchanged = (self.nearest == self._start_distances).nonzero().flatten()
+        unchanged = _indices(self.nearest == self._start_distances)
         for rows in unchanged.split(self._part):
-            self.nearest[rows] = nearest_neighbours(self.vectors[rows], centres)[0][:, 0]
+            squared, _ = nearest_neighbours(self.vectors[rows], centres)
+            self.nearest[rows] = squared[:, 0]
 
     def _next_centres(self, most: int) -> tuple[Tensor, Tensor]:
         """Returns the numbers and vectors of the next centres, in order of selection."""
         limit, tied = self._limit()
-        own = (self.nearest > limit).nonzero().flatten()
-        if tied:  # more vectors than the pool holds are equally far
-            equal = (self.nearest == limit).nonzero().flatten()
-            own = torch.cat([own, equal[self.rows[equal].argsort()[:POOL]]])
+        own = self._own_candidates(limit, tied)
         numbers = gather_rows(self.rows[own])
         nearest = gather_rows(self.nearest[own])
         candidates = gather_rows(self.vectors[own])
@@ -238,21 +240,34 @@ class _Selection:
         chosen = None
         if process_rank() == 0:
             chosen = _greedy(candidates, nearest[order], most, limit, tied)
-        chosen = broadcast(chosen, self.vectors.device)
+        chosen = broadcast(chosen, self.device)
         numbers = numbers[chosen]
-        self.nearest[own[torch.isin(self.rows[own], numbers)]] = -1
+        is_centre = torch.isin(self.rows[own], numbers)
+        self.nearest[own[is_centre]] = -1
         return numbers, candidates[chosen]
+
+    def _own_candidates(self, limit: float, tied: bool) -> Tensor:
+        """Returns the places of this process's vectors that the next centres are chosen from."""
+        own = _indices(self.nearest > limit)
+        if not tied:
+            return own
+        # More vectors than the pool holds are equally far.
+        equal = _indices(self.nearest == limit)
+        lowest = self.rows[equal].argsort()[:POOL]
+        return torch.cat([own, equal[lowest]])
 
     def _limit(self) -> tuple[float, bool]:
         """Returns the distance above which vectors are candidates, and whether those at it are."""
-        top = self.nearest.topk(min(POOL + 1, len(self.nearest))).values
+        most = min(POOL + 1, len(self.nearest))
+        top = self.nearest.topk(most).values
         beyond = top.new_tensor(-1.0)
         if len(top) > POOL:
             beyond = top[POOL]
         farthest = beyond
         if len(top):
             farthest = top[0]
-        farthest, limit = gather_rows(torch.stack((farthest, beyond))[None]).amax(0).tolist()
+        own = torch.stack((farthest, beyond))
+        farthest, limit = gather_rows(own[None]).amax(0).tolist()
         return limit, farthest == limit
 
     def _compare(self, centres: Tensor) -> None:
@@ -260,15 +275,20 @@ class _Selection:
         centred = centres - self._mean
         squares = centred.square().sum(1)
         slack = 2 * ROUNDING * self.vectors.shape[1] ** 0.5
-        block = max(64, BLOCK_BYTES // max(4 * len(centres), self._vector_bytes))
-        parts = (self.vectors.split(block), self._norms.split(block), self.nearest.split(block))
-        for vectors, norms, nearest in zip(*parts, strict=True):
+        row_bytes = max(4 * len(centres), self._vector_bytes)
+        block = max(64, BLOCK_BYTES // row_bytes)
+        for start in range(0, len(self.vectors), block):
+            rows = slice(start, start + block)
+            vectors = self.vectors[rows]
+            norms = self._norms[rows]
+            nearest = self.nearest[rows]
             estimates = torch.addmm(squares, vectors - self._mean, centred.T, alpha=-2)
             best = estimates.amin(1) + norms
             doubt = slack * (norms + squares.max())
-            nearer = (best < nearest + doubt).nonzero().flatten()
-            bound = torch.minimum(best, nearest).add_(doubt).sub_(norms)[nearer]
-            places, which = (estimates[nearer] <= bound[:, None]).nonzero().unbind(1)
+            nearer = _indices(best < nearest + doubt)
+            bound = torch.minimum(best, nearest).add_(doubt).sub_(norms)
+            possible = estimates[nearer] <= bound[nearer, None]
+            places, which = possible.nonzero().unbind(1)
             self._lower(nearest, vectors, nearer[places], centres, which)
 
     def _lower(
@@ -277,7 +297,8 @@ class _Selection:
         """Lowers `nearest` at `places` to the exact distances to the centres `which`."""
         pairs = max(1, BLOCK_BYTES // self._vector_bytes)
         for place, centre in zip(places.split(pairs), which.split(pairs), strict=True):
-            nearest.scatter_reduce_(0, place, _squared(vectors[place], centres[centre]), "amin")
+            distances = _squared(vectors[place], centres[centre])
+            nearest.scatter_reduce_(0, place, distances, "amin")
 
 
 def _greedy(candidates: Tensor, nearest: Tensor, most: int, limit: float, tied: bool) -> Tensor:
@@ -293,19 +314,33 @@ def _greedy(candidates: Tensor, nearest: Tensor, most: int, limit: float, tied: 
         if not reaches(nearest[farthest], limit):
             break
         chosen.append(places[farthest])
-        nearest = torch.minimum(nearest, _squared(candidates, candidates[farthest]))
+        distances = _squared(candidates, candidates[farthest])
+        nearest = torch.minimum(nearest, distances)
         nearest[farthest] = -1
         if len(chosen) % 16 == 0:  # those that cannot be chosen any more need no distances
-            left = reaches(nearest, limit).nonzero().flatten()
+            left = _indices(reaches(nearest, limit))
             candidates = candidates[left]
             nearest = nearest[left]
             places = places[left]
     return torch.stack(chosen)
 
 
+def _mean_of_all(vectors: Tensor) -> Tensor:
+    """Returns the mean [D] of the vectors of all processes."""
+    count = vectors.new_tensor([len(vectors)])
+    sum_and_count = torch.cat([vectors.sum(0), count])
+    total = gather_rows(sum_and_count[None]).sum(0)
+    return total[:-1] / total[-1]
+
+
 def _squared(a: Tensor, b: Tensor) -> Tensor:
     """Returns squared distances of rows, from differences: the same bits wherever a row stands."""
     return (a - b).square_().sum(1)
+
+
+def _indices(mask: Tensor) -> Tensor:
+    """Returns the indices int64 [m] of the entries of a mask [n] that are true."""
+    return mask.nonzero().flatten()
 
 
 def coresets_of_parts(
@@ -349,16 +384,18 @@ def coresets_of_parts(
     left = [torch.empty(0, dtype=torch.int64)]
     radius = 0.0
     starts = range(0, int(totals.max()), size)
-    for start, wanted in zip(starts, _shares(totals, size, count), strict=True):
+    shares = _shares(totals, size, count)
+    for start, share in zip(starts, shares, strict=True):
         lengths = (totals - start).clamp(0, size)
         first = int(lengths[: process_rank()].sum())
         last = first + int(lengths[process_rank()])
         numbers = torch.arange(first, last, device=device)
         vectors = read(min(start, total), min(start + size, total))
-        coreset = k_center_greedy(vectors, wanted, generator, starting_points, numbers, advance)
+        coreset = k_center_greedy(vectors, share, generator, starting_points, numbers, advance)
         del vectors  # before the next ones are read
-        own = coreset.rows[(coreset.rows >= first) & (coreset.rows < last)]
-        left.append((own - first + start).sort().values.cpu())
+        is_own = (coreset.rows >= first) & (coreset.rows < last)
+        own = coreset.rows[is_own] - first + start
+        left.append(own.sort().values.cpu())
         radius = max(radius, coreset.radius)
     return torch.cat(left), radius
 
@@ -371,8 +408,10 @@ def _shares(totals: Tensor, size: int, count: int) -> list[int]:
         size: of a part on each process.
         count: of vectors that will be selected in the end.
     """
-    starts = range(0, int(totals.max()), size)
-    lengths = [int((totals - start).clamp(0, size).sum()) for start in starts]
+    lengths = []
+    for start in range(0, int(totals.max()), size):
+        length = (totals - start).clamp(0, size).sum()
+        lengths.append(int(length))
     even_share = size * len(totals) // len(lengths)
     shares = [min(count, even_share, length) for length in lengths]
     missing = count - sum(shares)

@@ -54,7 +54,8 @@ class ShrunkGaussian:
 
     def squared(self, vectors: Tensor) -> Tensor:
         """Returns the squared distances [N] of vectors [N, D]."""
-        return squared_mahalanobis((vectors - self.mean)[None], self.whitening[None])[0]
+        deviations = vectors - self.mean
+        return squared_mahalanobis(deviations[None], self.whitening[None])[0]
 
     def squared_without(self, vectors: Tensor) -> Tensor:
         """Returns the squared distances [N] of fitted vectors as though each had not been fitted.
@@ -79,7 +80,8 @@ class ShrunkGaussian:
         kept_sums = _trace_and_squares_without(powers, removed, self._kept)
         _, weight, ridge = self._weights(count - 1, self.dimension, whole_sums, kept_sums, fourth)
         variances = weight[:, None] * powers[self._kept] + ridge[:, None]
-        return leave_one_out((parts[:, self._kept] / variances).sum(1), count, weight)
+        squared = (parts[:, self._kept] / variances).sum(1)
+        return leave_one_out(squared, count, weight)
 
     @cached_property
     def _spectrum(self) -> tuple[Tensor, Tensor]:
@@ -115,7 +117,8 @@ class ShrunkGaussian:
         kept_sums = torch.stack([powers.sum(), powers.square().sum()])
         fourth = self._moments.fourth[0]
         shrinkage, weight, ridge = self._weights(count, len(powers), sums, kept_sums, fourth)
-        return shrinkage, (basis[:, self._kept] / (weight * powers + ridge).sqrt()).T
+        deviations = (weight * powers + ridge).sqrt()
+        return shrinkage, (basis[:, self._kept] / deviations).T
 
     def _weights(
         self, count: int, dimension: int, sums: Tensor, kept_sums: Tensor, fourth: Tensor
@@ -130,11 +133,14 @@ class ShrunkGaussian:
             fourth: the sum of the fourth powers of the norms of the deviations.
         """
         trace, squares = kept_sums
-        excess = (trace.square() + 2 * squares) / (sums[0].square() + 2 * sums[1])
+        whole_trace, whole_squares = sums
+        gaussian = whole_trace.square() + 2 * whole_squares
+        excess = (trace.square() + 2 * squares) / gaussian
         shrinkage = torch.zeros_like(trace)
         if self._shrink:
             shrinkage = ledoit_wolf_shrinkage(count, dimension, trace, squares, fourth * excess)
-        return shrinkage, (1 - shrinkage) / count, shrinkage * trace / (count * dimension)
+        ridge = shrinkage * trace / (count * dimension)
+        return shrinkage, (1 - shrinkage) / count, ridge
 
 
 def _trace_and_squares(scatter: Tensor) -> Tensor:
@@ -172,8 +178,10 @@ def ledoit_wolf_shrinkage(
         fourth: the sum of the fourth powers of the norms of the deviations from the mean.
     """
     spread = squares / count**2
-    distance = (spread - (trace / count).square() / dimension).clamp(min=0)
-    error = torch.minimum((fourth / count - spread).clamp(min=0) / count, distance)
+    identity = (trace / count).square() / dimension
+    distance = (spread - identity).clamp(min=0)
+    error = (fourth / count - spread).clamp(min=0) / count
+    error = torch.minimum(error, distance)
     return torch.where(error > 0, error / distance, 0)
 
 
@@ -213,13 +221,16 @@ def principal_components(
         torch.linalg.LinAlgError: if there is no variance.
     """
     noise = torch.finfo(variances.dtype).eps * len(variances)
-    rank = min(len(variances), count - 1, int((variances > noise * variances[0]).sum()))
+    above_noise = (variances > noise * variances[0]).sum()
+    rank = min(len(variances), count - 1, int(above_noise))
     if not rank:
         raise torch.linalg.LinAlgError(
             f"{count} vectors that are all the same have no principal components"
         )
-    explained = variances[:rank].cumsum(0) / variances[:rank].sum()
-    crossing = min(int((explained <= share).sum()), rank - 1)
+    kept = variances[:rank]
+    explained = kept.cumsum(0) / kept.sum()
+    crossing = int((explained <= share).sum())
+    crossing = min(crossing, rank - 1)
     if kind == "pca":
         return slice(0, crossing + 1)
     return slice(max(crossing - 1, 0), rank)

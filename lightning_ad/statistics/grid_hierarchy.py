@@ -82,10 +82,12 @@ class GridHierarchy:
         for level, (_, width) in enumerate(grids):
             down = torch.tensor(rows.paths[level])[:, None]
             right = torch.tensor(columns.paths[level])
-            cells = (cells * rows.branching[level] + down) * columns.branching[level] + right
-            places = cells.new_zeros(rows.counts[level] * columns.counts[level])
+            cells_in_row = cells * rows.branching[level] + down
+            cells = cells_in_row * columns.branching[level] + right
             row = torch.tensor(row_places[level])[:, None]
-            places[cells] = row * width + torch.tensor(column_places[level])
+            column = torch.tensor(column_places[level])
+            places = cells.new_zeros(rows.counts[level] * columns.counts[level])
+            places[cells] = row * width + column
             self.places.append(places.to(device))
         self.cells = cells.flatten().to(device)
 
@@ -134,10 +136,12 @@ class GridHierarchy:
         Returns:
             Views [coarse cells, B, k * d] of `flat`, k the cells of the level in each coarse cell.
         """
+        count = len(self.places[0])
         vectors = []
         for part in flat.split(self.vector_sizes(), 1):
-            by_coarse_cell = part.unflatten(1, (len(self.places[0]), -1))
-            vectors.append(by_coarse_cell[:, coarse].transpose(0, 1))
+            by_coarse_cell = part.unflatten(1, (count, -1))
+            own = by_coarse_cell[:, coarse]
+            vectors.append(own.transpose(0, 1))
         return vectors
 
     def for_each_block(self, work: Callable[[slice], None], total_bytes: int) -> None:
@@ -151,7 +155,10 @@ class GridHierarchy:
         on_cpu = self.cells.device.type == "cpu"
         block_bytes = BLOCK_BYTES if on_cpu else BLOCK_BYTES_ON_DEVICE
         size = block_bytes * count // max(total_bytes, 1) + 1
-        blocks = [slice(start, min(start + size, count)) for start in range(0, count, size)]
+        blocks = []
+        for start in range(0, count, size):
+            stop = min(start + size, count)
+            blocks.append(slice(start, stop))
         if on_cpu:
             map_single_threaded(work, blocks)
             return
@@ -175,7 +182,8 @@ def regroup_by_cell(values: Tensor, cells: int) -> Tensor:
     """Regroups [coarse, B, cells * D] to one row for each cell, [coarse * cells, B, D]."""
     if cells == 1:
         return values
-    return values.unflatten(2, (cells, -1)).transpose(1, 2).flatten(0, 1)
+    by_cell = values.unflatten(2, (cells, -1))
+    return by_cell.transpose(1, 2).flatten(0, 1)
 
 
 class _AxisSplit(NamedTuple):
@@ -195,7 +203,8 @@ class _AxisSplit(NamedTuple):
 
 def _matrix_sizes(counts: Sequence[int], dimensions: Sequence[int]) -> list[int]:
     with_coarser = itertools.accumulate(dimensions)
-    return [n * d * whole for n, d, whole in zip(counts, dimensions, with_coarser, strict=True)]
+    blocks = map(operator.mul, counts, dimensions)
+    return list(map(operator.mul, blocks, with_coarser))
 
 
 def _smallest_split(
@@ -222,9 +231,9 @@ def _axis_splits(places: list[list[int]]) -> list[_AxisSplit]:
     choices = [range(1, most + 1) for most in _most_parts(places)]
     for branching in itertools.product(*choices):
         paths = _paths(places, branching)
-        coarse_parts = max(paths[0]) + 1
-        counts = itertools.accumulate(branching, operator.mul, initial=coarse_parts)
-        splits.append(_AxisSplit(list(counts), [coarse_parts, *branching], paths))
+        with_coarse = [max(paths[0]) + 1, *branching]
+        counts = itertools.accumulate(with_coarse, operator.mul)
+        splits.append(_AxisSplit(list(counts), with_coarse, paths))
     return splits
 
 
@@ -263,7 +272,8 @@ def _next_path(path: list[int], level: int, branching: Sequence[int]) -> list[in
     """Begins the next part of a level, or of a coarser one if the part that contains it is full."""
     while level and path[level] + 1 == branching[level - 1]:
         level -= 1
-    return [*path[:level], path[level] + 1, *[0] * (len(branching) - level)]
+    finer = [0] * (len(branching) - level)
+    return [*path[:level], path[level] + 1, *finer]
 
 
 def _nearest(size: int, positions: int) -> list[int]:

@@ -40,8 +40,10 @@ class HierarchicalGaussian:
         self.hierarchy = hierarchy
         self.epsilon = epsilon
         self.dtype = dtype
-        levels = zip(means.split(hierarchy.vector_sizes()), hierarchy.dimensions, strict=True)
-        self.means = [mean.view(-1, d) for mean, d in levels]
+        self.means = []
+        level_means = means.split(hierarchy.vector_sizes())
+        for mean, dimension in zip(level_means, hierarchy.dimensions, strict=True):
+            self.means.append(mean.view(-1, dimension))
         self.factors = _block_rows(hierarchy, factors)
         self._inverse_factors: tuple[float, BlockRows] | None = None
 
@@ -73,7 +75,7 @@ class HierarchicalGaussian:
             float32 [B, P].
         """
         last = len(self.means) - 1
-        squared = flat.new_empty(self.hierarchy.cell_counts()[last], len(flat))
+        squared = flat.new_empty(len(self.means[last]), len(flat))
         inverses = self.inverse_factors(scale)
 
         def measure(coarse: slice) -> None:
@@ -132,8 +134,11 @@ class HierarchicalGaussian:
             cells = self.hierarchy.cells_per_coarse_cell(column)
             factor = block[self.hierarchy.cell_range(column, coarse)]
             part = regroup_by_cell(deviations[column], cells) @ factor
-            white += part.unflatten(0, (-1, cells)).transpose(1, 2).flatten(2)
-        return white.square_().unflatten(2, (-1, self.hierarchy.dimensions[level])).sum(3)
+            by_coarse_cell = part.unflatten(0, (-1, cells))
+            white += by_coarse_cell.transpose(1, 2).flatten(2)
+        dimension = self.hierarchy.dimensions[level]
+        squares = white.square_().unflatten(2, (-1, dimension))
+        return squares.sum(3)
 
     def _factors_in(self, coarse: slice) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the block rows of the factors of some coarse cells."""
@@ -156,15 +161,19 @@ class HierarchicalGaussian:
         """Writes a block row of some coarse cells as `inverse_factors` gives it."""
         blocks = _split_columns(self.factors[level], mixed, own)
         for column, values in enumerate(blocks):
-            part = target[column][self.hierarchy.cell_range(column, coarse)]
-            part.copy_(values.reshape(len(part), -1, part.shape[1]).mT)
+            cells = self.hierarchy.cell_range(column, coarse)
+            part = target[column][cells]
+            grouped = values.reshape(len(part), -1, part.shape[1])
+            part.copy_(grouped.mT)
 
     def _empty_inverses(self) -> BlockRows:
         """Allocates what `inverse_factors` gives."""
+        counts = self.hierarchy.cell_counts()
         inverses = []
         for blocks in self.factors:
             block_row = []
-            for block, cells in zip(blocks, self.hierarchy.cell_counts(), strict=False):
+            for column, block in enumerate(blocks):
+                cells = counts[column]
                 contained = len(block) // cells
                 shape = (cells, block.shape[2], contained * block.shape[1])
                 block_row.append(block.new_empty(shape, dtype=torch.float32))
@@ -197,10 +206,12 @@ def fit_gaussian(
     hierarchy.for_each_block(factorise, _work_bytes(hierarchy, accumulator.dtype))
     size = sum(hierarchy.matrix_sizes())
     factors = torch.empty(size, dtype=storage, device=accumulator.device)
-    for stored, made in zip(_block_rows(hierarchy, factors), moments.scatters, strict=True):
+    block_rows = _block_rows(hierarchy, factors)
+    for stored, made in zip(block_rows, moments.scatters, strict=True):
         for block, values in zip(stored, made, strict=True):
             block.copy_(values)
-    return torch.cat([mean.flatten() for mean in moments.means]).float(), factors
+    means = torch.cat([mean.flatten() for mean in moments.means])
+    return means.float(), factors
 
 
 class _WholeMatrices:
@@ -237,7 +248,8 @@ def _factorise(factors: _WholeMatrices, mixed: Tensor, own: Tensor) -> tuple[Ten
     """Returns a block row of the Cholesky factors, from that of the covariances."""
     coarser = factors.get()
     if coarser is not None:
-        solved = torch.linalg.solve_triangular(coarser, _grouped(mixed, coarser).mT, upper=False)
+        grouped = _grouped(mixed, coarser)
+        solved = torch.linalg.solve_triangular(coarser, grouped.mT, upper=False)
         mixed = solved.mT.reshape(mixed.shape)
         own = own - mixed @ mixed.mT
     own = torch.linalg.cholesky(own)
@@ -251,7 +263,8 @@ def _multiply(factors: _WholeMatrices, mixed: Tensor, own: Tensor) -> tuple[Tens
     factors.add(mixed, own)
     covariance = mixed
     if coarser is not None:
-        covariance = (_grouped(mixed, coarser) @ coarser.mT).view_as(mixed)
+        grouped = _grouped(mixed, coarser) @ coarser.mT
+        covariance = grouped.view_as(mixed)
     return covariance, mixed @ mixed.mT + own @ own.mT
 
 
@@ -260,7 +273,8 @@ def _invert(inverses: _WholeMatrices, mixed: Tensor, own: Tensor) -> tuple[Tenso
     own = whitening(own)
     coarser = inverses.get()
     if coarser is not None:
-        mixed = -(own @ (_grouped(mixed, coarser) @ coarser).view_as(mixed))
+        grouped = _grouped(mixed, coarser) @ coarser
+        mixed = -(own @ grouped.view_as(mixed))
     inverses.add(mixed, own)
     return mixed, own
 
@@ -273,9 +287,10 @@ def _block_rows(hierarchy: GridHierarchy, flat: Tensor) -> BlockRows:
         own = hierarchy.dimensions[level]
         block_row = []
         for d in hierarchy.dimensions[: level + 1]:
-            size = cells * own * d
-            block_row.append(flat[start : start + size].view(cells, own, d))
-            start += size
+            stop = start + cells * own * d
+            block = flat[start:stop]
+            block_row.append(block.view(cells, own, d))
+            start = stop
         block_rows.append(block_row)
     return block_rows
 
@@ -284,14 +299,17 @@ def _read_block_row(
     blocks: Sequence[Tensor], cells: slice, dtype: torch.dtype | None = None
 ) -> tuple[Tensor, Tensor]:
     """Returns the block row of some cells of a level."""
-    *coarser, own = (block[cells].to(dtype or block.dtype) for block in blocks)
+    if dtype is None:
+        dtype = blocks[0].dtype
+    *coarser, own = (block[cells].to(dtype) for block in blocks)
     if not coarser:
         return own[:, :, :0], own
     return torch.cat(coarser, 2), own
 
 
 def _write_block_row(blocks: Sequence[Tensor], cells: slice, mixed: Tensor, own: Tensor) -> None:
-    for block, values in zip(blocks, _split_columns(blocks, mixed, own), strict=True):
+    columns = _split_columns(blocks, mixed, own)
+    for block, values in zip(blocks, columns, strict=True):
         block[cells] = values
 
 

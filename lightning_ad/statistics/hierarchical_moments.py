@@ -38,12 +38,12 @@ class HierarchicalMoments:
         self.hierarchy = hierarchy
         self.means: list[Tensor] = []
         self.scatters: list[list[Tensor]] = []
-        options: dict[str, Any] = {"dtype": dtype, "device": hierarchy.cells.device}
+        nothing = torch.empty(0, dtype=dtype, device=hierarchy.cells.device)
         for level, cells in enumerate(hierarchy.cell_counts()):
             own = hierarchy.dimensions[level]
             so_far = hierarchy.dimensions[: level + 1]
-            self.means.append(torch.zeros(cells, own, **options))
-            self.scatters.append([torch.zeros(cells, own, d, **options) for d in so_far])
+            self.means.append(nothing.new_zeros(cells, own))
+            self.scatters.append([nothing.new_zeros(cells, own, d) for d in so_far])
         self._buffer = BlockBuffer()
 
     def update(self, flat: Tensor) -> None:
@@ -61,7 +61,8 @@ class HierarchicalMoments:
     def restore(self, state: dict[str, Any]) -> None:
         """Continues from the `state` of moments of the same size."""
         self.count = state["count"]
-        for own, saved in zip([*self.means, *self._blocks()], state["sums"], strict=True):
+        sums = [*self.means, *self._blocks()]
+        for own, saved in zip(sums, state["sums"], strict=True):
             own.copy_(saved)
         self.update(state["waiting"].to(self.means[0].device))
 
@@ -104,7 +105,8 @@ class HierarchicalMoments:
             before = self.means[level][cells].view(len(vectors), -1)
             moved = before.new_empty(len(before), new + 1, before.shape[1])
             moved[:, :new] = vectors
-            mean = before.lerp(moved[:, :new].mean(1), new / (self.count + new))
+            new_mean = moved[:, :new].mean(1)
+            mean = before.lerp(new_mean, new / (self.count + new))
             moved[:, :new] -= mean[:, None]
             # All earlier images together count as one more.
             moved[:, new] = (before - mean) * self.count**0.5
@@ -127,6 +129,7 @@ class HierarchicalMoments:
                 own = coarser
                 if level > column:
                     own = regroup_by_cell(deviations[level], cells)
-                block = self.scatters[level][column][self.hierarchy.cell_range(level, coarse)]
+                block_cells = self.hierarchy.cell_range(level, coarse)
+                block = self.scatters[level][column][block_cells]
                 sums = block.view(len(coarser), -1, coarser.shape[2])
                 sums.baddbmm_(own.mT, coarser)

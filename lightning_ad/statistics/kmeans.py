@@ -73,7 +73,8 @@ def kmeans(
         if float(shift) <= tolerance * variance:
             break
     squared, labels = _assign(vectors, centres, mean)
-    return Clusters(centres, labels, float(_summed(squared.sum(dtype=torch.float64))))
+    inertia = _summed(squared.sum(dtype=torch.float64))
+    return Clusters(centres, labels, float(inertia))
 
 
 def kmeans_plus_plus(
@@ -101,7 +102,8 @@ def kmeans_plus_plus(
     for k in progress(range(count)):
         drawn[k] = _draw(vectors, weights, generator)
         products = torch.addmv(norms, vectors, drawn[k], alpha=-2)
-        squared = products.add_(drawn[k].square().sum()).clamp_(min=0)
+        squared = products.add_(drawn[k].square().sum())
+        squared.clamp_(min=0)
         weights = torch.minimum(weights, squared) if k else squared
     return drawn
 
@@ -109,16 +111,20 @@ def kmeans_plus_plus(
 def _draw(vectors: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
     """Draws one vector [D] of all processes', with a probability in proportion to its weight."""
     ends = weights.cumsum(0, dtype=torch.float64)
-    masses = gather_rows(torch.cat([ends.new_zeros(1), ends])[-1:])
+    own_mass = torch.cat([ends.new_zeros(1), ends])[-1:]
+    masses = gather_rows(own_mass)
     total = masses.sum()
     if not total:
         return _draw(vectors, torch.ones_like(weights), generator)
-    place = total * float(torch.rand((), dtype=torch.float64, generator=generator))
+    share = torch.rand((), dtype=torch.float64, generator=generator)
+    place = total * float(share)
     before = masses.cumsum(0) - masses
-    owner = int(((before <= place) & (masses > 0)).nonzero().max())
+    begins_before = (before <= place) & (masses > 0)
+    owner = int(begins_before.nonzero().max())
     if process_rank() != owner:
         return gather_rows(vectors[:0])[0]
-    row = int(torch.searchsorted(ends, place - before[owner], right=True).clamp_(max=len(ends) - 1))
+    row = int(torch.searchsorted(ends, place - before[owner], right=True))
+    row = min(row, len(ends) - 1)
     return gather_rows(vectors[row : row + 1])[0]
 
 
@@ -137,7 +143,8 @@ def _step(vectors: Tensor, centres: Tensor, mean: Tensor) -> Tensor:
         counts.index_add_(0, donors, -torch.ones_like(donors))
         sums[empty] = moved
         counts[empty] = 1
-    means = (sums / counts.clamp(min=1)[:, None]).to(centres.dtype)
+    divisors = counts.clamp(min=1)[:, None]
+    means = (sums / divisors).to(centres.dtype)
     # A centre that has given its only vector stays where it is.
     return torch.where(counts[:, None] > 0, means, centres)
 
@@ -151,8 +158,11 @@ def _farthest(
         Their centres int64 [count], and the vectors float64 [count, D].
     """
     own = squared.topk(min(count, len(squared))).indices
-    order = gather_rows(squared[own]).argsort(descending=True, stable=True)[:count]
-    return gather_rows(labels[own])[order], gather_rows(vectors[own])[order].double()
+    distances = gather_rows(squared[own])
+    order = distances.argsort(descending=True, stable=True)[:count]
+    centres = gather_rows(labels[own])[order]
+    farthest = gather_rows(vectors[own])[order]
+    return centres, farthest.double()
 
 
 def _assign(vectors: Tensor, centres: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -181,7 +191,8 @@ def _mean_and_variance(vectors: Tensor) -> tuple[Tensor, float]:
     deviation = torch.zeros_like(total)
     for rows in _blocks(vectors):
         deviation += (vectors[rows] - mean).square_().sum(0)
-    return mean.to(vectors.dtype), float(_summed(deviation).mean() / count)
+    variance = _summed(deviation).mean() / count
+    return mean.to(vectors.dtype), float(variance)
 
 
 def _blocks(vectors: Tensor) -> Iterator[slice]:

@@ -108,7 +108,8 @@ class Moments:
         before = self.mean
         self.mean = before * (self.count / total)
         dist.all_reduce(self.mean)
-        self._add(((before - self.mean) * self.count**0.5)[None])
+        moved = (before - self.mean) * self.count**0.5
+        self._add(moved[None])
         for sums in (self.scatter, self.third, self.fourth):
             dist.all_reduce(sums)
         self.count = total
@@ -118,7 +119,8 @@ class Moments:
         with one_thread():
             deviations = self.mean.new_empty(new + 1, len(self.mean))
             deviations[:new] = vectors
-            mean = self.mean.lerp(deviations[:new].mean(0), new / (self.count + new))
+            new_mean = deviations[:new].mean(0)
+            mean = self.mean.lerp(new_mean, new / (self.count + new))
             deviations[:new] -= mean
             # All earlier vectors together count as one more.
             deviations[new] = (self.mean - mean) * self.count**0.5
@@ -134,7 +136,8 @@ class Moments:
         trace = self.scatter.trace()
         product = self.scatter @ shift
         # The sums of |d + s|^4 and |d + s|^2 (d + s), over earlier deviations d that sum up to 0.
-        self.fourth += 4 * (self.third + product) @ shift + (self.count * norm + 2 * trace) * norm
+        weight = self.count * norm + 2 * trace
+        self.fourth += 4 * (self.third + product) @ shift + weight * norm
         self.third += (trace + self.count * norm) * shift + 2 * product
         squares = new.square().sum(1)
         self.fourth += squares.square().sum()

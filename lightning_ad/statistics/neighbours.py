@@ -42,7 +42,11 @@ def nearest_neighbours(
     else:
         search = partial(_find_several, bank=bank, norms=norms, count=count)
     found = _search_by_blocks(search, queries, bank.device, count)
-    exact = torch.stack([(queries - bank[column]).square_().sum(1) for column in found.T], 1)
+    columns = []
+    for rows in found.T:
+        differences = queries - bank[rows]
+        columns.append(differences.square_().sum(1))
+    exact = torch.stack(columns, 1)
     exact.masked_fill_(norms[found].isinf(), float("inf"))
     if found.shape[1] == 1:
         return exact, found
@@ -72,15 +76,18 @@ def _distance_blocks(queries: Tensor, bank: Tensor, norms: Tensor) -> Iterator[t
 
 def _find_one(queries: Tensor, bank: Tensor, norms: Tensor) -> Tensor:
     """Finds the nearest row's block, then the row: argmin takes far longer than amin."""
-    blocks = _distance_blocks(queries, bank, norms)
-    nearest_block = torch.stack([distances.amin(1) for _, distances in blocks], 1).argmin(1)
-    found = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
+    nearest_of_blocks = []
+    for _, distances in _distance_blocks(queries, bank, norms):
+        nearest_of_blocks.append(distances.amin(1))
+    nearest_block = torch.stack(nearest_of_blocks, 1).argmin(1)
+    found = torch.empty_like(nearest_block)
     step = ROWS[bank.device.type]
     for number in nearest_block.unique().tolist():
         own = (nearest_block == number).nonzero().flatten()
-        rows = slice(number * step, (number + 1) * step)
+        first = number * step
+        rows = slice(first, first + step)
         distances = torch.addmm(norms[rows], queries[own], bank[rows].T, alpha=-2)
-        found[own] = distances.argmin(1) + number * step
+        found[own] = distances.argmin(1) + first
     return found[:, None]
 
 
@@ -88,9 +95,10 @@ def _find_several(queries: Tensor, bank: Tensor, norms: Tensor, count: int) -> T
     """Finds the `count` nearest rows and some to spare, in no exact order."""
     count = min(count + SPARE, len(bank))
     best = queries.new_full((len(queries), count), float("inf"))
-    found = torch.zeros(len(queries), count, dtype=torch.int64, device=queries.device)
+    found = torch.zeros_like(best, dtype=torch.int64)
     for first, distances in _distance_blocks(queries, bank, norms):
-        nearer = (distances.amin(1) < best[:, -1]).nonzero().flatten()
+        has_nearer = distances.amin(1) < best[:, -1]
+        nearer = has_nearer.nonzero().flatten()
         joined = torch.cat([best[nearer], distances[nearer]], 1)
         values, places = joined.topk(count, largest=False)
         earlier = found[nearer].gather(1, places.clamp(max=count - 1))

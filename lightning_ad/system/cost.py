@@ -1,12 +1,12 @@
 """What a run costs: seconds and memory."""
 
-import resource
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+
+from lightning_ad.system.memory import peak_held
 
 
 class Stopwatch:
@@ -52,8 +52,7 @@ class Stopwatch:
 
 def peak_memory_gib() -> dict[str, float]:
     """Returns the most main memory this process has held, and the most GPU memory, in GiB."""
-    unit = 2**30 if sys.platform == "darwin" else 2**20  # bytes on a Mac, KiB elsewhere
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+    peak = {"host": peak_held() / 2**30}
     if torch.cuda.is_available():
         peak["gpu"] = torch.cuda.max_memory_allocated() / 2**30
     return peak

@@ -14,7 +14,9 @@ def world_size() -> int:
 
 def process_rank() -> int:
     """Returns the number of this process, from 0."""
-    return dist.get_rank() if world_size() > 1 else 0
+    if world_size() > 1:
+        return dist.get_rank()
+    return 0
 
 
 def gather_rows(rows: Tensor) -> Tensor:
@@ -29,12 +31,16 @@ def gather_rows(rows: Tensor) -> Tensor:
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    rows_of_each = []
+    for part, count in zip(parts, counts, strict=True):
+        rows_of_each.append(part[:count])
+    return torch.cat(rows_of_each)
 
 
 def sum_over_processes(number: int, device: torch.device) -> int:
     """Returns the sum of all processes' numbers."""
-    return int(gather_rows(torch.tensor([number], device=device)).sum())
+    numbers = gather_rows(torch.tensor([number], device=device))
+    return int(numbers.sum())
 
 
 def take_rows(values: Tensor, rows: Tensor, wanted: Tensor, device: torch.device) -> Tensor:
@@ -49,7 +55,8 @@ def take_rows(values: Tensor, rows: Tensor, wanted: Tensor, device: torch.device
     Returns:
         [m, ...], in the order of `wanted`.
     """
-    own = torch.isin(rows, wanted.to(rows.device)).nonzero().flatten()
+    is_wanted = torch.isin(rows, wanted.to(rows.device))
+    own = is_wanted.nonzero().flatten()
     numbers = gather_rows(rows[own].to(device))
     found = gather_rows(values[own.to(values.device)].to(device))
     in_order = numbers.argsort()
@@ -80,4 +87,4 @@ def _gather_counts(rows: Tensor) -> list[int]:
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.empty_like(count) for _ in range(world_size())]
     dist.all_gather(counts, count)
-    return [int(number) for number in counts]
+    return torch.cat(counts).tolist()

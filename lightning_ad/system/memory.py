@@ -141,7 +141,9 @@ class VectorStore:
     @property
     def nbytes(self) -> int:
         """Bytes allocated, in main memory or in a file."""
-        return 0 if self._room is None else self._room.nbytes
+        if self._room is None:
+            return 0
+        return self._room.nbytes
 
     @property
     def held(self) -> int:
@@ -170,9 +172,16 @@ def held_now() -> int:
         with open("/proc/self/statm") as file:
             resident_pages = int(file.read().split()[1])
     except OSError:  # not on Linux
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        return peak_held()
     return resident_pages * resource.getpagesize()
+
+
+def peak_held() -> int:
+    """Returns the most bytes of main memory that this process has held."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if sys.platform == "darwin":  # bytes on a Mac, KiB elsewhere
+        return peak
+    return peak * 1024
 
 
 def available() -> int | None:

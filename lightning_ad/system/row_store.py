@@ -39,7 +39,7 @@ class RowStore(nn.Module):
         return sum(map(len, self.blocks))
 
     def __getitem__(self, which: Tensor | tuple[Tensor, slice]) -> Tensor:
-        rows, columns = which if isinstance(which, tuple) else (which, ALL_COLUMNS)
+        rows, columns = _rows_and_columns(which)
         if len(self.blocks) == 1:
             return self.blocks[0][:, columns].index_select(0, rows)
         width = self.blocks[0][:0, columns].shape[1]
@@ -80,9 +80,11 @@ class RowStore(nn.Module):
         if len(self.blocks) == 1:
             return [(0, torch.arange(len(rows), device=rows.device))]
         numbers = rows // len(self.blocks[0])
-        return [
-            (number, (numbers == number).nonzero()[:, 0]) for number in numbers.unique().tolist()
-        ]
+        by_block = []
+        for number in numbers.unique().tolist():
+            places = (numbers == number).nonzero()[:, 0]
+            by_block.append((number, places))
+        return by_block
 
     def _apply(self, fn: Any, recurse: bool = True) -> nn.Module:
         if fits(self.nbytes, self.memory_bytes):
@@ -143,6 +145,12 @@ def share_rows(stores: Sequence[Rows], rows: Tensor, device: torch.device) -> No
         everyones = gather_rows(own.to(device)).cpu()
         for store in stores:
             store[everyones] = gather_rows(store[own].to(device)).cpu()
+
+
+def _rows_and_columns(which: Tensor | tuple[Tensor, slice]) -> tuple[Tensor, slice]:
+    if isinstance(which, tuple):
+        return which
+    return which, ALL_COLUMNS
 
 
 def _saved_blocks(state: dict[str, Any], prefix: str) -> list[Tensor]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from contract import fitted, training_images, tree_data
+from contract import FitOnlyContract, fitted, training_images, tree_data
 from scipy.spatial.distance import mahalanobis
 from scipy.stats import chi2
 from sklearn.covariance import LedoitWolf
@@ -156,3 +156,7 @@ def test_fewer_images_than_dimensions_want_shrinkage(trees, tmp_path):
         UserError, match=r"covariance of 7 images has no inverse: .*model\.shrinkage"
     ):
         fitted(model(shrinkage="none"), tree_data(trees["mvtec"]), tmp_path)
+
+
+class TestMahalanobisAD(FitOnlyContract):
+    method = "MahalanobisAD"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contract import extending, fitted, training_images, tree_data
+from contract import FitOnlyContract, extending, fitted, training_images, tree_data
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import mahalanobis
 
@@ -171,3 +171,7 @@ def test_an_incremental_fit_takes_images_of_the_same_size(fit, trees, tmp_path):
 def test_images_of_another_size_are_refused(fit):
     with pytest.raises(UsageError, match=r"a grid of 16x16, .* have 8x24"):
         fit[0](torch.rand(1, 3, 32, 96))
+
+
+class TestPaDiM(FitOnlyContract):
+    method = "PaDiM"

@@ -127,9 +127,10 @@ class PatchBank(nn.Module):
             )
         selection = _BankSelection(self.bank, patches, options)
         coreset, part_radius = selection.run(keeper)
-        earlier_radius = float(self.radius) if held else 0.0
         self._fill(coreset.rows.cpu(), patches)
-        self.radius.fill_(coreset.radius + max(part_radius, earlier_radius))
+        if held:
+            part_radius = max(part_radius, float(self.radius))
+        self.radius.fill_(coreset.radius + part_radius)
 
     def search(
         self, queries: Tensor, count: int = 1, without: range | None = None
@@ -205,10 +206,11 @@ class _BankSelection:
         self.vectors = patches.vectors
         self.numbers = patches.numbers(len(bank))
         self.generator = torch.Generator().manual_seed(options.seed)
+        self.length = patches.vectors.shape[2]  # of what is selected from
         self.matrix: Tensor | None = None
         if options.projection is not None:
-            length = patches.vectors.shape[2]
-            self.matrix = random_projection(length, options.projection, self.generator)
+            self.matrix = random_projection(self.length, options.projection, self.generator)
+            self.length = options.projection
 
     def run(self, keeper: Keeper | None) -> tuple[Coreset, float]:
         """Returns the coreset, and the largest radius of a part that was merged; 0 for none."""
@@ -227,13 +229,12 @@ class _BankSelection:
         memory_bytes = self.options.memory_bytes
         if memory_bytes is None:
             return None
-        images, patches, length = self.vectors.shape
-        copied_length = self.options.projection or length
+        copied_length: int | None = self.length
         if self.matrix is None and in_memory(self.vectors) and not self.held:
             copied_length = None  # they are selected from where they are
         vector_bytes = 4 * selected_numbers(copied_length)
         room = max(1, memory_bytes // vector_bytes - self.held)
-        too_many = images * patches > room
+        too_many = self.vectors.shape[:2].numel() > room
         if sum_over_processes(int(too_many), self.device):
             return room
         return None
@@ -302,12 +303,14 @@ class _BankSelection:
 
     def _candidates(self, left: Tensor | None) -> Tensor:
         """Returns the projections of the bank's rows and of the patches `left`, on the device."""
-        images, patches, length = self.vectors.shape
         if left is None and not len(self.bank):
             return _projected(self.vectors, self.matrix, self.device)
-        count = images * patches if left is None else len(left)
-        width = length if self.matrix is None else self.matrix.shape[1]
-        candidates = torch.empty(len(self.bank) + count, width, device=self.device)
+        count = len(self.bank)
+        if left is None:
+            count += self.vectors.shape[:2].numel()
+        else:
+            count += len(left)
+        candidates = torch.empty(count, self.length, device=self.device)
         start = 0
         for part in self._parts(left):
             projected = _projected(part, self.matrix, self.device)
