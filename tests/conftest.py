@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from forked import ForkedTraining
 from runs import forked
-from trees import TREES, folder_tree, mtd_tree, mvtec_tree
+from trees import layout_tests, mvtec_tree
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LIGHTNING_AD_SHARED", ROOT.parent / "shared"))
@@ -117,18 +117,20 @@ def over_processes(tmp_path):
 
 @pytest.fixture(scope="session")
 def trees(tmp_path_factory):
-    """Small trees of each layout by name (the demo draws its own)."""
+    """Small trees: of each layout by its name, and some of the layout `mvtec`.
+
+    The training images of "mvtec" and those of "more" are together those of "all"; "even" has
+    eight, so that two processes get equal shares.
+    """
     base = tmp_path_factory.mktemp("trees")
-    more = mvtec_tree(base / "all", train=12)  # begins with the training images of "mvtec"
-    shutil.copytree(more, base / "more")
+    found = {}
+    for layout, module in layout_tests().items():
+        found[layout] = base / layout
+        found[layout].mkdir()
+        module.draw_tree(found[layout])
+    found["all"] = mvtec_tree(base / "all", train=12)
+    found["more"] = shutil.copytree(found["all"], base / "more")
     for number in range(7):
-        (base / f"more/bottle/train/good/{number:03d}.png").unlink()
-    return {
-        "all": more,
-        "more": base / "more",
-        "mvtec": mvtec_tree(base / "mvtec"),
-        "even": mvtec_tree(base / "even", train=8),
-        "mtd": mtd_tree(base / "mtd"),
-        "folder": folder_tree(base / "folder"),
-        **{name: draw(base / name) for name, draw in TREES.items()},
-    }
+        (found["more"] / f"bottle/train/good/{number:03d}.png").unlink()
+    found["even"] = mvtec_tree(base / "even", train=8)
+    return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import yaml
 from forked import Forked
-from trees import CATEGORIES
+from trees import category_of
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -46,7 +46,9 @@ DATA_SETS = sorted(
 def flags(method, layout, trees, output, config=None):
     """A small run of a method on a small tree of a layout."""
     data = ["--config", str(CONFIGS / f"data/{layout}.yaml"), "--data.root", str(trees[layout])]
-    data += ["--data.category", CATEGORIES[layout]] if layout in CATEGORIES else []
+    category = category_of(layout)
+    if category is not None:
+        data += ["--data.category", category]
     data += ["--data.image_size", "64", "--data.center_crop", "null", "--data.batch_size", "3"]
     method_flags = [
         "--config",

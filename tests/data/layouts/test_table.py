@@ -1,33 +1,50 @@
-"""The layout `table`: any data set that a CSV or Parquet file describes."""
-
+import csv
 import shutil
 import sys
-from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from trees import count_by_label, draw_image, draw_pair
 
 from lightning_ad.data.layouts import categories, find_samples
 from lightning_ad.errors import DataError, UsageError, UserError
+
+CATEGORY = "a"
+
+
+def draw_tree(root):
+    """Images of two categories, in folders of no order."""
+    rng = np.random.default_rng(12)
+    rows = [["path", "split", "label", "mask", "defect", "category"]]
+    for number in range(7):
+        draw_image(root / f"all/{number}.png", rng)
+        split = "train" if number < 5 else "test"
+        rows.append([f"all/{number}.png", split, "good", "", "", "a"])
+    for number in range(2):
+        image, mask = f"all/bad{number}.png", f"masks/bad{number}.png"
+        draw_pair(root / image, root / mask, rng)
+        rows.append([image, "test", "anomalous", mask, "dent", "a"])
+    draw_image(root / "all/other.png", rng)
+    rows.append(["all/other.png", "train", "0", "", "", "b"])
+    with (root / "samples.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
 
 
 def write(root, *rows, name="samples.csv"):
     (root / name).write_text("\n".join(["path,split,label,mask,defect", *rows]) + "\n")
 
 
-def test_a_table(trees):
+def test_one_category_or_all(trees):
     root = trees["table"]
-    some, everything = (
-        Counter((s.split, s.label) for s in find_samples("table", root, category, {}))
-        for category in ("a", None)
-    )
+    some = count_by_label("table", root, ["a"])
     assert some == {("train", 0): 5, ("test", 0): 2, ("test", 1): 2}
-    with pytest.warns(
-        UserWarning, match="has the categories a, b, and all of them are taken for one part"
-    ):
-        find_samples("table", root, None, {})
+    message = "has the categories a, b, and all of them are taken for one part"
+    with pytest.warns(UserWarning, match=message):
+        everything = count_by_label("table", root, [None])
     assert everything["train", 0] == 6
-    assert {s.defect for s in find_samples("table", root, "a", {}) if s.label} == {"dent"}
+    samples = find_samples("table", root, "a", {})
+    assert {sample.defect for sample in samples if sample.label} == {"dent"}
     with pytest.raises(UsageError, match="no row of category 'c'; its categories: a, b"):
         find_samples("table", root, "c", {})
 
@@ -62,7 +79,7 @@ def test_wrong_rows_of_a_table(tmp_path, row, message):
         find_samples("table", tmp_path, None, {})
 
 
-def test_a_table_may_lead_outside_where_the_user_says_so(tmp_path):
+def test_a_table_may_lead_outside_if_the_user_says_so(tmp_path):
     write(tmp_path, "../a.png,train,,,good", "b.png,test,,,dent")
     samples = find_samples("table", tmp_path, None, {"outside": "true"})
     assert {(s.split, s.defect) for s in samples} == {("train", "good"), ("test", "dent")}
@@ -86,11 +103,12 @@ def test_parquet_without_pyarrow(tmp_path, monkeypatch):
 
 
 def test_the_categories_of_a_table(trees, tmp_path):
-    assert categories("table", trees["table"]) == ["a", "b"]
-    shutil.copy(trees["table"] / "samples.csv", trees["table"] / "other.csv")
-    assert categories("table", trees["table"], {"file": "other.csv", "outside": True}) == ["a", "b"]
-    write(tmp_path, "0.png,train,good,,")
-    assert categories("table", tmp_path) == []
+    root = shutil.copytree(trees["table"], tmp_path / "table")
+    assert categories("table", root) == ["a", "b"]
+    (root / "samples.csv").rename(root / "other.csv")
+    assert categories("table", root, {"file": "other.csv", "outside": True}) == ["a", "b"]
+    write(root, "0.png,train,good,,")
+    assert categories("table", root) == []
 
 
 def test_a_table_may_have_anomalous_validation_images(tmp_path):
