@@ -1,14 +1,14 @@
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from PIL import Image
-from sklearn.model_selection import KFold
 
 from lightning_ad.data.datamodule import AnomalyDataModule
-from lightning_ad.data.sample import Batch, collate
-from lightning_ad.data.sampler import RowKey
+from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.errors import DataError, UsageError
 
 
@@ -41,63 +41,104 @@ def test_a_batch_is_as_the_contract_says(trees):
     assert torch.cat([b.index for b in batches]).tolist() == list(range(7))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_training_order_is_that_of_one_worker(trees, workers):
+def test_training_order_does_not_depend_on_workers(trees):
     def paths(workers):
         loader = module(trees, batch_size=3, num_workers=workers).train_dataloader()
         loader.sampler.set_epoch(2)
-        return [p for b in loader for p in b.path]
+        return [path for batch in loader for path in batch.path]
 
-    assert paths(workers) == paths(0)
-    assert paths(workers) != sorted(paths(workers))
+    assert paths(2) == paths(0)
+    assert paths(2) != sorted(paths(2))
+
+
+def trained_by(data, method, **progress):
+    """Gives a data module a trainer that is at some place of its run."""
+    batches = SimpleNamespace(processed=progress.get("processed", 0))
+    data.trainer = SimpleNamespace(
+        lightning_module=method,
+        global_rank=0,
+        world_size=progress.get("world_size", 1),
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        fit_loop=SimpleNamespace(
+            restarting=progress.get("restarting", False),
+            epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=2)),
+            epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(current=batches)),
+        ),
+    )
+    return data
+
+
+def a_method(synthesis=None, batches_kept=0):
+    return SimpleNamespace(
+        synthesis=synthesis,
+        validation_synthesis=Synthesis().held_out(),
+        batches_kept=batches_kept,
+    )
+
+
+def recipes(loader):
+    return [sorted(batch.recipe) for batch in loader]
+
+
+def test_synthetic_anomalies_are_those_that_the_method_asks_for(trees):
+    data = module(trees, validation="holdout", validation_share=0.3)
+    assert not any(recipes(data.train_dataloader()))
+    trained_by(data, a_method(Synthesis()))
+    assert all(recipes(data.train_dataloader()))
+    assert all(recipes(data.val_dataloader()))
+    assert not any(recipes(data.test_dataloader()))
+    (held_out,) = data.val_dataloader()
+    assert held_out.recipe["laid"].all()
+    trained_by(data, a_method())
+    assert not any(recipes(data.train_dataloader()))
+    assert not any(recipes(data.val_dataloader()))
+
+
+def test_validation_anomalies_are_for_every_method(trees):
+    data = module(trees, validation="holdout", validation_share=0.3, validation_anomalies=True)
+    trained_by(data, a_method())
+    assert not any(recipes(data.train_dataloader()))
+    assert all(recipes(data.val_dataloader()))
+
+
+def test_a_module_that_is_no_method_gets_plain_images(trees):
+    data = trained_by(module(trees), LightningModule())
+    assert data.method is None
+    assert not any(recipes(data.train_dataloader()))
+
+
+def indices(loader):
+    return torch.cat([batch.index for batch in loader]).tolist()
+
+
+def test_batches_that_a_fit_has_kept_are_left_out_of_every_pass(trees):
+    data = trained_by(module(trees, batch_size=2), a_method())
+    whole = indices(data.train_dataloader())
+    trained_by(data, a_method(batches_kept=2))
+    loader = data.train_dataloader()
+    assert len(loader) == 2
+    assert indices(loader) == indices(loader) == whole[4:]
+
+
+def test_a_resumed_epoch_goes_on_after_the_batches_that_it_has_read(trees):
+    data = trained_by(module(trees, batch_size=2), a_method())
+    whole = indices(data.train_dataloader())
+    trained_by(data, a_method(), restarting=True, processed=4 + 3)  # in the second epoch
+    loader = data.train_dataloader()
+    assert indices(loader) == whole[6:]
+    assert indices(loader) == whole
+
+
+def test_fewer_images_than_processes(trees):
+    data = trained_by(module(trees), a_method(), world_size=8)
+    message = "7 training images are too few for 8 processes; lower trainer.devices"
+    with pytest.raises(UsageError, match=message):
+        data.train_dataloader()
 
 
 @pytest.mark.parametrize(("asked", "workers"), [(None, 0), (0, 0), (3, 3)])
 def test_as_many_workers_as_are_asked_for(asked, workers, trees):
     assert module(trees, num_workers=asked).test_dataloader().num_workers == workers
-
-
-def test_images_that_threads_read_side_by_side_keep_their_order(trees):
-    data = module(trees).test_dataloader().dataset
-    keys = [RowKey(row) for row in (4, 0, 6, 2, 5)]
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        found = collate(data.__getitems__(keys))
-    finally:
-        torch.set_num_threads(before)
-    alone = collate([data[key] for key in keys])
-    assert found.path == alone.path == [data.samples[row].path for row in (4, 0, 6, 2, 5)]
-    assert torch.equal(found.image, alone.image)
-    assert torch.equal(found.mask, alone.mask)
-
-
-def test_holdout_takes_a_seeded_part_of_the_training_images(trees):
-    data = module(trees, validation="holdout", validation_share=0.3)
-    train, held = ({s.path for s in data.samples[split]} for split in ("train", "validation"))
-    assert len(train) == 5
-    assert len(held) == 2
-    assert not train & held
-    assert {
-        s.path
-        for s in module(trees, validation="holdout", validation_share=0.3).samples["validation"]
-    } == held
-    assert {s.label for s in data.samples["validation"]} == {0}
-
-
-def test_folds_are_those_of_scikit_learn(trees):
-    paths = [s.path for s in module(trees).samples["train"]]
-    for fold, (train, held) in enumerate(KFold(5, shuffle=True, random_state=3).split(paths)):
-        samples = module(trees, validation="fold", fold=fold, seed=3).samples
-        assert [s.path for s in samples["train"]] == [paths[row] for row in train]
-        assert [s.path for s in samples["validation"]] == [paths[row] for row in held]
-    with pytest.raises(DataError, match=r"7 training images are too few for 8 data\.folds"):
-        module(trees, validation="fold", folds=8)
-
-
-def test_given_validation_must_be_there(trees):
-    with pytest.raises(UsageError, match="has no validation set"):
-        module(trees, validation="given")
 
 
 def test_an_empty_training_set_stops(tmp_path):
@@ -106,24 +147,48 @@ def test_an_empty_training_set_stops(tmp_path):
         AnomalyDataModule(layout="folder", root=str(tmp_path), layout_options={"bad": None}).setup()
 
 
-def test_rows_that_fill_up_are_left_out(trees):
-    data = module(trees).test_dataloader().dataset
-    batch = collate([data[RowKey(0)], data[RowKey(1, 0, True)], data[RowKey(4)]])
-    batch.recipe = {"angle": torch.arange(3)}
-    real = batch.without_padding()
-    assert real.index.tolist() == [0, 4]
-    assert real.path == [batch.path[0], batch.path[2]]
-    assert real.recipe["angle"].tolist() == [0, 2]
-    assert isinstance(real, Batch)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, r"data\.batch_size: expected at least 1, got 0"),
+        ({"num_workers": -1}, r"data\.num_workers: expected at least 0, got -1"),
+        ({"max_megapixels": 0}, r"data\.max_megapixels: expected a positive number, got 0"),
+        ({"validation_anomalies": True}, "needs held-out images: set data.validation"),
+        ({"validation_share": 1.5}, r"data\.validation_share"),
+        ({"fold": 5}, r"data\.fold"),
+    ],
+)
+def test_impossible_settings(options, message):
+    with pytest.raises(UsageError, match=message):
+        AnomalyDataModule(**options)
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"batch_size": 0}, {"num_workers": -1}, {"validation_share": 1.5}, {"folds": 1}, {"fold": 5}],
+    ("options", "expected"),
+    [
+        ({}, "resize (256, 256), crop None, tiles none, ignored nothing"),
+        (
+            {"center_crop": 224, "ignore": "a.png", "ignore_value": 128},
+            "resize 256, crop (224, 224), tiles none, ignored files and 128",
+        ),
+        (
+            {"tile": 128, "tile_overlap": 64},
+            "resize (256, 256), crop None, tiles (128, 128) overlapping by 64, ignored nothing",
+        ),
+    ],
 )
-def test_impossible_wishes(options):
-    with pytest.raises(UsageError, match=r"data\."):
-        AnomalyDataModule(**options)
+def test_preprocessing_in_words(options, expected):
+    """Checkpoints hold these words: other words would make their calibration that of other data."""
+    assert AnomalyDataModule(**options).preprocessing == expected
+
+
+def test_images_of_a_folder_take_the_place_of_the_layouts(trees):
+    folder = trees["folder"] / "good"
+    data = module(trees, train_folder=str(folder), validation="holdout", validation_share=0.3)
+    assert {sample.path for sample in data.samples["train"]} == set(map(str, folder.iterdir()))
+    assert len(data.samples["validation"]) == 2
+    assert all("mvtec" in sample.path for sample in data.samples["validation"])
+    assert len(data.samples["test"]) == 7
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_tiles_are_cut_of_it_too(tree, strip):
 
 
 def test_regions_without_what_is_ignored(trees, tmp_path):
-    """MVTec LOCO: 200 px of a pin with an absolute threshold of 20; ignored pixels are of no region."""
+    """200 px of a pin, of which 20 are enough; ignored pixels belong to no region (MVTec LOCO)."""
     root = shutil.copytree(trees["mvtec_loco"], tmp_path / "loco")
     part = root / "pushpins/ground_truth/logical_anomalies/000/000.png"
     array = np.zeros((40, 48), np.uint8)
