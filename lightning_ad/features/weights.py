@@ -8,14 +8,15 @@ from contextvars import ContextVar
 from pathlib import Path
 from urllib.error import URLError
 
-import timm
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from lightning_ad.errors import UsageError, WeightsError
 from lightning_ad.system.checkpoints import check_whole
+from lightning_ad.system.lazy_module import LazyModule
 
+timm = LazyModule("timm")  # seconds, which a command's --help need not take
 TIMM = "timm/"
 SUFFIXES = (".pth", ".pt", ".bin")
 # Named weights give these a graph that rescales its input; without a name they must have it, too.

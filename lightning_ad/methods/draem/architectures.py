@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
 from lightning_ad.errors import UsageError, WeightsError
 from lightning_ad.features.weights import is_path, read_weights, weights_skipped
+from lightning_ad.system.lazy_module import LazyModule
 
-ARCHITECTURES = tuple(smp.MODEL_ARCHITECTURES_MAPPING)
+smp = LazyModule("segmentation_models_pytorch")  # seconds, and DRAEM has networks of its own
 
 
 def segmentation_network(
@@ -49,8 +49,9 @@ def segmentation_network(
 
 
 def _check_names(setting: str, name: str, encoder: str) -> None:
-    if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
+    architectures = smp.MODEL_ARCHITECTURES_MAPPING
+    if name not in architectures:
+        known = ", ".join(architectures)
         null = ", or null" if setting == "discriminator" else ""
         raise UsageError(
             f"model.{setting}: unknown network '{name}'; expected original, {known}{null}"

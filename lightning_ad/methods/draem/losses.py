@@ -3,11 +3,12 @@
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from kornia.metrics import ssim
 from torch import Tensor
 
 from lightning_ad.system.distributed import world_size
+from lightning_ad.system.lazy_module import LazyModule
 
+kornia = LazyModule("kornia")  # a second, for DRAEM alone
 WINDOW = 11  # Gaussian, sigma 1.5
 
 
@@ -24,7 +25,10 @@ def ssim_loss(reconstruction: Tensor, target: Tensor, over_processes: bool = Fal
     value_range = 2.0 if bool(lowest < -0.5) else 1.0
     padded = F.pad(reconstruction.float(), border), F.pad(target.float(), border)
     with torch.autocast(target.device.type, enabled=False):
-        return 1 - ssim(*padded, WINDOW, max_val=value_range, eps=0.0, padding="valid").mean()
+        similarity = kornia.metrics.ssim(
+            *padded, WINDOW, max_val=value_range, eps=0.0, padding="valid"
+        )
+        return 1 - similarity.mean()
 
 
 def focal_loss(logits: Tensor, mask: Tensor, gamma: float = 2.0, smooth: float = 1e-5) -> Tensor:
