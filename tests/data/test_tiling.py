@@ -58,5 +58,5 @@ def test_a_tile_is_no_larger_than_its_image():
     ],
 )
 def test_impossible_tiles(tile, overlap, flag):
-    with pytest.raises(UsageError, match=rf"data\.{flag}.* multiple of 32"):
+    with pytest.raises(UsageError, match=rf"data\.{flag}: .* multiple of 32"):
         Tiles.of((300, 400), tile, overlap)
