@@ -62,9 +62,8 @@ def _threshold_sentence(rows: Sequence[ImageResult], threshold: Threshold | None
     verdicts = Counter(row.verdict for row in rows)
     basis = "" if threshold is None else f" ({escape(threshold.basis)})"
     return (
-        f"With the threshold of this run{basis}, {verdicts['found']} anomalous images are"
-        f" found and {verdicts['missed']} missed; {verdicts['false alarm']} good images"
-        " are false alarms."
+        f"With the threshold of this run{basis}, {verdicts['found']} anomalous images are found and"
+        f" {verdicts['missed']} missed, with {verdicts['false alarm']} false alarms."
     )
 
 
