@@ -107,7 +107,10 @@ class AnomalyMetrics(PixelStates):
         """
         image = self._image_groups()
         pixel, saturated = self._pixel_groups()
-        curves = {"image": merged_curve(image.values()), "pixel": merged_curve(pixel.values())}
+        curves = {
+            "image": merged_curve(image.values()),
+            "pixel": merged_curve(pixel.values()),
+        }
         self.plots = _plots_of(curves)
         self.details = details_of(image, pixel, saturated, curves)
         if self.binned:

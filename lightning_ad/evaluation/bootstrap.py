@@ -1,6 +1,6 @@
 """How sure a metric is: bootstrap intervals over images, and a paired comparison of two runs."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -63,11 +63,11 @@ def intervals(
     """
     if not _both_kinds(labels):
         return {}
-    curves = [_image_curve(scores[rows], labels[rows]) for rows in _resampled(labels, seed, draws)]
-    found = {}
-    for name, metric in metrics.items():
-        found[name] = _percentiles(np.array([metric(curve) for curve in curves]))
-    return found
+    drawn = []
+    for rows in _resampled(labels, seed, draws):
+        curve = _image_curve(scores[rows], labels[rows])
+        drawn.append([metric(curve) for metric in metrics.values()])
+    return _intervals_of(metrics, drawn)
 
 
 class ImagePixels(NamedTuple):
@@ -114,10 +114,11 @@ def _bin_edges(images: Sequence[tuple[NDArray, NDArray]]) -> NDArray:
     shares = np.linspace(0, 1, half + 1)[1:-1]
     sample = np.concatenate([scores[::step] for scores, _ in images])
     positives = np.concatenate([scores[weights > 0] for scores, weights in images])
-    quantiles = [
-        np.quantile(part, shares, method="nearest") for part in (sample, positives) if part.size
-    ]
-    return np.unique(np.concatenate(quantiles))
+    edges = []
+    for part in (sample, positives):
+        if part.size:
+            edges.append(np.quantile(part, shares, method="nearest"))
+    return np.unique(np.concatenate(edges))
 
 
 def _counted(scores: NDArray, weights: NDArray, edges: NDArray) -> NDArray[np.float32]:
@@ -162,12 +163,11 @@ def pixel_intervals(
     labels = counts[:, 1].any(1)
     if not _both_kinds(labels):
         return {}
-    found = []
+    drawn = []
     for rows in _resampled(labels, seed, draws):
         curve = _curve_of_counts(counts, rows, pixels.lowest)
-        found.append([metric(curve) for metric in metrics.values()])
-    columns = np.array(found).T
-    return {name: _percentiles(drawn) for name, drawn in zip(metrics, columns, strict=True)}
+        drawn.append([metric(curve) for metric in metrics.values()])
+    return _intervals_of(metrics, drawn)
 
 
 def _curve_of_counts(
@@ -177,7 +177,8 @@ def _curve_of_counts(
     times = np.bincount(rows, minlength=len(counts)).astype(np.float32)
     total = np.tensordot(times, counts, 1)[:, ::-1]
     some = total[:2].any(0)
-    return Curve(lowest[some], *np.cumsum(total[:, some], axis=1, dtype=np.float64))
+    columns = np.cumsum(total[:, some], axis=1, dtype=np.float64)
+    return Curve(lowest[some], *columns)
 
 
 def paired_difference(
@@ -213,10 +214,10 @@ def paired_difference(
     drawn = []
     for rows in _resampled(labels, seed, draws):
         drawn.append(difference(first[rows], second[rows], labels[rows]))
-    differences = np.array(drawn)
-    tail = int(min((differences <= 0).sum(), (differences >= 0).sum()))
-    low, high = _percentiles(differences)
-    p = min(1.0, 2 * (1 + tail) / (draws + 1))
+    below = sum(value <= 0 for value in drawn)
+    above = sum(value >= 0 for value in drawn)
+    p = min(1.0, 2 * (1 + min(below, above)) / (draws + 1))
+    low, high = _percentiles(drawn)
     return Difference(difference(first, second, labels), low, high, p)
 
 
@@ -230,15 +231,23 @@ def _resampled(labels: NDArray, seed: int, draws: int) -> Iterator[NDArray[np.in
     good = np.flatnonzero(labels == 0)
     anomalous = np.flatnonzero(labels == 1)
     for _ in range(draws):
-        yield np.concatenate([rng.choice(rows, len(rows)) for rows in (good, anomalous)])
+        drawn_good = rng.choice(good, len(good))
+        drawn_anomalous = rng.choice(anomalous, len(anomalous))
+        yield np.concatenate([drawn_good, drawn_anomalous])
 
 
 def _image_curve(scores: NDArray, labels: NDArray) -> Curve:
-    return curve_of(
-        torch.from_numpy(np.ascontiguousarray(scores)), torch.from_numpy(labels.astype(np.float32))
-    )
+    weights = torch.from_numpy(labels.astype(np.float32))
+    return curve_of(torch.from_numpy(np.ascontiguousarray(scores)), weights)
 
 
-def _percentiles(values: NDArray) -> tuple[float, float]:
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+def _intervals_of(names: Iterable[str], drawn: Sequence[Sequence[float]]) -> Intervals:
+    """The intervals of metrics, from their values on each test set that was drawn."""
+    columns = zip(*drawn, strict=True)
+    return {name: _percentiles(column) for name, column in zip(names, columns, strict=True)}
+
+
+def _percentiles(values: Sequence[float]) -> tuple[float, float]:
+    low = (1 - LEVEL) / 2
+    ends = np.quantile(np.array(values), [low, (1 + LEVEL) / 2])
+    return float(ends[0]), float(ends[1])

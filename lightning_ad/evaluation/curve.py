@@ -95,8 +95,10 @@ def merge(groups: Sequence[Ranked]) -> Curve:
     recall, and the points left out change no metric. A curve is as long as the defects are large,
     not as the images.
     """
-    positives = np.concatenate([np.empty(0, np.float32), *(group.positives for group in groups)])
-    gains = np.concatenate([np.empty(0), *(group.gains for group in groups)])
+    none = Ranked(np.empty(0, np.float32), np.empty(0, np.float32), np.empty(0))
+    groups = [none, *groups]
+    positives = np.concatenate([group.positives for group in groups])
+    gains = np.concatenate([group.gains for group in groups])
     order = np.argsort(positives, kind="stable")
     positives = positives[order]
     gains = gains[order]
@@ -125,5 +127,7 @@ def _thresholds(
         places = np.searchsorted(sorted_scores, levels, side="right")
         some = places < sorted_scores.size
         above[some] = np.fmin(above[some], sorted_scores[places[some]])
+    above = above[~np.isnan(above)]
     lowest = np.array([scores[0] for scores in negatives], np.float32)
-    return np.unique(np.concatenate([levels, above[~np.isnan(above)], lowest]))[::-1]
+    rising = np.unique(np.concatenate([levels, above, lowest]))
+    return rising[::-1]

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from lightning_ad.errors import UsageError
 from lightning_ad.evaluation.curve import Curve
 
-Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+Column = NDArray[np.float64]
+Points = tuple[Column, Column]  # x and y
 
 
 def roc(curve: Curve) -> Points:
@@ -33,7 +34,8 @@ def precision_recall(curve: Curve) -> Points:
         return np.empty(0), np.empty(0)
     hits = curve.true_positives
     precision = hits / (hits + curve.false_positives)
-    return np.append(0.0, hits / hits[-1]), np.append(1.0, precision)
+    recall = hits / hits[-1]
+    return np.append(0.0, recall), np.append(1.0, precision)
 
 
 def auroc(curve: Curve) -> float:
@@ -90,8 +92,9 @@ def aupro(curve: Curve, limit: float = 0.3) -> float:
         return float("nan")
     rate, overlap = pro(curve)
     inside = rate <= limit
-    at_limit = np.interp(limit, rate, overlap)
-    return _area(np.append(rate[inside], limit), np.append(overlap[inside], at_limit)) / limit
+    x = np.append(rate[inside], limit)
+    y = np.append(overlap[inside], np.interp(limit, rate, overlap))
+    return _area(x, y) / limit
 
 
 def sensitivity(curve: Curve, rate: float) -> float:
@@ -109,12 +112,14 @@ def sensitivity(curve: Curve, rate: float) -> float:
     return float(hits.max() / curve.true_positives[-1])
 
 
-def thin(x: NDArray[np.float64], y: NDArray[np.float64], points: int = 300) -> Points:
+def thin(x: Column, y: Column, points: int = 300) -> Points:
     """Keeps at most `points` of a curve's points, evenly spaced along its length, and both ends."""
     if x.size <= points:
         return x, y
-    length = np.append(0.0, np.cumsum(np.hypot(np.diff(x), np.diff(y))))
-    keep = np.unique(np.searchsorted(length, np.linspace(0.0, length[-1], points)))
+    steps = np.hypot(np.diff(x), np.diff(y))
+    length = np.append(0.0, np.cumsum(steps))
+    wanted = np.linspace(0.0, length[-1], points)
+    keep = np.unique(np.searchsorted(length, wanted))
     return x[keep], y[keep]
 
 
@@ -125,5 +130,6 @@ def _from_origin(curve: Curve, gained: NDArray) -> Points:
     return np.append(0.0, rate), np.append(0.0, gained / gained[-1])
 
 
-def _area(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    return float(np.sum(np.diff(x) * (y[1:] + y[:-1])) / 2)
+def _area(x: Column, y: Column) -> float:
+    trapezia = np.diff(x) * (y[1:] + y[:-1])
+    return float(np.sum(trapezia) / 2)

@@ -43,6 +43,14 @@ class Histogram(NamedTuple):
     overlap: NDArray[np.float64]
 
     @classmethod
+    def zeros(cls, bins: NDArray[np.int64]) -> "Histogram":
+        """Returns a histogram of bins that hold nothing yet."""
+        size = len(bins)
+        negatives = np.zeros(size, np.int64)
+        positives = np.zeros(size, np.int64)
+        return cls(bins, negatives, positives, np.zeros(size, np.float64))
+
+    @classmethod
     def of(cls, scores: Tensor, weights: Tensor) -> "Histogram":
         """Counts scores (float [N]) with weights (float32 [N], 0 for a negative).
 
@@ -51,40 +59,37 @@ class Histogram(NamedTuple):
             UserError: a score is NaN.
         """
         check_scores(scores, weights)
-        pieces = []
-        for some, gains in zip(
-            scores.flatten().split(_PIECE), weights.flatten().split(_PIECE), strict=True
-        ):
-            pieces.append(_count(bin_of(some).cpu().numpy(), gains.cpu().numpy()))
-        return add_histograms(pieces)
+        pieces = zip(scores.flatten().split(_PIECE), weights.flatten().split(_PIECE), strict=True)
+        counted = []
+        for some, gains in pieces:
+            bins = bin_of(some).cpu().numpy()
+            counted.append(_count(bins, gains.cpu().numpy()))
+        return add_histograms(counted)
 
 
 def _count(bins: NDArray[np.int32], weights: NDArray[np.float32]) -> Histogram:
     positive = weights > 0
-    low, counts = np.unique(bins[~positive], return_counts=True)
-    high, place = np.unique(bins[positive], return_inverse=True)
-    nothing = np.zeros(len(low), np.int64)
-    negatives = Histogram(low.astype(np.int64), counts, nothing, nothing.astype(np.float64))
-    positives = Histogram(
-        high.astype(np.int64),
-        np.zeros(len(high), np.int64),
-        np.bincount(place, minlength=len(high)),
-        np.bincount(place, weights[positive].astype(np.float64), len(high)),
-    )
+    gains = weights[positive].astype(np.float64)
+    low, low_counts = np.unique(bins[~positive], return_counts=True)
+    high, places = np.unique(bins[positive], return_inverse=True)
+    negatives = Histogram.zeros(low.astype(np.int64))
+    negatives.negatives[:] = low_counts
+    positives = Histogram.zeros(high.astype(np.int64))
+    positives.positives[:] = np.bincount(places, minlength=len(high))
+    positives.overlap[:] = np.bincount(places, gains, len(high))
     return add_histograms([negatives, positives])
 
 
 def add_histograms(parts: Sequence[Histogram]) -> Histogram:
     """Returns the histogram of all that was counted in several."""
-    bins = np.unique(np.concatenate([np.empty(0, np.int64), *(part.bins for part in parts)]))
-    size = len(bins)
-    total = Histogram(
-        bins, np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size, np.float64)
-    )
+    all_bins = [np.empty(0, np.int64)]
+    all_bins += [part.bins for part in parts]
+    total = Histogram.zeros(np.unique(np.concatenate(all_bins)))
     for part in parts:
-        places = np.searchsorted(bins, part.bins)
-        for column, more in zip(total[1:], part[1:], strict=True):
-            column[places] += more
+        places = np.searchsorted(total.bins, part.bins)
+        total.negatives[places] += part.negatives
+        total.positives[places] += part.positives
+        total.overlap[places] += part.overlap
     return total
 
 
@@ -106,8 +111,12 @@ def lowest_of(bins: NDArray[np.int64]) -> NDArray[np.float32]:
 
 def curve_of_histogram(counts: Histogram) -> Curve:
     """Returns the curve of scores that are taken as equal within each bin."""
-    columns = [column[::-1] for column in counts]
-    return Curve(lowest_of(columns[0]), *(np.cumsum(column) for column in columns[1:]))
+    return Curve(
+        thresholds=lowest_of(counts.bins[::-1]),
+        false_positives=np.cumsum(counts.negatives[::-1]),
+        true_positives=np.cumsum(counts.positives[::-1]),
+        overlap=np.cumsum(counts.overlap[::-1]),
+    )
 
 
 def exact_bounds(binned: Curve, metric: Callable[[Curve], float]) -> tuple[float, float]:
@@ -128,23 +137,33 @@ def exact_bounds(binned: Curve, metric: Callable[[Curve], float]) -> tuple[float
 
 def _ordered(binned: Curve, best: bool) -> Curve:
     """Takes each bin in two steps: positives before negatives, or the other way round."""
-    after = binned[1:]
-    before = [np.append(0, column[:-1]) for column in after]
-    between = [after[0], before[1], before[2]]  # once the negatives of a bin have come
-    if best:
-        between = [before[0], after[1], after[2]]
-    columns = [np.stack(steps, 1).ravel() for steps in zip(between, after, strict=True)]
-    some = columns[0] + columns[1] > 0
-    return Curve(binned.thresholds.repeat(2)[some], *(column[some] for column in columns))
+    false_positives = _two_steps(binned.false_positives, first=not best)
+    true_positives = _two_steps(binned.true_positives, first=best)
+    overlap = _two_steps(binned.overlap, first=best)
+    thresholds = binned.thresholds.repeat(2)
+    some = false_positives + true_positives > 0
+    return Curve(thresholds[some], false_positives[some], true_positives[some], overlap[some])
+
+
+def _two_steps(counts: NDArray, first: bool) -> NDArray:
+    """Counts after each of two steps a bin, of which the first or the second brings them."""
+    between = counts if first else _before(counts)
+    return np.stack([between, counts], 1).ravel()
+
+
+def _before(counts: NDArray) -> NDArray:
+    """The counts before each bin."""
+    return np.append(0, counts[:-1])
 
 
 def _ap_at_least(binned: Curve) -> float:
     hits = binned.true_positives
-    before = np.append(0, hits[:-1])
+    before = _before(hits)
     first = np.minimum(before + 1, hits)  # bins without positives weigh nothing
     at_first = first / np.maximum(first + binned.false_positives, 1)
     at_last = hits / np.maximum(hits + binned.false_positives, 1)
-    return float(np.sum((hits - before) * (at_first + at_last)) / 2 / hits[-1])
+    steps = (hits - before) * (at_first + at_last)
+    return float(np.sum(steps) / 2 / hits[-1])
 
 
 class GroupKey(NamedTuple):
@@ -163,15 +182,16 @@ def pack_histograms(histograms: Mapping[GroupKey, Histogram]) -> Tensor:
     """
     tables = [np.full((1, 6), _NO_RANKING)]
     for key, histogram in histograms.items():
-        size = len(histogram.bins)
-        columns = [np.full(size, key.ranking), np.full(size, key.kind), *histogram]
-        tables.append(np.stack(columns, 1))
-    return torch.from_numpy(np.concatenate(tables)).flatten().view(torch.float32)
+        numbers = [np.full(len(histogram.bins), number) for number in key]
+        tables.append(np.stack([*numbers, *histogram], 1))
+    rows = torch.from_numpy(np.concatenate(tables))
+    return rows.flatten().view(torch.float32)
 
 
 def unpack_histograms(packed: Tensor) -> dict[GroupKey, Histogram]:
     """Adds up what `pack_histograms` was given, on several processes or at several times."""
-    table = packed.cpu().contiguous().view(torch.float64).reshape(-1, 6).numpy()
+    rows = packed.cpu().contiguous().view(torch.float64)
+    table = rows.reshape(-1, 6).numpy()
     parts: dict[GroupKey, list[Histogram]] = {}
     for key, histogram in _packed_parts(table):
         parts.setdefault(key, []).append(histogram)
@@ -182,8 +202,10 @@ def _packed_parts(table: NDArray[np.float64]) -> Iterator[tuple[GroupKey, Histog
     """The histograms in a table: one begins when the key changes or the bins do not rise."""
     another_key = (np.diff(table[:, :2], axis=0) != 0).any(1)
     no_rise = np.diff(table[:, 2]) <= 0
-    for part in np.split(table, np.flatnonzero(another_key | no_rise) + 1):
-        if part[0, 0] == _NO_RANKING:
-            continue
-        counts = part[:, 2:5].astype(np.int64)
-        yield GroupKey(int(part[0, 0]), int(part[0, 1])), Histogram(*counts.T, part[:, 5])
+    starts = np.flatnonzero(another_key | no_rise) + 1
+    for part in np.split(table, starts):
+        ranking, kind = part[0, :2]
+        if ranking != _NO_RANKING:
+            bins, negatives, positives = part[:, 2:5].astype(np.int64).T
+            histogram = Histogram(bins, negatives, positives, part[:, 5])
+            yield GroupKey(int(ranking), int(kind)), histogram

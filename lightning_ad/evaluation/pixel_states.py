@@ -148,7 +148,8 @@ class PixelStates(CurveMetric):
         if isinstance(before, Tensor):
             before = [before]
         self.pixel_bins = [*before, pack_histograms(counted).to(self.device)]
-        if sum(part.numel() for part in self.pixel_bins) > FLOATS_A_ROW * self._rows:
+        held = sum(part.numel() for part in self.pixel_bins)
+        if held > FLOATS_A_ROW * self._rows:
             added = pack_histograms(unpack_histograms(self._join("pixel_bins")))
             self.pixel_bins = [added.to(self.device)]
             self._rows = max(ROWS, 2 * added.numel() // FLOATS_A_ROW)
@@ -188,7 +189,8 @@ class PixelStates(CurveMetric):
             for kind in sorted(set(kinds)):
                 rows = [row for row, own in enumerate(kinds) if own == kind]
                 some = torch.cat([scores[row] for row in rows])
-                yield GroupKey(ranking, kind), some, torch.cat([weights[row] for row in rows])
+                gains = torch.cat([weights[row] for row in rows])
+                yield GroupKey(ranking, kind), some, gains
 
     def _pixels_by_image(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Scores and region weights of each image that is held."""
@@ -197,10 +199,13 @@ class PixelStates(CurveMetric):
             return []
         scores = self._join("pixel_scores").cpu().split(sizes)
         weights = self._join("pixel_weights").cpu().split(sizes)
-        pairs = zip(scores, weights, strict=True)
-        return [(some.numpy(), gains.numpy()) for some, gains in pairs]
+        images = []
+        for some, gains in zip(scores, weights, strict=True):
+            images.append((some.numpy(), gains.numpy()))
+        return images
 
     def _places(self) -> tuple[list[int], list[int]]:
         """The kind and the number of pixels of each image that is held."""
-        kinds, high, low = self._join("pixel_places").reshape(-1, 3).long().unbind(1)
+        places = self._join("pixel_places").reshape(-1, 3).long()
+        kinds, high, low = places.unbind(1)
         return kinds.tolist(), (high * HALF + low).tolist()

@@ -72,7 +72,8 @@ def saturated_weights(scores: Tensor, regions: Regions) -> Tensor:
         if len(pixels):
             highest = pixels[flat[pixels].argsort(descending=True)]
             before = torch.arange(len(pixels), dtype=torch.float64)
-            weights[highest] += ((enough - before).clamp(0, 1) / enough).float()
+            counted = (enough - before).clamp(0, 1)
+            weights[highest] += (counted / enough).float()
     return weights.reshape(scores.shape).to(scores.device)
 
 
@@ -81,6 +82,6 @@ def _check_regions(regions: Regions, scores: Tensor) -> None:
         raise ValueError(
             f"regions {list(regions.masks.shape)} do not fit the map {list(scores.shape)}"
         )
-    shares = regions.shares
-    if not bool(((shares > 0) & (shares <= 1)).all()):
-        raise ValueError(f"the share of a region must lie in (0, 1], got {shares.tolist()}")
+    shares = regions.shares.tolist()
+    if not all(0 < share <= 1 for share in shares):
+        raise ValueError(f"the share of a region must lie in (0, 1], got {shares}")

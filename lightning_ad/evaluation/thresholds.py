@@ -111,9 +111,14 @@ def conformal_p_values(scores: Tensor, calibration: Tensor) -> Tensor:
         )
     reject_nan(scores, "scores")
     reject_nan(calibration, "calibration scores")
-    ordered = calibration.detach().cpu().float().flatten().sort().values
+    ordered = _flat(calibration).sort().values
     below = torch.searchsorted(ordered, scores.detach().cpu().float().contiguous())
-    return (1 + len(ordered) - below).double() / (len(ordered) + 1)
+    count = len(ordered)
+    return (1 + count - below).double() / (count + 1)
+
+
+def _flat(scores: Tensor) -> Tensor:
+    return scores.detach().cpu().float().flatten()
 
 
 def images_needed(reject: float) -> int:
@@ -147,7 +152,7 @@ def conformal_threshold(calibration: Tensor, reject: float) -> float:
     _check_enough(count, reject)
     reject_nan(calibration, "calibration scores")
     as_high = math.floor(reject * (count + 1) + _ROUNDING) - 1  # how many scores may lie above
-    ordered = calibration.detach().cpu().float().flatten().sort(descending=True).values
+    ordered = _flat(calibration).sort(descending=True).values
     return float(ordered[as_high])
 
 
@@ -187,7 +192,7 @@ def f1_threshold(good: Tensor, anomalous: Tensor) -> float:
         UserError: a score is NaN.
     """
     _check_labels(good.numel(), anomalous.numel())
-    scores = torch.cat([part.detach().cpu().float().flatten() for part in (good, anomalous)])
+    scores = torch.cat([_flat(good), _flat(anomalous)])
     labels = torch.cat([torch.zeros(good.numel()), torch.ones(anomalous.numel())])
     lowest = f1_max(curve_of(scores, labels))[1]
     below = scores[scores < lowest]

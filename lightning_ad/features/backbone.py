@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import torch
-from timm.models import create_feature_extractor, get_graph_node_names
 from torch import Tensor, fx, nn
 
 from lightning_ad.errors import UsageError
-from lightning_ad.features.extraction import Extraction, Maps
+from lightning_ad.features.extraction import Extraction, Maps, Then
 from lightning_ad.features.fusion import ACTIVATIONS
 from lightning_ad.features.weights import build_network
+from lightning_ad.system.lazy_module import LazyModule
 
+timm = LazyModule("timm")  # seconds, which a command's --help need not take
 BLOCK = {"cpu": 1, "cuda": 16}  # images that go through the network together, by type of device
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
@@ -72,15 +73,16 @@ class Backbone(nn.Module):
             layers = _blocks_at(network, name, strides, argument)
         _check_layers(layers, network, name, argument)
         self.layers = list(layers)
-        self.body = create_feature_extractor(network, {layer: layer for layer in layers}).eval()
+        outputs = {layer: layer for layer in layers}
+        self.body = timm.models.create_feature_extractor(network, outputs).eval()
         self.requires_grad_(False)
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", _by_channel(MEAN), persistent=False)
+        self.register_buffer("std", _by_channel(STD), persistent=False)
         self.extraction = Extraction(blocks, f"{name} {type(network).__name__}")
         self.register_load_state_dict_post_hook(_forget_old_weights)
         self._shapes: dict[tuple[int, int], list[FeatureShape]] = {}
 
-    def forward(self, image: Tensor, then: Callable[[Maps], Maps] = list) -> Maps:
+    def forward(self, image: Tensor, then: Then = list) -> Maps:
         """Returns the map [B, C_l, h_l, w_l] of each layer, or what `then` makes of the maps.
 
         The result of an image is the same bits in every batch and on any number of threads.
@@ -129,7 +131,11 @@ class Backbone(nn.Module):
                 f"images of {height}x{width} px are too small for the backbone: "
                 f"raise data.image_size ({error})"
             ) from error
-        return [FeatureShape(*maps[layer].shape[1:]) for layer in self.layers]
+        shapes = []
+        for layer in self.layers:
+            _, channels, rows, columns = maps[layer].shape
+            shapes.append(FeatureShape(channels, rows, columns))
+        return shapes
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.extraction.forget()
@@ -141,14 +147,20 @@ class Backbone(nn.Module):
         self.body.eval()
 
 
+def _by_channel(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values).view(1, 3, 1, 1)
+
+
 def _forget_old_weights(backbone: Backbone, _keys: object) -> None:
     backbone.extraction.forget()
 
 
 def _for_shapes_only(body: fx.GraphModule) -> fx.GraphModule:
     """A copy on the meta device, without modules that keep the shape: they take longest there."""
-    tensors = (*body.parameters(), *body.buffers())
-    body = copy.deepcopy(body, {id(tensor): tensor.to("meta") for tensor in tensors})
+    without_numbers = {}
+    for tensor in (*body.parameters(), *body.buffers()):
+        without_numbers[id(tensor)] = tensor.to("meta")
+    body = copy.deepcopy(body, without_numbers)
     for parent in list(body.modules()):
         for name, child in parent.named_children():
             if isinstance(child, (nn.BatchNorm2d, *ACTIVATIONS)):
@@ -157,7 +169,7 @@ def _for_shapes_only(body: fx.GraphModule) -> fx.GraphModule:
 
 
 def _check_layers(layers: Sequence[str], network: nn.Module, name: str, argument: str) -> None:
-    nodes = get_graph_node_names(network)[1]
+    nodes = timm.models.get_graph_node_names(network)[1]
     unknown = [layer for layer in layers if not _is_layer(layer, nodes)]
     if unknown:
         raise UsageError(

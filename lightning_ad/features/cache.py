@@ -34,8 +34,13 @@ class FeatureCache:
         Returns:
             Features in main memory if all rows were kept, else wherever `compute` leaves its own.
         """
-        known = {place: self._rows[row] for place, row in enumerate(index) if row in self._rows}
-        missing = [place for place in range(len(index)) if place not in known]
+        known = {}
+        missing = []
+        for place, row in enumerate(index):
+            if row in self._rows:
+                known[place] = self._rows[row]
+            else:
+                missing.append(place)
         if not missing:
             return [torch.stack(rows) for rows in zip(*known.values(), strict=True)]
         fresh = compute(torch.tensor(missing))
@@ -50,8 +55,9 @@ class FeatureCache:
         return joined
 
     def _keep(self, index: Sequence[int], features: list[Tensor]) -> None:
-        size = sum(feature[0].numel() * feature.element_size() for feature in features)
         for place, row in enumerate(index):
+            features_of_row = [feature[place] for feature in features]
+            size = sum(feature.nbytes for feature in features_of_row)
             if row >= 0 and row not in self._rows and size <= self.room:
-                self._rows[row] = [feature[place].detach().cpu().clone() for feature in features]
+                self._rows[row] = [feature.detach().cpu().clone() for feature in features_of_row]
                 self.room -= size

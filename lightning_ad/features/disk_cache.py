@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 TRIED = 16  # images after which it is known whether reading is faster than computing
 OURS = "lightning_ad_features"  # a folder in which nothing else is
-HEX = 32 * "[0-9a-f]"
+DIGEST_BYTES = 16
+HEX = 2 * DIGEST_BYTES * "[0-9a-f]"
 FULL = 0.95  # of the limit: from there on, room is made
 KEPT = 0.8  # of the limit, after the oldest were removed
 CHECKSUM = 4  # bytes before the data of a file
@@ -77,7 +78,7 @@ class DiskFeatures:
         data = payload.getbuffer()
         part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
-            part.write_bytes(zlib.crc32(data).to_bytes(CHECKSUM, "little") + data)
+            part.write_bytes(_checksum(data) + data)
             part.replace(path)
         except OSError as error:
             self.pays = False
@@ -124,13 +125,17 @@ def _read(path: Path) -> list[Tensor] | None:
         return None
     checksum = content[:CHECKSUM]
     data = memoryview(content)[CHECKSUM:]
-    if len(checksum) < CHECKSUM or zlib.crc32(data) != int.from_bytes(checksum, "little"):
+    if checksum != _checksum(data):
         return None
     return torch.load(io.BytesIO(data), weights_only=True)
 
 
+def _checksum(data: memoryview) -> bytes:
+    return zlib.crc32(data).to_bytes(CHECKSUM, "little")
+
+
 def _digest_of_image(image: Tensor) -> str:
-    digest = hashlib.blake2b(repr((image.shape, image.dtype)).encode(), digest_size=16)
+    digest = _digest((image.shape, image.dtype))
     digest.update(image.contiguous().numpy().data)
     return digest.hexdigest()
 
@@ -144,11 +149,16 @@ def _digest_of(network: nn.Module, name: str, layers: Sequence[str]) -> str:
         name,
         list(layers),
     )
-    digest = hashlib.blake2b(repr(described).encode(), digest_size=16)
+    digest = _digest(described)
     for key, value in sorted(network.state_dict().items()):
         digest.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        numbers = value.detach().cpu().contiguous().flatten()
+        digest.update(numbers.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _digest(described: object) -> hashlib.blake2b:
+    return hashlib.blake2b(repr(described).encode(), digest_size=DIGEST_BYTES)
 
 
 def _make_room(folder: Path, limit: int) -> int:

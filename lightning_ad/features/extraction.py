@@ -20,6 +20,7 @@ from lightning_ad.system.threads import map_single_threaded, one_thread
 
 Maps = list[Tensor]  # [B, C_l, h_l, w_l] of each layer
 Network = Callable[[Tensor], Maps]  # maps of images [B, 3, H, W] in [0, 1]
+Then = Callable[[Maps], Maps]  # what is made of maps at once, so that they need not all be held
 
 
 class Frozen(Protocol):
@@ -38,7 +39,7 @@ class Frozen(Protocol):
 class Extractor(Protocol):
     """A way to bring a batch through a network."""
 
-    def __call__(self, image: Tensor, then: Callable[[Maps], Maps]) -> Maps:
+    def __call__(self, image: Tensor, then: Then) -> Maps:
         """What `then` makes of the maps of images [B, 3, H, W], [B, ...] each.
 
         `then` may get the images in parts: what it makes of one must not depend on the others.
@@ -52,7 +53,7 @@ class WholeBatch:
 
     network: Network
 
-    def __call__(self, image: Tensor, then: Callable[[Maps], Maps]) -> Maps:
+    def __call__(self, image: Tensor, then: Then) -> Maps:
         """See `Extractor`."""
         return then(self.network(image))
 
@@ -64,14 +65,18 @@ class FixedBlocks:
     network: Network
     size: int
 
-    def __call__(self, image: Tensor, then: Callable[[Maps], Maps]) -> Maps:
+    def __call__(self, image: Tensor, then: Then) -> Maps:
         """See `Extractor`."""
         count = len(image)
         missing = -count % self.size
         if missing:
-            image = torch.cat([image, image.new_zeros(missing, *image.shape[1:])])
-        blocks = [then(self.network(block)) for block in image.split(self.size)]
-        return [maps[:count] for maps in _joined(blocks)]
+            filling = image.new_zeros(missing, *image.shape[1:])
+            image = torch.cat([image, filling])
+        done = []
+        for block in image.split(self.size):
+            maps = self.network(block)
+            done.append(then(maps))
+        return [level[:count] for level in _joined(done)]
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class OneThreadEach:
     network: Network
     together: int = 1
 
-    def __call__(self, image: Tensor, then: Callable[[Maps], Maps]) -> Maps:
+    def __call__(self, image: Tensor, then: Then) -> Maps:
         """See `Extractor`."""
 
         def work(part: Tensor) -> list[Maps]:

@@ -37,8 +37,9 @@ def fusable(image: Tensor) -> torch.dtype | None:
 
     bfloat16 is only for processors that have it: on others it would be slower.
     """
-    suits = image.device.type == "cpu" and image.dtype == torch.float32 and not image.requires_grad
-    if not suits or not torch.backends.mkldnn.is_available():
+    if image.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return None
+    if image.dtype != torch.float32 or image.requires_grad:
         return None
     if not torch.is_autocast_enabled("cpu"):
         return torch.float32
@@ -160,7 +161,8 @@ def _copy(network: fx.GraphModule) -> fx.GraphModule:
     kept: dict[int, Any] = {}
     for module in network.modules():
         for values in (module.__dict__, module._parameters, module._buffers):
-            kept |= {id(value): value for value in values.values() if isinstance(value, Tensor)}
+            tensors = [value for value in values.values() if isinstance(value, Tensor)]
+            kept |= {id(tensor): tensor for tensor in tensors}
     return copy.deepcopy(network, kept)
 
 

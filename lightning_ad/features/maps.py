@@ -43,7 +43,8 @@ def _enlarged(scores: Tensor, height: int, width: int, sigma: float) -> Tensor:
     with torch.autocast(scores.device.type, enabled=False):
         if scores.device.type != "cpu" or not len(scores):
             return rows @ scores @ columns
-        return torch.stack(map_single_threaded(lambda grid: rows @ grid @ columns, scores.unbind()))
+        enlarged = map_single_threaded(lambda grid: rows @ grid @ columns, scores.unbind())
+        return torch.stack(enlarged)
 
 
 def hide(scores: Tensor, ignore: Tensor | None) -> Tensor:
@@ -61,7 +62,9 @@ def hide(scores: Tensor, ignore: Tensor | None) -> Tensor:
         return scores
     cells = ignore
     if ignore.shape != scores.shape:
-        cells = F.adaptive_avg_pool2d(ignore[:, None].float(), list(scores.shape[1:]))[:, 0] > 0.5
+        grid = list(scores.shape[1:])
+        shares = F.adaptive_avg_pool2d(ignore[:, None].float(), grid)
+        cells = shares[:, 0] > 0.5
     lowest = scores.masked_fill(cells, torch.inf).amin((1, 2), keepdim=True)
     everywhere = cells.all((1, 2), keepdim=True)
     return torch.where(cells, lowest.masked_fill(everywhere, 0), scores)
@@ -71,7 +74,8 @@ def spatial_mean(maps: Tensor) -> Tensor:
     """Means over the positions of maps [B, C, h, w]: float32 [B, C], the same bits in any batch."""
     if maps.device.type != "cpu" or not len(maps):
         return maps.float().mean((2, 3))
-    return torch.stack(map_single_threaded(lambda one: one.float().mean((1, 2)), maps.unbind()))
+    means = map_single_threaded(lambda one: one.float().mean((1, 2)), maps.unbind())
+    return torch.stack(means)
 
 
 @lru_cache(maxsize=32)

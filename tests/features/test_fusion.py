@@ -1,4 +1,4 @@
-"""The fused network computes what the plain one does, on any number of threads, and follows its weights."""
+"""The fused network computes what the plain one does, on any number of threads."""
 
 import copy
 
@@ -9,16 +9,22 @@ from torch import nn
 from lightning_ad.features import fusion
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.fusion import FusedConv2d, _ordered, fused
-from lightning_ad.system.threads import map_single_threaded
 
 NETWORKS = [
-    "mobilenet_v2", "resnet18", "resnet50", "squeezenet1_1", "efficientnet_b0", "mobilenet_v3_small", "convnext_tiny",
-    "timm/resnet18", "timm/tf_efficientnet_b0",
-]  # fmt: skip
+    "mobilenet_v2",
+    "resnet18",
+    "resnet50",
+    "squeezenet1_1",
+    "efficientnet_b0",
+    "mobilenet_v3_small",
+    "convnext_tiny",
+    "timm/resnet18",
+    "timm/tf_efficientnet_b0",
+]
 
 
 def lively(network):
-    """Batch statistics and weights that are not those of a fresh network, for which much would go unnoticed."""
+    """Gives batch statistics and weights that a fresh network has not: much would go unnoticed."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -145,30 +151,6 @@ def test_bfloat16_is_as_near_as_that_of_pytorch(name, monkeypatch):
         ]
         assert 0 < errors[0] < 1.2 * errors[1] < 0.2
     torch.testing.assert_close(backbone(images), exact, rtol=0, atol=0)
-
-
-def test_each_worker_has_one_thread_and_they_nest():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        work = torch.rand(10**6)
-        seen = map_single_threaded(lambda _: (work + 1, torch.get_num_threads())[1], range(12))
-        assert seen == [1] * 12
-        assert (
-            map_single_threaded(lambda _: sum(map_single_threaded(lambda k: k, range(3))), range(8))
-            == [3] * 8
-        )
-        assert torch.get_num_threads() == 4
-        with torch.autocast("cpu"), torch.inference_mode():
-            states = map_single_threaded(
-                lambda _: (torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()),
-                [0, 1],
-            )
-        assert states == [(True, True)] * 2
-        with pytest.raises(ZeroDivisionError):
-            map_single_threaded(lambda k: 1 / k, [1, 0, 2])
-    finally:
-        torch.set_num_threads(threads)
 
 
 def test_new_weights_another_size_and_another_type_are_noticed():

@@ -52,3 +52,10 @@ def test_work_has_the_modes_of_its_caller(threads):
 def test_an_error_of_the_work_is_raised(threads):
     with pytest.raises(ZeroDivisionError):
         map_single_threaded(lambda item: 1 // item, [1, 0, 1])
+
+
+def test_work_may_map_again(threads):
+    def total(_):
+        return sum(map_single_threaded(lambda item: item, range(3)))
+
+    assert map_single_threaded(total, range(8)) == [3] * 8

@@ -1,31 +1,14 @@
+"""Patch features against the released order of steps, and by hand."""
+
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.ndimage import gaussian_filter
 
-from lightning_ad.features.maps import score_map
 from lightning_ad.features.patches import patch_features
 
 
-@pytest.mark.parametrize(
-    ("height", "width", "sigma"), [(224, 224, 4.0), (50, 31, 4.0), (9, 12, 4.0), (40, 40, 0.7)]
-)
-def test_score_map_is_a_bilinear_resize_and_scipys_blur(height, width, sigma):
-    scores = torch.rand(2, 7, 5, dtype=torch.float64)
-    resized = F.interpolate(scores[None], (height, width), mode="bilinear", align_corners=False)[0]
-    for ours, raw in zip(score_map(scores, height, width, sigma), resized, strict=True):
-        expected = torch.from_numpy(gaussian_filter(raw.numpy(), sigma))
-        torch.testing.assert_close(ours, expected, atol=1e-12, rtol=0)
-
-
-def test_score_map_without_blur_is_bilinear():
-    scores = torch.rand(1, 4, 4)
-    expected = F.interpolate(scores[None], (8, 8), mode="bilinear", align_corners=False)[0]
-    torch.testing.assert_close(score_map(scores, 8, 8, 0.0), expected)
-
-
 def by_the_book(maps, patch, layer_dimension, dimension):
-    """The released order of steps, one vector at a time: unfold, resize every value, pool, stack, pool."""
+    """The released order of steps: unfold, resize every value, pool, stack, pool."""
     height, width = maps[0].shape[-2:]
     layers = []
     for m in maps:
