@@ -80,7 +80,7 @@ def read_mask(
 ) -> Tensor:
     """Reads a mask file as bool [h, w], true above `threshold` of 255 in any channel.
 
-    Of a folder, returns the union of its masks. Pixels of the value `ignore` are false.
+    For a folder, returns the union of its masks. Pixels of the value `ignore` are false.
 
     Raises:
         DataError: naming the file, if it cannot be read, its size is not `size` (h, w) of its
@@ -170,7 +170,7 @@ def is_blank(path: str) -> bool | None:
 
 
 def check_same_size(path: str, found: tuple[int, int], size: tuple[int, int], kind: str) -> None:
-    """Raises DataError if a `kind` of file has not the size (h, w) of its image."""
+    """Raises DataError if a `kind` of file does not have the size (h, w) of its image."""
     if found != size:
         raise DataError(
             f"the {kind} {path} is {found[1]}x{found[0]} px, its image {size[1]}x{size[0]} px; "

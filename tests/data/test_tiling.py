@@ -52,8 +52,8 @@ def test_a_tile_is_no_larger_than_its_image():
 @pytest.mark.parametrize(
     ("tile", "overlap", "flag"),
     [
-        (100, 32, "tile:"),
-        (32, 32, "tile:"),
+        (100, 32, "tile"),
+        (32, 32, "tile"),
         *((128, overlap, "tile_overlap") for overlap in (0, 50, 128)),
     ],
 )

@@ -60,13 +60,19 @@ def find(
     table = root / file
     rows = _rows(table)
     _check_category(table, rows, category)
-    word, first = ("row", 1) if file.endswith(".parquet") else ("line", 2)
     samples = []
-    for number, row in enumerate(rows, first):
+    for number, row in enumerate(rows, start=1):
         if category is None or row["category"] == category:
-            where = f"{table}, {word} {number}"
+            where = _row_name(table, number)
             samples.append(_sample(root, row, where, mask_threshold, outside))
     return samples
+
+
+def _row_name(table: Path, number: int) -> str:
+    """Names a row, counted from 1, for a message."""
+    if table.suffix == ".parquet":
+        return f"{table}, row {number}"
+    return f"{table}, line {number + 1}"  # below the header
 
 
 def _check_category(table: Path, rows: list[Row], category: str | None) -> None:
@@ -87,7 +93,8 @@ def _rows(path: Path) -> list[Row]:
         raise DataError(
             f"there is no table {path}; data.layout_options.file names it, relative to data.root"
         )
-    rows = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    read = _read_parquet if path.suffix == ".parquet" else _read_csv
+    rows = read(path)
     columns = list(rows[0]) if rows else []
     has_label = "label" in columns or "defect" in columns
     if "path" not in columns or "split" not in columns or not has_label:
