@@ -96,8 +96,8 @@ def read_mask(
     if threshold < 255 and values.max() > 0 and not mask.any():
         raise DataError(
             f"the mask {path} has values up to {values.max():.0f}, none above {threshold}; "
-            "expected 0 and 255 (in layout 'folder', data.layout_options.mask_threshold 0 takes "
-            "any value)"
+            "expected 0 and 255 (in the layout 'folder', data.layout_options.mask_threshold 0 "
+            "takes any value)"
         )
     return torch.from_numpy(mask)
 
