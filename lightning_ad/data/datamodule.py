@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -35,12 +36,12 @@ class Method(Protocol):
 
     Attributes:
         synthesis: the synthetic anomalies to draw for training images, or None.
-        validation_synthesis: those to draw for held-out images, or None.
+        validation_synthesis: those to draw for held-out images.
         batches_kept: batches of this process that a resumed fit has observed and need not read.
     """
 
     synthesis: Synthesis | None
-    validation_synthesis: Synthesis | None
+    validation_synthesis: Synthesis
 
     @property
     def batches_kept(self) -> int:
@@ -94,6 +95,9 @@ class AnomalyDataModule(LightningDataModule):
             the memory.
         seed: seed of the order, hold-out, folds and synthetic anomalies; the command line sets it
             from seed_everything.
+
+    Attributes:
+        arguments: what it was made with, by name.
     """
 
     def __init__(
@@ -121,7 +125,9 @@ class AnomalyDataModule(LightningDataModule):
         max_megapixels: float = MEGAPIXELS,
         seed: int = 0,
     ) -> None:
+        given = dict(locals())
         super().__init__()
+        self.arguments = {name: given[name] for name in signature(AnomalyDataModule).parameters}
         self.layout = layout
         self.root = Path(root)
         self.category = category
