@@ -1,4 +1,4 @@
-"""What a run of a learned method can be given by `--trainer.callbacks`, and the speedometer that it always has."""
+"""Averages of the weights, which a run of a learned method can be given by --trainer.callbacks."""
 
 from functools import partial
 from typing import Any
@@ -11,8 +11,8 @@ from torch import Tensor
 from lightning_ad.errors import UsageError
 
 
-class _OnDevice(WeightAveraging):
-    """Lightning makes the average before the model moves to its device, and would leave it in main memory."""
+class _AveragingOnDevice(WeightAveraging):
+    """Lightning makes the average before the model moves to its device, and leaves it behind."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings the average to the model."""
@@ -20,39 +20,41 @@ class _OnDevice(WeightAveraging):
             self._average_model.to(pl_module.device)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gives the average what the model made before its first step, whose shape was not known (CFA's bank)."""
+        """Copies buffers whose shape was not known before the first step (CFA's bank)."""
         assert self._average_model is not None
         average = self._average_model.module
-        made = {
-            name: b
-            for name, b in pl_module.named_buffers()
-            if average.get_buffer(name).shape != b.shape
-        }
+        made = {}
+        for name, buffer in pl_module.named_buffers():
+            if average.get_buffer(name).shape != buffer.shape:
+                made[name] = buffer
         average.load_state_dict(made, strict=False)
 
 
-class StepsAveraging(_OnDevice):
-    """The exponential moving average of the weights of all steps: `decay` of the old, the rest of the new.
+class StepsAveraging(_AveragingOnDevice):
+    """The exponential moving average of the weights of all steps.
 
-    Validation, the test and the checkpoints see the average. The statistics of batch norm are averaged too; weights
-    that do not move keep their bits.
+    Validation, the test and the checkpoints see the average. The statistics of batch norm are
+    averaged too; weights that do not move keep their bits.
+
+    Args:
+        decay: what stays of the average at each step, at least 0 and below 1.
     """
 
     def __init__(self, decay: float = 0.999) -> None:
         super().__init__(avg_fn=partial(_moving_mean, decay))
         if not 0 <= decay < 1:
-            raise UsageError(f"StepsAveraging.decay must be at least 0 and below 1, {decay} came")
+            raise UsageError(f"StepsAveraging.decay must be at least 0 and below 1, got {decay}")
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """After each step."""
+        """Returns True after each step."""
         return step_idx is not None
 
 
-class LastEpochsAveraging(_OnDevice):
-    """The equally weighted mean of the weights at the ends of the last epochs (Izmailov et al., UAI 2018).
+class LastEpochsAveraging(_AveragingOnDevice):
+    """The mean of the weights at the ends of the last epochs (Izmailov et al., UAI 2018).
 
-    Validation, the test and `last.ckpt` see the mean; before the first of those epochs, the current weights. The
-    statistics of batch norm are averaged too.
+    Validation, the test and `last.ckpt` see the mean; before the first of those epochs, the current
+    weights. The statistics of batch norm are averaged too.
 
     Args:
         epochs: how many of the last epochs count.
@@ -64,52 +66,57 @@ class LastEpochsAveraging(_OnDevice):
     def __init__(self, epochs: int = 5) -> None:
         super().__init__(avg_fn=_running_mean)
         if epochs < 1:
-            raise UsageError(f"LastEpochsAveraging.epochs must be at least 1, {epochs} came")
+            raise UsageError(f"LastEpochsAveraging.epochs must be at least 1, got {epochs}")
         self.epochs = epochs
         self._averaged_epoch = -1
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Never by itself: `_take` does."""
+        """Returns False: `_take_epoch` updates the average."""
         return False
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks that there are that many epochs."""
         super().on_fit_start(trainer, pl_module)
-        if not trainer.max_epochs or not self.epochs <= trainer.max_epochs:
+        if not trainer.max_epochs or self.epochs > trainer.max_epochs:
             raise UsageError(
-                f"LastEpochsAveraging.epochs is {self.epochs}, trainer.max_epochs {trainer.max_epochs}: lower it"
+                f"LastEpochsAveraging.epochs is {self.epochs}, trainer.max_epochs "
+                f"{trainer.max_epochs}: lower it"
             )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes in the epoch that is being validated, then hands over the mean."""
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch and not trainer.sanity_checking:
-            self._take(trainer, pl_module)
+        """Adds the epoch that is being validated, then lets the model have the mean."""
+        at_the_end = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if at_the_end and not trainer.sanity_checking:
+            self._take_epoch(trainer, pl_module)
         super().on_validation_epoch_start(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes in the epoch, where no validation did."""
-        self._take(trainer, pl_module)
+        """Adds the epoch, unless a validation did."""
+        self._take_epoch(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Hands over the mean, and says where fewer epochs are in it than were asked for."""
+        """Leaves the mean to the model; warns if fewer epochs are in it than were asked for."""
         super().on_train_end(trainer, pl_module)
-        taken = int(self._average_model.n_averaged) if self._average_model is not None else 0
+        taken = 0
+        if self._average_model is not None:
+            taken = int(self._average_model.n_averaged)
         if taken < self.epochs:
             rank_zero_warn(
                 f"training ended early: {taken} instead of {self.epochs} epochs are in the average"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch that was taken in last."""
+        """Adds the epoch that was taken last."""
         return {**super().state_dict(), "averaged_epoch": self._averaged_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Goes on after that epoch."""
         super().load_state_dict(state_dict)
         self._averaged_epoch = state_dict["averaged_epoch"]
 
-    def _take(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        average, epoch = self._average_model, trainer.current_epoch
+    def _take_epoch(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        average = self._average_model
+        epoch = trainer.current_epoch
         if average is None or epoch == self._averaged_epoch:
             return
         if epoch <= (trainer.max_epochs or 0) - self.epochs:
@@ -119,7 +126,9 @@ class LastEpochsAveraging(_OnDevice):
 
 
 def _moving_mean(decay: float, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-    return average + (current - average) * (1 - decay) if current.is_floating_point() else current
+    if not current.is_floating_point():
+        return current
+    return average + (current - average) * (1 - decay)
 
 
 def _running_mean(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:

@@ -11,14 +11,18 @@ from lightning_ad.system.cost import peak_memory_gib
 
 
 class ThroughputMonitor(Callback):
-    """Logs, for each training epoch, `images_per_second` of this process, `wait_share` and its peak of memory so far.
+    """Logs how fast each training epoch was, and the memory that it took.
 
-    The peaks are `peak_memory_gib_host` and, where there is one, `peak_memory_gib_gpu`. `wait_share` is the part of the
-    epoch's time, [0, 1], between the end of one step and the start of the next: in which training waits for the loader.
+    `images_per_second` of this process; `wait_share`, the part of the epoch's time in [0, 1] in
+    which training waits for the loader, between the end of one step and the start of the next; and
+    the peaks so far, `peak_memory_gib_host` and, on a GPU, `peak_memory_gib_gpu`.
     """
 
     def __init__(self) -> None:
-        self._mark = self._start = self._waited = self._paused = 0.0
+        self._epoch_start = 0.0
+        self._step_end = 0.0
+        self._validation_start = 0.0
+        self._waited = 0.0
         self._images = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -27,14 +31,16 @@ class ThroughputMonitor(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clocks."""
-        self._mark = self._start = time.perf_counter()
-        self._waited, self._images = 0.0, 0
+        self._epoch_start = time.perf_counter()
+        self._step_end = self._epoch_start
+        self._waited = 0.0
+        self._images = 0
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int
     ) -> None:
-        """The batch is there."""
-        self._waited += time.perf_counter() - self._mark
+        """Adds the time for which the batch was awaited."""
+        self._waited += time.perf_counter() - self._step_end
 
     def on_train_batch_end(
         self,
@@ -44,34 +50,33 @@ class ThroughputMonitor(Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """The step is done; the next batch is awaited."""
+        """Counts the batch; the next one is awaited from now on."""
         self._images += len(batch)
-        self._mark = time.perf_counter()
+        self._step_end = time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A validation within the epoch is no part of its time."""
-        self._paused = time.perf_counter()
+        """Stops the clocks: a validation within the epoch is no part of its time."""
+        self._validation_start = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The clocks go on."""
-        pause = time.perf_counter() - self._paused
-        self._mark, self._start = self._mark + pause, self._start + pause
+        """Lets the clocks go on."""
+        pause = time.perf_counter() - self._validation_start
+        self._epoch_start += pause
+        self._step_end += pause
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs them."""
-        seconds = max(self._mark - self._start, 1e-9)
+        """Logs the epoch."""
+        seconds = max(self._step_end - self._epoch_start, 1e-9)
         values = {"images_per_second": self._images / seconds, "wait_share": self._waited / seconds}
-        peaks = {f"peak_memory_gib_{name}": held for name, held in peak_memory_gib().items()}
-        pl_module.log_dict({**values, **peaks}, rank_zero_only=True)
+        for name, held in peak_memory_gib().items():
+            values[f"peak_memory_gib_{name}"] = held
+        pl_module.log_dict(values, rank_zero_only=True)
 
 
 class RunProgressBar(TQDMProgressBar):
-    """That of a run; without the version of its first logger, which says nothing of the run's."""
+    """A progress bar without the version of the first logger, which is not that of the run."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What stands beside the bar."""
-        return {
-            name: value
-            for name, value in super().get_metrics(trainer, pl_module).items()
-            if name != "v_num"
-        }
+        """Returns what stands beside the bar."""
+        metrics = super().get_metrics(trainer, pl_module)
+        return {name: value for name, value in metrics.items() if name != "v_num"}

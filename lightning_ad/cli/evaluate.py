@@ -2,24 +2,25 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
 
 import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
-from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
-from lightning_ad.cli.run import RunCLI, progress_bar
-from lightning_ad.errors import WeightsError
-from lightning_ad.features.weights import read_state, skip_weights
-from lightning_ad.system.run_folder import RunFolder, finished_checkpoint
+from lightning_ad.cli.run import RunCLI
+from lightning_ad.cli.trainer import progress_bar
+from lightning_ad.features.weights import skip_weights
+from lightning_ad.inspector import FinishedRun
+from lightning_ad.system.run_folder import RunFolder
+
+OF_THE_FIT = ("output", "select", "extend", "suspects", "trim")  # flags that an evaluation drops
 
 
 class EvaluateCLI(RunCLI):
-    """The same for a finished run: its own settings, on its own data or on others.
+    """Builds a finished run again, with its own settings, on its own data or on others.
 
     Args:
         args: the flags.
@@ -30,7 +31,8 @@ class EvaluateCLI(RunCLI):
     stage = "test"
 
     def __init__(self, args: Sequence[str], checkpoint: Path, beside: RunFolder | None) -> None:
-        self.evaluated, self.beside = checkpoint, beside
+        self.evaluated = checkpoint
+        self.beside = beside
         super().__init__(args)
 
     @property
@@ -38,13 +40,16 @@ class EvaluateCLI(RunCLI):
         """The file that is evaluated."""
         return self.evaluated
 
-    def instantiate_classes(self) -> None:
+    def tested_checkpoint(self) -> Path:
+        """The file that is evaluated."""
+        return self.evaluated
+
+    def weights_context(self) -> AbstractContextManager:
         """Backbones are built without weights: the checkpoint brings them."""
-        with skip_weights():
-            super().instantiate_classes()
+        return skip_weights()
 
     def open_folder(self) -> RunFolder:
-        """A folder of its own: the run's own results are left as they are."""
+        """Opens a folder of its own: the run's own results are left as they are."""
         if rank_zero_only.rank:
             return RunFolder(Path(self.config.output))
         if self.beside is not None:
@@ -54,41 +59,27 @@ class EvaluateCLI(RunCLI):
         folder.config.write_text(self.config_text)
         return folder
 
-    def callbacks(self, theirs: list[Callback], wanted: Any) -> list[Callback]:
-        """A progress bar; nothing is saved."""
-        return [*progress_bar(theirs, wanted), *theirs]
+    def callbacks(self, theirs: list[Callback]) -> list[Callback]:
+        """Returns the user's callbacks and a progress bar; nothing is saved."""
+        return [*progress_bar(theirs, self.config_init.trainer.enable_progress_bar), *theirs]
 
-    def loggers(self, wanted: Logger | list[Logger] | bool | None) -> list[Logger] | bool:
-        """None: an evaluation is one row, in metrics.json."""
+    def loggers(self, wanted: Logger | list[Logger] | bool | None) -> bool:
+        """Returns False: an evaluation is one row, in metrics.json."""
         return False
-
-
-def load_learned(cli: RunCLI, checkpoint: Path) -> None:
-    """Gives the model what is in a checkpoint; a gallery that is too large for memory stays in the file."""
-    learned = read_state(checkpoint)
-    if cli.config_init.select != "last":
-        rank_zero_info(f"--select {cli.config_init.select}: epoch {learned['epoch']} is tested")
-    cli.training_set = learned.get(ConfigInCheckpoint.TRAINING_SET, cli.training_set)
-    cli.model.load_learned(learned)
 
 
 @contextmanager
 def own_config(target: Path) -> Iterator[list[str]]:
-    """The flag that gives a finished run's settings; those of its machine and of its first fit are left out.
+    """Gives the flag with a finished run's settings, without those of its machine and its fit.
 
     Raises:
-        UsageError: where there is no finished run.
+        UsageError: if there is no finished run.
         WeightsError: for a file that is not a checkpoint of ours.
     """
-    checkpoint = finished_checkpoint(target)
-    text = read_state(checkpoint).get(ConfigInCheckpoint.KEY)
-    if not isinstance(text, str):
-        raise WeightsError(
-            f"{checkpoint} is not a checkpoint of lightning_ad: it has no configuration in it"
-        )
-    config = yaml.safe_load(text)
-    config["trainer"] = {name: config["trainer"].get(name) for name in ("precision", "max_epochs")}
-    for name in ("output", "select", "extend", "suspects", "trim"):
+    config = FinishedRun.read(target).config
+    trainer = config["trainer"]
+    config["trainer"] = {name: trainer.get(name) for name in ("precision", "max_epochs")}
+    for name in OF_THE_FIT:
         config.pop(name, None)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(yaml.safe_dump(config))

@@ -64,7 +64,7 @@ def _plan(model: AnomalyModule, data: AnomalyDataModule, trainer: Trainer) -> Pl
         *data.input_size,
         world,
         data.batch_size,
-        getattr(model, "memory_bytes", None),
+        model.memory_bytes,
     )
 
 
@@ -86,7 +86,7 @@ def _peak(stages: Sequence[Stage]) -> float:
 
 def _remedy(model: AnomalyModule, plan: Plan, free: int) -> str:
     """A setting with which a run fits into `free` bytes, as far as the forecast can tell."""
-    if hasattr(model, "memory_bytes"):
+    if "memory_gb" in model.hparams:
         for share in SHARES:
             budget = int(share * free)
             if _peak(_stages(model, plan._replace(memory_bytes=budget))) <= free:

@@ -1,29 +1,33 @@
 """What every method is to the rest of the program: an image in, a map and a score out."""
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.sample import GOOD, Batch, Prediction
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.tiling import Tiles
 from lightning_ad.errors import UsageError, WeightsError
-from lightning_ad.evaluation import AnomalyMetrics, auroc, curve_of
+from lightning_ad.evaluation import METRIC_NAMES, AnomalyMetrics, auroc, catalogue, curve_of
+from lightning_ad.evaluation.evaluator import Evaluators
 from lightning_ad.evaluation.thresholds import Calibration
 from lightning_ad.features.maps import hide
+from lightning_ad.features.weights import skip_weights
+from lightning_ad.methods.dynamic_buffers import register_dynamic_buffer
 from lightning_ad.methods.forecast import Plan, Stage
+from lightning_ad.methods.held_out import HeldOutScores
+from lightning_ad.methods.run_settings import RunSettings
 from lightning_ad.methods.tiled_scoring import score_by_tiles, tiles_together
-from lightning_ad.system.distributed import gather_rows
 
 EARLIER = "this checkpoint was written by an earlier version of lightning_ad; train again"
 
 
 class Suspect(NamedTuple):
-    """A training image, with its score as though it had not been in the fit."""
+    """A training image, with the score that it has if it is not in the fit."""
 
     path: str
     score: float
@@ -33,42 +37,49 @@ class Suspect(NamedTuple):
 class AnomalyModule(LightningModule):
     """Base of all methods: evaluation, calibration and checks live here once.
 
-    A method with a loss derives from `LearnedModule`, one that only keeps a summary of the training images from
-    `FitOnlyModule`.
+    A method with a loss derives from `LearnedModule`, one that only keeps a summary of the training
+    images from `FitOnlyModule`.
 
     Attributes:
-        synthesis: the synthetic anomalies that the loader is to draw for training, or None.
-        validation_synthesis: those that it is to lay on held-out good images (`data.validation_anomalies`).
+        synthesis: the synthetic anomalies that the loader draws for training, or None.
+        validation_synthesis: those that it lays on held-out good images
+            (`data.validation_anomalies`).
         image_multiple: height and width of the image must be multiples of this.
-        precisions: values of `trainer.precision` under which the method has been tried.
+        precisions: values of `trainer.precision` with which the method has been tried.
+        one_thread_per_image: on a CPU, `forward` gives each image of a batch its own thread.
+        memory_bytes: that a fit may hold of the training images; None for no limit.
+        has_localization: maps say where an anomaly is; otherwise they only repeat the score.
+        run_settings: what the run asks for.
+        tiles: the tiles by which images are scored (`data.tile`); None if they go through whole.
+        trained_images: number of images that the method has learned from.
         training_paths: the files of the images that `Prediction.nearest` counts.
-        suspects: all training images, the most suspicious first; None where they were not scored.
-        tiles: by which images are scored, as the data say (`data.tile`); None where they go through whole.
-        trained_images: how many images what was learned is of.
-        one_thread_per_image: on a CPU, `forward` gives each image of a batch a thread of its own.
-        has_localization: maps say where; else they have one value, the score.
-        validation_used_for_selection: held-out images choose the epoch, the end or the learning rate.
-        calibration: scores of held-out images; empty where there is no validation set.
+        suspects: all training images, the most suspicious first; None if they were not scored.
+        seconds_by_stage: what the stages of the last fit took, if the method measures it.
+        calibration: scores of held-out images; empty without a validation set.
+        test_metrics: values of the last test, by name.
     """
 
     synthesis: Synthesis | None = None
     validation_synthesis: Synthesis = Synthesis().held_out()
     image_multiple: int = 1
     precisions: tuple[str, ...] = ("32-true", "bf16-mixed", "16-mixed")
-    training_paths: Sequence[str] = ()
-    suspects: Sequence[Suspect] | None = None
-    tiles: Tiles | None = None
-    trained_images: int = 0
     one_thread_per_image: bool = False
     has_localization: bool = True
-    validation_used_for_selection: bool = False
-    calibration: Calibration
+    memory_bytes: int | None = None
 
     def __init__(self) -> None:
         super().__init__()
-        self.metrics = AnomalyMetrics()
+        self.run_settings = RunSettings()
+        self.tiles: Tiles | None = None
+        self.trained_images = 0
+        self.training_paths: Sequence[str] = ()
+        self.suspects: Sequence[Suspect] | None = None
+        self.seconds_by_stage: dict[str, float] = {}
         self.calibration = Calibration.empty()
-        self._validation_scores: list[Tensor] = []
+        self.metrics = AnomalyMetrics()
+        self.evaluators = Evaluators(catalogue.EVALUATORS, taken=METRIC_NAMES)
+        self.test_metrics: dict[str, float] = {}
+        self._held_out = HeldOutScores()
 
     def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
         """Scores images [B, 3, H, W] in [0, 1], RGB, not normalised.
@@ -82,50 +93,111 @@ class AnomalyModule(LightningModule):
         """
         raise NotImplementedError
 
-    def score(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
-        """Scores images [B, 3, H, W] by `forward`, or by their `tiles`.
-
-        Then maps are blended, and the score is the largest of an image's tiles. Where an image is ignored, its map is
-        as low as at its lowest pixel that is not.
-        """
-        if self.tiles is None:
-            prediction = self(image, ignore)
-        else:
-            block = tiles_together(image.device, self.one_thread_per_image)
-            prediction = Prediction(*score_by_tiles(self, image, self.tiles, block, ignore))
-        return prediction._replace(map=hide(prediction.map, ignore))
-
     def stages(self, plan: Plan) -> list[Stage]:
         """The memory that each stage of a run takes, the test last; empty if that is not known."""
         return []
 
     def chi_square_threshold(self, reject: float) -> float | None:
-        """The score that a good image exceeds with a probability of `reject`, where a method knows; None elsewhere."""
+        """The score that a good image exceeds with a probability of `reject`; None if not known."""
         return None
 
     @property
+    def compile_targets(self) -> list[nn.Module]:
+        """The networks that are worth compiling (`--compile true`)."""
+        return []
+
+    def configure_run(self, settings: RunSettings) -> None:
+        """Takes what a run asks for; once, before the trainer runs. Without it, the defaults hold.
+
+        Raises:
+            UsageError: if the method cannot do what is asked for.
+        """
+        self.check_run(settings)
+        self.run_settings = settings
+        self.metrics.memory_gb = settings.metrics_gb
+
+    def check_run(self, settings: RunSettings) -> None:
+        """Raises UsageError if the method cannot do what a run asks for."""
+        asked = {
+            "--extend": settings.extend is not None,
+            "--suspects": settings.list_suspects,
+            "--trim": settings.trim > 0,
+        }
+        for flag, wanted in asked.items():
+            if wanted:
+                name = type(self).__name__
+                raise UsageError(f"{flag}: {name} is trained, not fitted at once")
+
+    @property
+    def data(self) -> AnomalyDataModule | None:
+        """The trainer's data module; None if it was given loaders."""
+        return self.trainer.datamodule
+
+    @property
     def tiles_per_image(self) -> int:
-        """Rows of the training and validation sets that are of one image: its tiles, or 1."""
+        """Rows of the training and validation sets that belong to one image: its tiles, or 1."""
         return 1 if self.tiles is None else len(self.tiles)
 
     @property
-    def compile_targets(self) -> list[nn.Module]:
-        """The networks that torch.compile is worth while for (`--compile true`)."""
-        return []
+    def batches_kept(self) -> int:
+        """Batches of this process that a stopped fit has observed, and that need not be read."""
+        return 0
+
+    @property
+    def seconds_before(self) -> float:
+        """What the fit had taken before it was stopped, if its checkpoint does not say it."""
+        return 0.0
+
+    def score(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
+        """Scores images [B, 3, H, W] whole, or by the tiles of the data (`score_by`)."""
+        return self.score_by(self.tiles, image, ignore)
+
+    def score_by(
+        self, tiles: Tiles | None, image: Tensor, ignore: Tensor | None = None
+    ) -> Prediction:
+        """Scores images [B, 3, H, W] by `forward`; by tiles, if there are any.
+
+        By tiles, maps are blended, and the score is the largest of an image's tiles. Where an image
+        is ignored, its map is as low as at its lowest pixel that is not.
+        """
+        if tiles is None:
+            prediction = self(image, ignore)
+        else:
+            block = tiles_together(image.device, self.one_thread_per_image)
+            prediction = Prediction(*score_by_tiles(self, image, tiles, block, ignore))
+        return prediction._replace(map=hide(prediction.map, ignore))
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **options: Any) -> Self:
+        """Loads a checkpoint as Lightning does; the network's own weights file is not needed."""
+        with skip_weights():
+            return super().load_from_checkpoint(*args, **options)
 
     def register_dynamic_buffer(self, name: str, value: Tensor) -> None:
-        """A buffer whose shape is known only after a fit, and which takes the shape of what is loaded."""
+        """Registers a buffer that takes the shape of whatever is loaded into it."""
         register_dynamic_buffer(self, name, value)
 
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raises UsageError if images of this size cannot be scored; names the nearest that can."""
+        step = self.image_multiple
+        if height % step or width % step:
+            nearest = [max(step, round(side / step) * step) for side in (height, width)]
+            raise UsageError(
+                f"{type(self).__name__} needs an image height and width that are multiples of "
+                f"{step}, got {height}x{width}: set data.image_size (or data.center_crop) to "
+                f"{nearest}"
+            )
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Says whose checkpoint it is, and keeps the calibration with it."""
+        """Adds the method's name and the calibration."""
         checkpoint["method"] = type(self).__name__
         checkpoint["calibration"] = self.calibration.state()
         checkpoint["trained_images"] = self.trained_images
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises WeightsError for a checkpoint of another method."""
-        own, other = type(self).__name__, checkpoint.get("method", "something else")
+        """Raises WeightsError for a checkpoint of another method, or of an earlier version."""
+        own = type(self).__name__
+        other = checkpoint.get("method", "something else")
         if own != other:
             raise WeightsError(
                 f"this is a checkpoint of {other}, not of {own}; load it with {other}"
@@ -145,162 +217,123 @@ class AnomalyModule(LightningModule):
         self.load_state_dict(checkpoint["state_dict"])
 
     def setup(self, stage: str) -> None:
-        """Checks that the wishes of the run can be met.
+        """Checks that the method can work with the trainer and the data.
 
         Raises:
             UsageError: for an image size or a precision that the method cannot work with.
         """
         if self.trainer.precision not in self.precisions:
             raise UsageError(
-                f"{type(self).__name__} does not run with trainer.precision {self.trainer.precision}; "
-                f"set it to one of {', '.join(self.precisions)}"
+                f"{type(self).__name__} does not run with trainer.precision "
+                f"{self.trainer.precision}; set it to one of {', '.join(self.precisions)}"
             )
-        data = getattr(self.trainer, "datamodule", None)
-        if data is not None:
-            self.tiles = data.tiles
-            self.check_image_size(*data.input_size)
-
-    def check_image_size(self, height: int, width: int) -> None:
-        """Raises UsageError where images of this size cannot be scored, and names the nearest that can."""
-        step = self.image_multiple
-        if height % step or width % step:
-            nearest = [max(step, round(side / step) * step) for side in (height, width)]
-            raise UsageError(
-                f"{type(self).__name__} needs an image height and width that are multiples of {step}; "
-                f"{height}x{width} came. Set data.image_size (or data.center_crop) to {nearest}"
-            )
+        if self.data is not None:
+            self.tiles = self.data.tiles
+            self.check_image_size(*self.data.input_size)
 
     def on_train_start(self) -> None:
         """Forgets the calibration of an earlier fit."""
         self.calibration = Calibration.empty()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Scores held-out images, and those with a synthetic anomaly laid on where the loader drew some."""
+        """Scores held-out images, and those on which the loader lays a synthetic anomaly."""
         batch = batch.without_padding()
-        if batch.ignore is not None:  # of an image by tiles, some may be ignored everywhere
+        if batch.ignore is not None:  # a tile may be ignored everywhere
             batch = batch.select(~batch.ignore.flatten(1).all(1))
         if not len(batch) or self.trainer.sanity_checking:
             return
-        self._keep_scores(batch.image, batch.label, batch.index, batch.ignore)
+        self._hold_out(batch.image, batch.label, batch.index, batch.ignore)
         good = batch.select(batch.label == 0)
-        if getattr(
-            getattr(self.trainer, "datamodule", None), "validation_anomalies", False
-        ) and len(good):
-            anomalous, mask = self.with_anomalies(good)
-            if bool((rows := mask.flatten(1).any(1)).any()):
-                ignore = None if good.ignore is None else good.ignore[rows]
-                self._keep_scores(anomalous[rows], good.label[rows] + 1, good.index[rows], ignore)
+        if len(good) and self.data is not None and self.data.validation_anomalies:
+            self._hold_out_anomalies(good)
+
+    def _hold_out_anomalies(self, good: Batch) -> None:
+        """Scores good images with synthetic anomalies, if these left a mark on them."""
+        anomalous, mask = self.with_anomalies(good)
+        rows = mask.flatten(1).any(1)
+        if not bool(rows.any()):
+            return
+        ignore = None if good.ignore is None else good.ignore[rows]
+        self._hold_out(anomalous[rows], good.label[rows] + 1, good.index[rows], ignore)
 
     def with_anomalies(self, good: Batch) -> tuple[Tensor, Tensor]:
-        """Held-out good images with their synthetic anomalies, none where they are ignored, and the masks."""
+        """Returns held-out good images with synthetic anomalies, and their masks.
+
+        Where an image is ignored, it has no anomaly.
+        """
         _, anomalous, mask = self.validation_synthesis.apply(good.image, good.recipe)
         if good.ignore is None:
             return anomalous, mask
         return torch.where(good.ignore[:, None], good.image, anomalous), mask & ~good.ignore
 
-    def _keep_scores(
-        self, image: Tensor, label: Tensor, index: Tensor, ignore: Tensor | None
-    ) -> None:
-        prediction, number = self(image, ignore), index // self.tiles_per_image
-        columns = (prediction.score, label, number, hide(prediction.map, ignore).flatten(1).amax(1))
-        self._validation_scores.append(torch.stack([column.float() for column in columns], 1))
+    def _hold_out(self, image: Tensor, label: Tensor, index: Tensor, ignore: Tensor | None) -> None:
+        prediction = self(image, ignore)
+        self._held_out.add(prediction, label, index // self.tiles_per_image, ignore)
 
     def on_validation_epoch_end(self) -> None:
-        """Keeps the scores of the held-out images of all processes; they calibrate p-values and thresholds.
+        """Calibrates p-values and thresholds by the held-out images of all processes.
 
-        Logs the mean `validation_score` of the good ones, and `validation_AUROC` of good against anomalous images,
-        synthetic or of the layout's own validation set.
+        Logs `validation_score`, the mean score of the good ones, and `validation_AUROC`, good
+        against anomalous images, synthetic ones or those of the layout's own validation set.
         """
         if self.trainer.sanity_checking:
             return
-        rows = gather_rows(
-            torch.cat([torch.empty(0, 4, device=self.device), *self._validation_scores])
-        )
-        self._validation_scores.clear()
-        score, maximum, label = (column.cpu() for column in _by_image(rows))
-        good = label == 0
-        sorted_scores = (s.sort().values for s in (score[good], maximum[good], score[~good]))
-        data = getattr(self.trainer, "datamodule", None)
+        scores = self._held_out.gather(self.device)
+        good = scores.label == 0
         self.calibration = Calibration(
-            *sorted_scores,
-            view="" if data is None else data.view,
-            chosen=self.validation_used_for_selection,
+            scores.score[good].sort().values,
+            scores.maximum[good].sort().values,
+            scores.score[~good].sort().values,
+            view="" if self.data is None else self.data.preprocessing,
+            chosen=self.run_settings.validation_used_for_selection,
         )
         if len(self.calibration):
-            self.log("validation_score", self.calibration.good.mean(), rank_zero_only=True)
-        if 0 < label.sum() < len(label):
-            area = auroc(curve_of(score, label))
-            self.log(
-                "validation_AUROC",
-                torch.as_tensor(area).float(),
-                prog_bar=True,
-                rank_zero_only=True,
-            )
+            mean = self.calibration.good.mean()
+            self.log("validation_score", mean, rank_zero_only=True)
+        if 0 < scores.label.sum() < len(scores.label):
+            area = torch.as_tensor(auroc(curve_of(scores.score, scores.label))).float()
+            self.log("validation_AUROC", area, prog_bar=True, rank_zero_only=True)
 
     def on_test_epoch_start(self) -> None:
         """Forgets an earlier test, and learns the kinds of defect."""
         self.metrics.reset()
-        data = getattr(self.trainer, "datamodule", None)
-        if data is not None:
-            self.metrics.kinds = [GOOD, *sorted({s.defect for s in data.samples["test"]} - {GOOD})]
+        self.evaluators.reset()
+        if self.data is not None:
+            defects = {sample.defect for sample in self.data.samples["test"]}
+            self.metrics.kinds = [GOOD, *sorted(defects - {GOOD})]
 
     def test_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
-        """Scores a batch and counts it; rows that only fill it up are left out, of the result too."""
+        """Scores a batch and counts it; rows that only fill it up are left out of the result."""
         batch = batch.without_padding()
         if not len(batch):
             return None
         prediction = self.score(batch.image, batch.ignore)
-        kind = None
-        if {*batch.defect} <= {*self.metrics.kinds}:
-            kind = torch.tensor(
-                [self.metrics.kinds.index(d) for d in batch.defect], device=batch.label.device
-            )
         self.metrics.update(
             prediction.map,
             prediction.score,
             batch.mask,
             batch.label,
-            kind,
+            self._kinds_of(batch),
             batch.regions,
             batch.ignore,
         )
+        self.evaluators.update(batch, prediction)
         return prediction
 
+    def _kinds_of(self, batch: Batch) -> Tensor | None:
+        """The place of each image's defect in `metrics.kinds`; None if one is not among them."""
+        kinds = self.metrics.kinds
+        if not set(batch.defect) <= set(kinds):
+            return None
+        places = [kinds.index(defect) for defect in batch.defect]
+        return torch.tensor(places, device=batch.label.device)
+
     def on_test_epoch_end(self) -> None:
-        """Logs the metrics of the design under their names."""
-        self.log_dict(self.metrics.compute())
+        """Computes the metrics of all processes, and logs them."""
+        self.test_metrics = {**self.metrics.compute(), **self.evaluators.compute()}
+        self.log_dict(self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
-        """Scores a batch, but for rows that only fill it up."""
+        """Scores a batch, without the rows that only fill it up."""
         batch = batch.without_padding()
         return self.score(batch.image, batch.ignore)
-
-
-def _by_image(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Scores, highest values of the map and labels of images, from rows [n, 4] of score, label, number and highest.
-
-    The largest of each image counts.
-    """
-    images, place = rows[:, 1:3].unique(dim=0, return_inverse=True)
-    columns = rows[:, [0, 3]]
-    place = place[:, None].expand(-1, 2)
-    score, maximum = (
-        columns.new_zeros(len(images), 2)
-        .scatter_reduce(0, place, columns, "amax", include_self=False)
-        .T
-    )
-    return score, maximum, images[:, 0]
-
-
-def register_dynamic_buffer(module: nn.Module, name: str, value: Tensor) -> None:
-    """A buffer whose shape is known only after a fit, and which takes the shape of what is loaded."""
-    module.register_buffer(name, value)
-    module.register_load_state_dict_pre_hook(partial(_allocate, name))
-
-
-def _allocate(
-    name: str, module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object
-) -> None:
-    """Gives a buffer the shape of what is about to be loaded into it."""
-    if (incoming := state.get(prefix + name)) is not None:
-        setattr(module, name, torch.empty_like(incoming, device=getattr(module, name).device))

@@ -1,51 +1,48 @@
 """Base of the methods that see every training image once and keep a summary of them."""
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import NotFittedError, UsageError, UserError
 from lightning_ad.methods.base import AnomalyModule
-from lightning_ad.methods.fit_progress import FitProgress, SelectionKeeper
-from lightning_ad.methods.suspects import without_suspects
+from lightning_ad.methods.fit_progress import FitProgress, ProgressFiles, SelectionKeeper
+from lightning_ad.methods.run_settings import RunSettings
+from lightning_ad.methods.suspects import leave_out_suspects
 from lightning_ad.system.distributed import sum_over_processes
-
-SERIES = "images"  # of saves of what was observed
-ASKED = 8  # batches between two looks at the clock, which take a word between processes
 
 
 class FitOnlyModule(AnomalyModule):
-    """A method without a loss: `observe` takes the batches of one epoch, `complete` builds the summary.
+    """A method without a loss, which sees each training image once and keeps a summary of them.
 
-    The summary does not depend on batch size, order, workers or processes. A second fit forgets the first. A
-    checkpoint holds a complete summary, or `fitted` is false in it.
+    A method writes `forward`, `begin`, `observe` and `complete`. With `partial_state` and `restore`
+    too, a fit that was stopped goes on from where it was; with `leave_one_out`, suspicious training
+    images can be listed and left out; with `can_extend`, images can be added to a finished fit.
+
+    The summary does not depend on batch size, order, workers or processes. A second fit forgets the
+    first. A checkpoint holds a complete summary, or `fitted` is false in it.
 
     Attributes:
-        images: int64, of which the summary is.
-        cumulative: what `kept` gives is all that was observed, not a part of it.
-        growing: what was fitted before stays, and the images that are observed are added to it.
-        list_suspects: score the training images after the fit, as though each had not been in it.
-        trim: the share of the training images that is left out, the most suspicious ones; they are then listed too.
-        took: seconds of the last fit by stage: `reading` the images, and `summarising` them.
-        progress_folder: where a fit keeps what it has done, and goes on from; None for nowhere.
-        progress_minutes: between two times that it does.
-        progress_of: the fingerprint of the training set; what was kept of another one is refused.
-        seconds_before: that the fit had taken before it was gone on with.
-        told: whether any process was told to stop; all of them ask.
-        stop: ends the fit, once what it has done is kept.
-        batches_kept: of this process that an earlier fit has observed, and this one need not read.
+        cumulative: `partial_state` gives all that was observed, not a part of it.
+        can_extend: `begin` keeps what was fitted before if `extending`.
+        extending: the next fit adds its images to what was fitted before.
+        fitted: bool, whether there is a summary.
+        images: int64, the number of images in it.
+        progress: what an unfinished fit keeps on disk; None if nothing is kept.
     """
 
     precisions = ("32-true", "bf16-mixed")
     one_thread_per_image = True
     cumulative = False
+    can_extend = False
     fitted: Tensor
     images: Tensor
 
@@ -53,69 +50,124 @@ class FitOnlyModule(AnomalyModule):
         super().__init__()
         self.register_buffer("fitted", torch.tensor(False))
         self.register_buffer("images", torch.tensor(0))
-        self.growing = False
-        self.list_suspects, self.trim = False, 0.0
-        self.took: dict[str, float] = {}
         # Lightning's loop wants a loss, and DistributedDataParallel a parameter with a gradient.
         self.anchor = nn.Parameter(torch.zeros(()))
-        self._seen, self._began = 0, 0.0
-        self.progress_folder: Path | None = None
-        self.progress_minutes = 10.0
-        self.progress_of: str | None = None
-        self.batches_kept, self.seconds_before = 0, 0.0
-        self.told: Callable[[], bool] = bool
-        self.stop: Callable[[str], object] = str
-        self._progress: FitProgress | None = None
-        self._batches, self._again, self._written = 0, 0, 0
+        self.extending = False
+        self.progress: FitProgress | None = None
+        self._seen = 0  # images that this process has observed
+        self._began = 0.0
 
     def begin(self) -> None:
-        """Makes room, and forgets what was fitted before unless `growing`; the trainer and its data are there."""
+        """Makes room for a fit, and forgets the one before it, unless `extending`.
+
+        The trainer and its data are there.
+        """
         raise NotImplementedError
 
     def observe(self, image: Tensor, index: Tensor) -> None:
-        """Takes [B, 3, H, W] good images in [0, 1], the rows `index` [B] of the training set; each row comes once."""
-        raise NotImplementedError
+        """Takes a batch.
 
-    def partial_state(self, first: int) -> Iterator[dict[str, Any]]:
-        """What this process has observed of its rows from the `first` on, or all that it keeps (`cumulative`), by
-        pieces of plain data and tensors that are no views of larger ones."""
-        raise NotImplementedError
-
-    def restore(self, piece: dict[str, Any]) -> None:
-        """Takes a piece that `kept` has given, after `begin` and in order."""
+        Args:
+            image: [B, 3, H, W], good images in [0, 1].
+            index: int64 [B], their rows in the training set; each row comes once.
+        """
         raise NotImplementedError
 
     def complete(self) -> None:
-        """Builds the summary from what the processes have observed; ends with the same on all of them."""
+        """Builds the summary of what all processes have observed; the same on all of them."""
+        raise NotImplementedError
+
+    def partial_state(self, first: int) -> Iterator[dict[str, Any]]:
+        """Yields what this process has observed, by pieces.
+
+        Pieces hold plain data, and tensors that are no views of larger ones.
+
+        Args:
+            first: number of images that earlier pieces hold; if `cumulative`, a piece holds all.
+        """
+        raise NotImplementedError
+
+    def restore(self, piece: dict[str, Any]) -> None:
+        """Takes a piece of `partial_state`, after `begin` and in order."""
         raise NotImplementedError
 
     def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
-        """Scores [B] of the training images `index` as though each had not been in the fit; higher is suspicious.
+        """Scores training images as if each had not been in the fit; higher is more suspicious.
 
-        By tiles, banks and galleries leave out all tiles of an image; moments (PaDiM, Mahalanobis AD) that tile alone.
+        By tiles, banks and galleries leave out all tiles of an image; moments (PaDiM, Mahalanobis
+        AD) that tile alone.
 
-        `ignore` as in `forward`.
+        Args:
+            image: [B, 3, H, W].
+            index: int64 [B], their rows in the training set.
+            ignore: as in `forward`.
+
+        Returns:
+            Scores [B].
         """
         raise NotImplementedError
 
-    @property
-    def images_before(self) -> int:
-        """Images in the summary that is growing: the training image of row i is counted as `images_before` + i."""
-        return int(self.images) if self.growing else 0
+    def check_run(self, settings: RunSettings) -> None:
+        """Raises UsageError if the method cannot do what a run asks for."""
+        name = type(self).__name__
+        if settings.extend is not None and not self.can_extend:
+            raise UsageError(f"--extend: {name} cannot add images to a finished fit")
+        if settings.scores_training_images and not self._has("leave_one_out"):
+            raise UsageError(f"{name} cannot list suspects: leave out --suspects and --trim")
 
-    def grow_from(self, checkpoint: dict[str, Any]) -> None:
-        """Takes a finished summary, to which the next fit adds its images.
+    def configure_run(self, settings: RunSettings) -> None:
+        """Takes what a run asks for, and the fit that it extends.
 
         Raises:
-            WeightsError: for a checkpoint of another method.
-            NotFittedError: for one without a summary.
+            UsageError: if the method cannot do what is asked for.
+            WeightsError: if the fit that is extended is of another method.
+            NotFittedError: if it is not finished.
         """
-        self.load_learned(checkpoint)
-        self.require_fitted()
-        self.growing = True
+        super().configure_run(settings)
+        self.extending = settings.extend is not None
+        if settings.extend is not None:
+            self.load_learned(settings.extend)
+            self.require_fitted()
+            self.run_settings = replace(settings, extend=None)  # it may be large
+
+    @property
+    def keeps_progress(self) -> bool:
+        """Whether an unfinished fit can be kept."""
+        return self._has("partial_state") and self._has("restore")
+
+    @property
+    def images_before(self) -> int:
+        """Images of the fit that is extended; the image of row i is number `images_before` + i."""
+        return int(self.images) if self.extending else 0
+
+    @property
+    def batches_kept(self) -> int:
+        """Batches of this process that a stopped fit has observed, and that need not be read."""
+        return 0 if self.progress is None else self.progress.batches_kept
+
+    @property
+    def seconds_before(self) -> float:
+        """What the fit had taken before it was stopped."""
+        return 0.0 if self.progress is None else self.progress.seconds_before
+
+    def keep_progress(self) -> bool:
+        """Saves what was observed; on all processes at once. Returns whether it is kept."""
+        return self.progress is not None and self.progress.keep(self)
+
+    def selection_keeper(self, series: str) -> SelectionKeeper | None:
+        """Returns what keeps a selection beside what was observed; None if nothing is kept."""
+        return None if self.progress is None else self.progress.keeper(self, series)
+
+    def require_fitted(self) -> None:
+        """Raises NotFittedError before a fit."""
+        if not self.fitted:
+            raise NotFittedError(
+                f"this {type(self).__name__} has not been fitted; run train.py, or load the "
+                "checkpoint of a fitted one"
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the names of the training images beside the summary."""
+        """Adds the names of the training images."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["training_paths"] = self.training_paths
 
@@ -124,147 +176,137 @@ class FitOnlyModule(AnomalyModule):
         super().on_load_checkpoint(checkpoint)
         self.training_paths = list(checkpoint["training_paths"])
 
-    def require_fitted(self) -> None:
-        """Raises NotFittedError before a fit."""
-        if not self.fitted:
-            name = type(self).__name__
-            raise NotFittedError(
-                f"this {name} has not been fitted; run train.py, or load the checkpoint of a fitted one"
-            )
-
     def configure_optimizers(self) -> None:
-        """There is nothing to optimise."""
+        """Returns None: there is nothing to optimise."""
         return
 
     def on_fit_start(self) -> None:
-        """Refuses a trainer that would read the images not once.
+        """Finds the progress of an earlier fit.
 
         Raises:
-            UsageError: for other `max_epochs`, for `max_steps`, or for accumulated gradients; to grow and trim at once.
+            UsageError: for a trainer that does not read each image once.
         """
-        name, trainer = type(self).__name__, self.trainer
-        wishes = {
+        self._check_trainer()
+        self.progress = self._open_progress()
+
+    def _check_trainer(self) -> None:
+        name = type(self).__name__
+        trainer = self.trainer
+        settings = {
             "max_epochs": (trainer.max_epochs, 1),
             "max_steps": (trainer.max_steps, -1),
             "accumulate_grad_batches": (trainer.accumulate_grad_batches, 1),
         }
-        for wish, (came, wanted) in wishes.items():
-            if came != wanted:
+        for setting, (value, wanted) in settings.items():
+            if value != wanted:
                 raise UsageError(
-                    f"{name} reads the training images once and has no optimizer: trainer.{wish} must be {wanted}, "
-                    f"{came} came"
+                    f"{name} reads the training images once and has no optimizer: "
+                    f"trainer.{setting} must be {wanted}, got {value}"
                 )
-        if self.growing and self.trim:
-            raise UsageError(
-                f"a {name} that grows cannot trim: the images of before cannot be read again"
-            )
-        if any(
-            isinstance(c, WeightAveraging | StochasticWeightAveraging) for c in trainer.callbacks
-        ):
-            raise UsageError(f"{name} has no weights to average; leave out the averaging callback")
-        self._progress, self.batches_kept = None, 0
-        folder, of = trainer.strategy.broadcast((self.progress_folder, self.progress_of))
-        if folder is not None:
-            data = trainer.datamodule
-            told = [of, len(data.samples["train"]), data.batch_size, data.seed]
-            self._progress = FitProgress(folder, self.progress_minutes, self.device, told)
-            self.batches_kept = max(
-                0, self._progress.last(SERIES) - 1
-            )  # one is read again: Lightning wants a batch
+        for callback in trainer.callbacks:
+            if isinstance(callback, WeightAveraging | StochasticWeightAveraging):
+                raise UsageError(
+                    f"{name} has no weights to average; leave out the averaging callback"
+                )
+
+    def _open_progress(self) -> FitProgress | None:
+        settings = self.run_settings
+        # Only the first process knows the folder of the run, and has looked at the images.
+        folder, training_set = self.trainer.strategy.broadcast(
+            (settings.progress_folder, settings.training_set)
+        )
+        if folder is None or self.data is None or not self.keeps_progress:
+            return None
+        data = self.data
+        identity = [training_set, len(data.samples["train"]), data.batch_size, data.seed]
+        files = ProgressFiles(folder, identity)
+        return FitProgress(files, settings.progress_minutes, self.device)
 
     def on_train_start(self) -> None:
-        """Starts an empty summary (not called where a finished run is resumed).
+        """Starts an empty summary, or goes on with an unfinished one.
+
+        Not called if a finished run is resumed.
 
         Raises:
             UserError: on going on from a checkpoint that was written in the middle of a fit.
         """
         if self.trainer.fit_loop.epoch_loop.batch_progress.current.completed:
             raise UserError(
-                f"the checkpoint was written in the middle of a fit of {type(self).__name__}, and what it had "
-                "observed is not in it; start again without it"
+                f"the checkpoint was written in the middle of a fit of {type(self).__name__}, and "
+                "what it had observed is not in it; start again without it"
             )
         super().on_train_start()
         self.fitted.fill_(False)
-        self._seen, self._began, self.seconds_before = 0, time.perf_counter(), 0.0
-        self._batches = self._again = self._written = 0
+        self.suspects = None
+        self._seen = 0
+        self._began = time.perf_counter()
         self.begin()
-        if self._progress is not None and (number := self._progress.last(SERIES)):
-            for piece in self._progress.up_to(SERIES, number, self.cumulative):
-                self.restore(piece)
-                self._seen, self.seconds_before = piece["seen"], piece["seconds"]
-            self._batches, self._again, self._written = self.batches_kept, 1, self._seen
+        if self.progress is not None:
+            self._seen = self.progress.resume(self)
             seen = sum_over_processes(self._seen, self.device)
-            rank_zero_info(
-                f"{seen} training images were read before; the fit goes on with the others"
-            )
+            if seen:
+                rank_zero_info(
+                    f"{seen} training images were read before; the fit goes on with the others"
+                )
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Observes a batch; the loss is a zero that has a gradient."""
         batch = batch.without_padding()
-        if len(batch) and not self._again:
+        observed_before = self.progress is not None and self.progress.reads_again
+        if len(batch) and not observed_before:
             self._seen += len(batch)
             with torch.no_grad():
                 self.observe(batch.image, batch.index)
-        self._batches, self._again = self._batches + 1, 0
-        asked = self._batches % ASKED == 0 or self.trainer.world_size == 1
-        if self._progress is not None and asked and self._progress.due():
-            self.keep_progress()
+        if self.progress is not None:
+            self.progress.count_batch(self, self._seen)
         return self.anchor * 0
-
-    def keep_progress(self) -> bool:
-        """Writes what was observed since the last time; on all processes at once. Whether there is a place for it."""
-        if self._progress is None:
-            return False
-        if self._batches > self._progress.last(SERIES):
-            spent = self.seconds_before + time.perf_counter() - self._began
-            told = {"seen": self._seen, "seconds": spent}
-            if not self._progress.write(
-                SERIES, self._batches, ({**p, **told} for p in self.partial_state(self._written))
-            ):
-                self._progress = None
-                return False
-            self._written = self._seen
-            if self.cumulative:
-                self._progress.keep_two(SERIES)
-        return True
-
-    def _keeper(self, series: str) -> SelectionKeeper | None:
-        """Keeps a selection beside what was observed."""
-        if self._progress is None:
-            return None
-        return SelectionKeeper(self._progress, series, self.keep_progress, self.told, self.stop)
 
     def on_validation_start(self) -> None:
         """Validation runs inside the epoch, before its end: the summary must be there."""
         self._complete_once()
 
     def on_train_epoch_end(self) -> None:
-        """Builds the summary where no validation came first."""
+        """Builds the summary, unless a validation did."""
         self._complete_once()
 
     def _complete_once(self) -> None:
         if self.fitted or self.trainer.sanity_checking:
             return
-        seen, data = (
-            sum_over_processes(self._seen, self.device),
-            self.trainer.train_dataloader.dataset,
-        )
-        if seen != len(data):
-            raise UserError(
-                f"the epoch ended after {seen} of {len(data)} training images, and a {type(self).__name__} of a part "
-                "of them would look like one of all; leave out trainer.max_time, limit_train_batches and early stopping"
-            )
-        read = time.perf_counter()
+        self._check_that_all_were_seen()
         with torch.no_grad():
-            self.complete()
-            self._progress = None  # a second fit, without suspicious images, would mistake this one's for its own
-            self.took = {"reading": read - self._began, "summarising": time.perf_counter() - read}
-            rows = list(range(len(data)))
-            if self.list_suspects or self.trim:
-                rows = without_suspects(self, [s.path for s in data.samples])
+            self._summarise()
+        self.extending = False
+        self.fitted.fill_(True)
+
+    def _check_that_all_were_seen(self) -> None:
+        seen = sum_over_processes(self._seen, self.device)
+        count = len(self.trainer.train_dataloader.dataset)
+        if seen != count:
+            raise UserError(
+                f"the epoch ended after {seen} of {count} training images, and a "
+                f"{type(self).__name__} of a part of them would look like one of all; leave out "
+                "trainer.max_time, limit_train_batches and early stopping"
+            )
+
+    def _summarise(self) -> None:
+        data = self.trainer.train_dataloader.dataset
+        read = time.perf_counter()
+        self.complete()
+        done = time.perf_counter()
+        self.seconds_by_stage = {"reading": read - self._began, "summarising": done - read}
+        if self.progress is not None:
+            # A second fit, without suspicious images, would take this one's progress for its own.
+            self.progress.end()
+        rows = list(range(len(data)))
+        if self.run_settings.scores_training_images:
+            paths = [sample.path for sample in data.samples]
+            self.suspects, rows = leave_out_suspects(self, paths, self.run_settings.trim)
         before = self.images_before
-        self.training_paths = [*self.training_paths[:before], *(data.names[row] for row in rows)]
+        names = data.names
+        self.training_paths = [*self.training_paths[:before], *(names[row] for row in rows)]
         self.images.fill_(before + len(rows))
         self.trained_images = int(self.images) // self.tiles_per_image
-        self.growing = False
-        self.fitted.fill_(True)
+
+    def _has(self, method: str) -> bool:
+        """Whether the class writes a method that it need not write."""
+        return is_overridden(method, self, FitOnlyModule)

@@ -1,10 +1,11 @@
-"""What a fit-only fit has done so far, on disk, so that one that was stopped goes on from there."""
+"""How far a fit-only fit has come, kept on disk so that one that was stopped goes on from there."""
 
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,155 +19,311 @@ from lightning_ad.system.distributed import (
     sum_over_processes,
     world_size,
 )
+from lightning_ad.system.stop_request import StopRequest
 
 FORMAT = 3  # of what is saved: to be raised with any change of what a method keeps
 SHARE = 20  # saving takes at most one part in so many of the time
+IMAGES = "images"  # the series of saves of what was observed
+ASKED = 8  # batches between two looks at the clock, which take a word between processes
 
 
-class FitProgress:
+class Resumable(Protocol):
+    """A method whose unfinished fit can be kept; see `FitOnlyModule`."""
+
+    cumulative: bool
+
+    def partial_state(self, first: int) -> Iterator[dict[str, Any]]:
+        """What this process has observed, by pieces."""
+        ...
+
+    def restore(self, piece: dict[str, Any]) -> None:
+        """Takes a piece of `partial_state`."""
+        ...
+
+
+class ProgressFiles:
     """Numbered saves in several series, each of which is there as a whole or not at all.
 
-    Each process has files of its own; all of them save at the same numbers.
+    Each process has files of its own.
 
     Args:
         folder: of the run's progress, the same on all processes.
-        minutes: between two saves, or more where saving takes long.
-        device: what the process group talks over.
-        of: what the fit is of; what was saved of something else is refused.
+        identity: what the fit is of; what was saved of something else is refused.
     """
 
-    def __init__(
-        self, folder: Path, minutes: float, device: torch.device, of: Sequence[object] = ()
-    ) -> None:
-        self.shared, self.folder = folder, folder / f"{process_rank()}-of-{world_size()}"
-        self._minutes, self._device, self._of = minutes, device, list(of)
-        self._wait, self._saved = 60 * minutes, time.perf_counter()
+    def __init__(self, folder: Path, identity: Sequence[object] = ()) -> None:
+        self.shared = folder
+        self.folder = folder / f"{process_rank()}-of-{world_size()}"
+        self._identity = list(identity)
 
-    def due(self) -> bool:
-        """Whether it is time to save; all processes must ask, and hear the same."""
-        now = time.perf_counter() - self._saved >= self._wait
-        return sum_over_processes(int(now), self._device) > 0
-
-    def write(self, series: str, number: int, pieces: Iterable[dict[str, Any]]) -> bool:
+    def write(self, series: str, number: int, pieces: Iterable[dict[str, Any]]) -> None:
         """Saves pieces, one file each, as one number of a series.
 
-        Returns:
-            Whether all processes could; else there is a warning, and the fit is to go on without.
+        Raises:
+            OSError: if that is not possible.
         """
-        began, count, failed = time.perf_counter(), 0, None
-        try:
-            for piece in pieces:
-                write_whole(piece, self._file(series, number, count))
-                count += 1
-            write_whole(
-                {"format": FORMAT, "pieces": count, "of": self._of}, self._file(series, number)
-            )
-        except OSError as error:
-            failed = error
-            warnings.warn(
-                f"what the fit has done cannot be kept, and it goes on without: {error}",
-                stacklevel=2,
-            )
-        self._saved = time.perf_counter()
-        self._wait = max(60 * self._minutes, SHARE * (self._saved - began))
-        return sum_over_processes(int(failed is not None), self._device) == 0
-
-    def last(self, series: str) -> int:
-        """The highest number that all processes have saved, 0 for none; what is beyond it is forgotten."""
-        own = torch.tensor([max(self._numbers(series), default=0)], device=self._device)
-        common = int(gather_rows(own).min())
-        self._remove(series, [number for number in self._numbers(series) if number > common])
-        return common
+        count = 0
+        for piece in pieces:
+            write_whole(piece, self._file(series, number, count))
+            count += 1
+        content = {"format": FORMAT, "pieces": count, "of": self._identity}
+        write_whole(content, self._file(series, number))
 
     def read(self, series: str, number: int) -> Iterator[dict[str, Any]]:
-        """The pieces of a save.
+        """Yields the pieces of a save.
 
         Raises:
-            UserError: where it is of other images, or of another version.
-            WeightsError: where one is damaged.
+            UserError: if it is of other images, or of another version.
+            WeightsError: if one is damaged.
         """
         try:
             saved = read_state(self._file(series, number))
-            if saved.get("format") != FORMAT:
-                raise UserError(
-                    f"what {self.shared} keeps was written by another version of lightning_ad: go on with that one, or "
-                    "leave out --resume"
-                )
-            if saved["of"] != self._of:
-                raise UserError(
-                    f"what {self.shared} keeps was made from other training images, or read in another order "
-                    f"({saved['of']}; now {self._of}): leave out --resume, or put back what was there"
-                )
+            self._check(saved)
             for piece in range(int(saved["pieces"])):
                 yield read_state(self._file(series, number, piece))
         except WeightsError as error:
             raise WeightsError(f"{error}. Remove {self.shared} to read the images anew") from error
 
-    def up_to(self, series: str, number: int, cumulative: bool) -> Iterator[dict[str, Any]]:
-        """The pieces of all saves up to a number, in order; of that alone, where each holds the ones before."""
-        for earlier in self._numbers(series):
-            if earlier == number or (earlier < number and not cumulative):
-                yield from self.read(series, earlier)
+    def _check(self, saved: dict[str, Any]) -> None:
+        if saved.get("format") != FORMAT:
+            raise UserError(
+                f"the progress in {self.shared} was written by another version of lightning_ad: go "
+                "on with that one, or leave out --resume"
+            )
+        if saved["of"] != self._identity:
+            raise UserError(
+                f"the progress in {self.shared} was made from other training images, or they were "
+                f"read in another order ({saved['of']}; now {self._identity}): leave out --resume, "
+                "or put back what was there"
+            )
 
-    def keep_two(self, series: str) -> None:
-        """Forgets all but the last two, one of which all processes have."""
-        self._remove(series, self._numbers(series)[:-2])
+    def numbers(self, series: str) -> list[int]:
+        """Returns the numbers of this process's saves, ascending."""
+        if not self.folder.is_dir():
+            return []
+        found = []
+        for path in self.folder.glob(f"{series}-*.ckpt"):
+            parts = path.stem.split("-")
+            if len(parts) == 2:  # pieces have three
+                found.append(int(parts[1]))
+        return sorted(found)
 
-    def _numbers(self, series: str) -> list[int]:
-        found = self.folder.glob(f"{series}-*.ckpt") if self.folder.is_dir() else []
-        return sorted(int(parts[1]) for path in found if len(parts := path.stem.split("-")) == 2)
-
-    def _file(self, series: str, number: int, piece: int | None = None) -> Path:
-        return (
-            self.folder / f"{series}-{number:012d}{'' if piece is None else f'-{piece:06d}'}.ckpt"
-        )
-
-    def _remove(self, series: str, numbers: Iterable[int]) -> None:
+    def remove(self, series: str, numbers: Iterable[int]) -> None:
+        """Removes saves."""
         for number in numbers:
-            self._file(series, number).unlink()  # it counts no more
+            self._file(series, number).unlink()  # from now on it does not count
             for piece in self.folder.glob(f"{series}-{number:012d}-*.ckpt"):
                 piece.unlink()
 
+    def _file(self, series: str, number: int, piece: int | None = None) -> Path:
+        name = f"{series}-{number:012d}"
+        if piece is not None:
+            name += f"-{piece:06d}"
+        return self.folder / f"{name}.ckpt"
+
+
+class FitProgress:
+    """How far a fit has come: what was observed and selected, and how much of that is on disk.
+
+    All processes save at the same numbers: each of the methods is called on all of them.
+
+    Args:
+        files: of this process.
+        minutes: between two saves, or more if saving takes long.
+        device: what the process group talks over.
+
+    Attributes:
+        batches_kept: of this process that an earlier fit has observed, and that need not be read.
+        seconds_before: that the fit had taken before it was stopped.
+        reads_again: whether the batch that comes now was observed by an earlier fit.
+    """
+
+    def __init__(self, files: ProgressFiles, minutes: float, device: torch.device) -> None:
+        self._files = files
+        self._minutes = minutes
+        self._device = device
+        self._wait = 60 * minutes
+        self._saved = time.perf_counter()
+        self._began = time.perf_counter()
+        self._ended = False
+        self._stop: StopRequest | None = None
+        # Lightning wants a batch: the last one is read again, and not observed.
+        self.batches_kept = max(0, self.last(IMAGES) - 1)
+        self.seconds_before = 0.0
+        self._batches = 0
+        self._images = 0  # that this process has observed
+        self._images_written = 0
+        self.reads_again = False
+
+    def resume(self, method: Resumable) -> int:
+        """Gives a method what an earlier fit had observed; returns how many images that was."""
+        self._began = time.perf_counter()
+        self.seconds_before = 0.0
+        self._batches = 0
+        self._images = 0
+        number = self.last(IMAGES)
+        if number:
+            for piece in self._saved_up_to(number, method.cumulative):
+                method.restore(piece)
+                self._images = piece["seen"]
+                self.seconds_before = piece["seconds"]
+            self._batches = self.batches_kept
+        self._images_written = self._images
+        self.reads_again = number > 0
+        return self._images
+
+    def _saved_up_to(self, number: int, cumulative: bool) -> Iterator[dict[str, Any]]:
+        """Yields the pieces of all saves up to a number, in order.
+
+        Of that number alone if each save holds all that came before it (`cumulative`).
+        """
+        for earlier in self._files.numbers(IMAGES):
+            if earlier == number or (earlier < number and not cumulative):
+                yield from self._files.read(IMAGES, earlier)
+
+    def count_batch(self, method: Resumable, images: int) -> None:
+        """Counts a batch, and saves if it is time; `images` is what the process has observed."""
+        self._images = images
+        self._batches += 1
+        self.reads_again = False
+        if (self._batches % ASKED == 0 or world_size() == 1) and not self._ended and self.due():
+            self.keep(method)
+
+    def keep(self, method: Resumable) -> bool:
+        """Saves what was observed since the last time; returns whether all of it is kept."""
+        if self._ended:
+            return False
+        if self._batches <= self.last(IMAGES):
+            return True
+        counts = {"seen": self._images, "seconds": self._seconds()}
+        pieces = ({**piece, **counts} for piece in method.partial_state(self._images_written))
+        if not self.write(IMAGES, self._batches, pieces):
+            self.end()
+            return False
+        self._images_written = self._images
+        if method.cumulative:
+            self.keep_two(IMAGES)
+        return True
+
+    def keep_or_end(self, method: Resumable) -> None:
+        """Keeps what was observed, before the method gives back a part of it.
+
+        Only now can all of it be kept. If it is too early for a save, the fit goes on without.
+        """
+        wanted = not self._ended and (self.last(IMAGES) > 0 or self.due())
+        if not (wanted and self.keep(method)):
+            self.end()
+
+    def end(self) -> None:
+        """Keeps nothing more."""
+        self._ended = True
+
+    def keeper(self, method: Resumable, series: str) -> "SelectionKeeper | None":
+        """Returns what keeps a selection beside what was observed; None after the end."""
+        if self._ended:
+            return None
+        return SelectionKeeper(self, series, partial(self.keep, method))
+
+    def listen_to(self, stop: StopRequest) -> None:
+        """Lets a selection end early if a stop is requested."""
+        self._stop = stop
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether any process was asked to stop; all of them must ask."""
+        return self._stop is not None and self._stop.made_anywhere(self._device)
+
+    def stop(self, where: str) -> None:
+        """Ends the run after a requested stop.
+
+        Raises:
+            Preempted: always; the message says where it was.
+        """
+        assert self._stop is not None
+        self._stop.stop(where)
+
+    def due(self) -> bool:
+        """Whether it is time to save, on any process; all of them must ask."""
+        now = time.perf_counter() - self._saved >= self._wait
+        return sum_over_processes(int(now), self._device) > 0
+
+    def write(self, series: str, number: int, pieces: Iterable[dict[str, Any]]) -> bool:
+        """Saves pieces as one number of a series.
+
+        Returns:
+            Whether all processes could; otherwise there is a warning, and the fit goes on.
+        """
+        began = time.perf_counter()
+        failed = False
+        try:
+            self._files.write(series, number, pieces)
+        except OSError as error:
+            failed = True
+            warnings.warn(
+                f"the progress of the fit cannot be kept, and it goes on without: {error}",
+                stacklevel=2,
+            )
+        self._saved = time.perf_counter()
+        self._wait = max(60 * self._minutes, SHARE * (self._saved - began))
+        return sum_over_processes(int(failed), self._device) == 0
+
+    def last(self, series: str) -> int:
+        """Returns the highest number that all processes have saved, 0 for none.
+
+        What a process has beyond it is removed.
+        """
+        numbers = self._files.numbers(series)
+        own = torch.tensor([max(numbers, default=0)], device=self._device)
+        common = int(gather_rows(own).min())
+        self._files.remove(series, [number for number in numbers if number > common])
+        return common
+
+    def read_last(self, series: str) -> dict[str, Tensor] | None:
+        """Returns the first piece of the last save that all processes have; None without one."""
+        number = self.last(series)
+        if not number:
+            return None
+        return next(self._files.read(series, number))
+
+    def keep_two(self, series: str) -> None:
+        """Removes all but the last two saves, one of which all processes have."""
+        self._files.remove(series, self._files.numbers(series)[:-2])
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self._began
+
 
 class SelectionKeeper:
-    """Keeps a selection of a fit as it goes on (`statistics.coreset.Keeper`).
+    """Keeps a selection while it goes on (`statistics.coreset.Keeper`).
 
     Args:
         progress: of the fit.
         series: of the selection's saves.
-        before: writes what the selection is made from, and says whether it could; called before each save.
-        told: whether any process was told to stop; all of them ask.
-        stop: ends the fit, with where it was.
+        keep_observed: saves what the selection is made from, and says whether it could.
     """
 
     def __init__(
-        self,
-        progress: FitProgress,
-        series: str,
-        before: Callable[[], bool],
-        told: Callable[[], bool],
-        stop: Callable[[str], object],
+        self, progress: FitProgress, series: str, keep_observed: Callable[[], bool]
     ) -> None:
-        self.progress, self.series, self.before = progress, series, before
-        self.told, self.stop = told, stop
+        self._progress = progress
+        self._series = series
+        self._keep_observed = keep_observed
         self._stopping = False
 
     def due(self) -> bool:
-        """Whether it is time, on any process."""
-        self._stopping = self.told()
-        return self._stopping or self.progress.due()
+        """Whether it is time to save, or to stop, on any process."""
+        self._stopping = self._progress.stop_requested
+        return self._stopping or self._progress.due()
 
     def keep(self, count: int, state: dict[str, Tensor]) -> None:
-        """Writes the state of `count` centres; then stops where that was asked for."""
-        kept = self.before() and self.progress.write(self.series, count, [state])
+        """Saves the state with `count` centres, and stops if that was requested."""
+        kept = self._keep_observed() and self._progress.write(self._series, count, [state])
         if kept:
-            self.progress.keep_two(self.series)
+            self._progress.keep_two(self._series)
         if self._stopping:
-            self.stop(
-                f"after {count} patches were selected: --resume {'goes on from there' if kept else 'begins anew'}"
-            )
+            then = "goes on from there" if kept else "begins anew"
+            self._progress.stop(f"after {count} patches were selected: --resume {then}")
 
     def held(self) -> dict[str, Tensor] | None:
-        """What all processes have written last."""
-        number = self.progress.last(self.series)
-        return next(self.progress.read(self.series, number)) if number else None
+        """Returns what all processes have saved last."""
+        return self._progress.read_last(self._series)
