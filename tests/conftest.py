@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from forked import ForkedTraining
-from runs import forked
+from forked import ForkedTraining, forked
 from trees import layout_tests, mvtec_tree
 
 ROOT = Path(__file__).parents[1]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import QUIET, ROOT, SMALL, script
+from runs import METHODS, QUIET, ROOT, method_of, script
+from small import small_flags
 from trees import draw_image, folder_tree, mvtec_tree
 
-from lightning_ad.cli.messages import run
-from lightning_ad.commands.main import evaluate_or_compare, main, train_one_or_each
+from lightning_ad.commands.main import main
 
 PAGES = [ROOT / "README.md", ROOT / "data/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WORDS = (
@@ -28,8 +28,8 @@ WORDS = (
     "tensorboard",
 )
 ELSEWHERE = {  # commands that other tests run, or that are what runs these
-    "make demo": "test_demo.py", "make test": "test_demo.py", "wandb sweep": "reporting/test_dashboards.py",
-    "wandb agent": "reporting/test_dashboards.py", "srun": "test_preemption.py",
+    "make demo": "commands/test_demo.py", "make test": "commands/test_demo.py", "wandb sweep": "reporting/test_dashboards.py",
+    "wandb agent": "reporting/test_dashboards.py", "srun": "commands/test_preemption.py",
 }  # fmt: skip
 NUMBERS = itertools.count()
 TINY = ["--data.image_size", "64", "--data.center_crop", "null", "--data.num_workers", "0", *QUIET]
@@ -66,16 +66,11 @@ def small(words):
     text = " ".join(words)
     if "--tile" in text or "data.tile" in text:
         size = ["--data.image_size", "[96,96]", "--data.tile", "64", "--data.tile_overlap", "32"]
-        return [*TINY, *size, *SMALL["PatchCore"]]
-    named = next(
-        (
-            m
-            for m in ("PatchCore", "PaDiM", "SPADE", "CFA", "DRAEM", "PFM")
-            if f"configs/{m.lower()}" in text
-        ),
-        "MahalanobisAD" if "mahalanobis" in text else None,
-    )
-    return [*TINY, *(SMALL[named] if named else [])]
+        return [*TINY, *size, *small_flags("PatchCore")]
+    for config in METHODS:
+        if f"configs/{config.name}" in text:
+            return [*TINY, *small_flags(method_of(config))]
+    return TINY
 
 
 def ours(words):
@@ -84,29 +79,21 @@ def ours(words):
     if "--trainer.devices" in words:  # whose other processes are started as this one was
         return script(args[0], [*args[1:], *small(args)]).returncode
     if program == "python":
-        command = {"train.py": train_one_or_each, "evaluate.py": evaluate_or_compare}[args[0]]
-        more = small(args) if args[0] == "train.py" else []
-        return run(lambda: command([*args[1:], *more]))
+        args[0] = args[0].removesuffix(".py")
     if args[0] in ("preview", "train"):
         args += small(args)
     if args[0] == "benchmark":
         return benchmark(args)
-    sys.argv = [program, *args]
-    return main()
+    return main(args)
 
 
 def benchmark(args):
-    for method in [
-        m for m in ("PatchCore", "PaDiM", "DRAEM") if m.lower() in args[args.index("--methods") + 1]
-    ]:
-        args += [
-            f.replace("--", f"--{method.lower()}.", 1) if f.startswith("--") else f
-            for f in SMALL[method]
-        ]
+    for name in args[args.index("--methods") + 1].split(","):
+        for flag in small_flags(method_of(ROOT / f"configs/{name}.yaml")):
+            args.append(flag.replace("--", f"--{name}.", 1) if flag.startswith("--") else flag)
     words = [*(word for word in args if word not in (">", "job.sh")), "--seeds", "0"]
     words += ["--name", f"docs{next(NUMBERS)}"]  # each its own
-    sys.argv = ["lightning-ad", *words, *TINY]
-    return main()
+    return main([*words, *TINY])
 
 
 @pytest.mark.xdist_group("docs")  # a run that one of them makes is evaluated by another

@@ -1,43 +1,25 @@
 """Told to stop by a signal, and resumed: the same bits as a run that nobody stopped."""
 
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
-from runs import ROOT, assert_same_weights, flags, logged, metrics_of, script
+from runs import assert_same_weights, flags, logged, metrics_of, script
+from small import RESUMABLE
 
-import lightning_ad.commands.main
 from lightning_ad.__main__ import start
 from lightning_ad.cli.messages import run
 from lightning_ad.commands.train import train
 from lightning_ad.errors import Preempted, UserError
 from lightning_ad.methods import fit_progress
-from lightning_ad.system.signals import say
 
-TILES = [
-    "--data.image_size",
-    "96",
-    "--data.tile",
-    "64",
-    "--data.tile_overlap",
-    "32",
-    "--data.num_workers",
-    "2",
-]
+TILES = ["--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32"]
+TILES += ["--data.num_workers", "2"]
 AVERAGE = ["--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging"]
 ACCUMULATED = ["--trainer.accumulate_grad_batches", "2", "--data.batch_size", "2"]
-VALIDATED = [
-    "--data.validation",
-    "holdout",
-    "--data.validation_share",
-    "0.3",
-    "--data.batch_size",
-    "1",
-]
+VALIDATED = ["--data.validation", "holdout", "--data.validation_share", "0.3"]
+VALIDATED += ["--data.batch_size", "1"]
 VALIDATED += ["--trainer.val_check_interval", "2", "--select", "validation_loss"]
 CASES = {  # method, flags, after which step, where it stops
     "cfa": ("CFA", [], 5, "after batch 2 of epoch 2"),
@@ -117,7 +99,10 @@ def test_a_signal_to_the_whole_job_leaves_the_workers_alone(name, trees, tmp_pat
 
 @pytest.fixture
 def interruptible():
-    """Ctrl+C is heard: it is not where these tests run in the background, and Lightning ignores it after the first."""
+    """Ctrl+C is heard, also if these tests run in the background.
+
+    Lightning ignores it after the first.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -143,11 +128,9 @@ def test_stopped_in_the_test(method, trees, tmp_path):
     assert [p.name for p in resumed.path.parent.iterdir()] == ["version_0"]
 
 
-@pytest.mark.parametrize("method", ["PatchCore", "PaDiM", "SPADE", "MahalanobisAD"])
+@pytest.mark.parametrize("method", RESUMABLE)
 def test_a_fit_only_method_that_is_stopped_goes_on(method, trees, tmp_path):
-    args = flags(
-        method, "mvtec", trees, tmp_path, ROOT / f"configs/{method.lower().removesuffix('ad')}.yaml"
-    )
+    args = flags(method, "mvtec", trees, tmp_path)
     with pytest.raises(Preempted, match="--resume goes on with those that are left"):
         train([*args, *stopped_by("SIGTERM", first="true")])
     assert_same_weights(train([*args, "--resume"]).path, train([*args, "--name", "whole"]).path)
@@ -210,36 +193,10 @@ def test_progress_of_other_images_or_of_another_version_is_refused(trees, tmp_pa
 
 
 def test_an_interrupt_while_modules_are_imported_is_no_error(interruptible, monkeypatch, capfd):
-    def press():
+    def press(module):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(lightning_ad.commands.main.COMMANDS, "train", press)
+    monkeypatch.setattr("lightning_ad.commands.main.import_module", press)
     assert start(["train"]) == 130
     assert capfd.readouterr().err == "interrupted\n"
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-
-
-def test_what_reads_the_output_may_end_by_the_same_interrupt():
-    read, write = os.pipe()
-    before = [os.dup(descriptor) for descriptor in (1, 2)]
-    os.dup2(write, 2)
-    os.close(read)
-    try:
-        with pytest.raises(BrokenPipeError):
-            os.write(2, b"x")
-        say("stopping")
-        assert os.write(2, b"x") == os.write(1, b"x") == 1
-    finally:
-        for descriptor, kept in zip((1, 2), before, strict=True):
-            os.dup2(kept, descriptor)
-            os.close(kept)
-        os.close(write)
-
-
-def test_a_run_without_its_parent_is_told_to_stop():
-    code = "import time; from lightning_ad.survival import stop_with_parent; stop_with_parent(); time.sleep(60)"
-    environment = {**os.environ, "LIGHTNING_AD_PARENT": "1", "PYTHONPATH": str(ROOT)}
-    assert (
-        subprocess.run([sys.executable, "-c", code], env=environment, timeout=50).returncode
-        == -signal.SIGTERM
-    )

@@ -2,13 +2,14 @@
 
 import pytest
 from runs import assert_same_weights, flags, logged, metrics_of
+from small import LEARNED
 
 from lightning_ad.commands.train import train
 
 
-@pytest.mark.parametrize("method", ["DRAEM", "PFM", "CFA"])
+@pytest.mark.parametrize("method", LEARNED)
 def test_workers_change_nothing(method, trees, tmp_path):
-    """Of the fit-only methods, `tests/methods/contract.py` says the same, over batches and processes too."""
+    """Of fit-only methods, `tests/methods/contract.py` says it, over batches and processes too."""
     args = flags(method, "mvtec", trees, tmp_path)
     one = train([*args, "--name", "one"]).path
     other = train([*args, "--name", "other", "--data.num_workers", "2"]).path

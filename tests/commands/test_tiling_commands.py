@@ -5,13 +5,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
+from runs import CONFIGS, QUIET, ROOT, config_of
+from small import ALL, LEARNED, small_flags
 
 from lightning_ad.commands.evaluate import evaluate
 from lightning_ad.commands.train import train
@@ -23,33 +24,9 @@ from lightning_ad.data.sampler import MIXED, KeySampler
 from lightning_ad.methods import PatchCore
 from lightning_ad.reporting.maps import read_map
 
-ROOT = Path(__file__).parents[2]
 SIZE, TILES = (80, 160), 8  # 2 rows of 4; a height that only the tiles have in multiples of 32
-QUIET = [
-    "--trainer.accelerator",
-    "cpu",
-    "--trainer.enable_progress_bar",
-    "false",
-    "--data.num_workers",
-    "0",
-]
-RANDOM = ["--model.backbone", "squeezenet1_1", "--model.weights", "null"]
-EPOCH = ["--trainer.max_epochs", "1"]
-SMALL = {
-    "patchcore": [*RANDOM, "--model.coreset_ratio", "0.05"],
-    "padim": [*RANDOM, "--model.dimension", "20"],
-    "spade": ["--model.backbone", "resnet18", "--model.weights", "null", "--model.k_pixel", "3"],
-    "mahalanobis": ["--model.backbone", "resnet18", "--model.weights", "null"],
-    "cfa": [*RANDOM, "--model.features", "post_relu", *EPOCH],
-    "draem": [
-        *("--model.reconstructive_width", "8", "--model.discriminative_width", "8", *EPOCH),
-        *("--data.validation", "holdout", "--data.validation_anomalies", "true", "--select", "validation_loss"),
-    ],
-    "pfm": [
-        *("--model.source", "squeezenet1_1", "--model.target", "mobilenet_v2", "--model.latents", "[8,8,8]"),
-        *("--model.source_weights", "null", "--model.target_weights", "null", *EPOCH),
-    ],
-}  # fmt: skip
+HELD_OUT = ["--data.validation", "holdout", "--data.validation_anomalies", "true"]
+HELD_OUT += ["--select", "validation_loss", "--trainer.max_epochs", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -69,24 +46,11 @@ def tree(tmp_path_factory):
 
 
 def flags(method, tree, output):
-    data = [
-        "--config",
-        str(ROOT / "configs/data/folder.yaml"),
-        "--data.root",
-        str(tree),
-        "--data.batch_size",
-        "4",
-    ]
-    data += ["--data.image_size", str(list(SIZE)), "--data.tile", "64", "--data.tile_overlap", "32"]
-    return [
-        "--config",
-        str(ROOT / f"configs/{method}.yaml"),
-        *data,
-        *SMALL[method],
-        "--output",
-        str(output),
-        *QUIET,
-    ]
+    args = ["--config", str(config_of(method)), "--config", str(CONFIGS / "data/folder.yaml")]
+    args += ["--data.root", str(tree), "--data.batch_size", "4", "--data.image_size"]
+    args += [str(list(SIZE)), "--data.tile", "64", "--data.tile_overlap", "32"]
+    args += ["--data.num_workers", "0", *small_flags(method), "--output", str(output), *QUIET]
+    return [*args, *HELD_OUT] if method in LEARNED else args
 
 
 def data_module(tree, **options):
@@ -106,7 +70,7 @@ def rows_of(run):
     return list(csv.DictReader((run.path / "predictions.csv").open()))
 
 
-@pytest.mark.parametrize("method", SMALL)
+@pytest.mark.parametrize("method", ALL)
 def test_a_run_by_tiles_and_its_evaluation(method, tree, tmp_path):
     run = train(flags(method, tree, tmp_path))
     rows = rows_of(run)
@@ -119,7 +83,7 @@ def test_a_run_by_tiles_and_its_evaluation(method, tree, tmp_path):
         torch.testing.assert_close(
             read_map(run.path / row["map"]), read_map(again.path / other["map"])
         )
-    if method == "patchcore":  # so large a defect is found, where it is
+    if method == "PatchCore":  # so large a defect is found, where it is
         anomalous = [row for row in rows if row["label"] == "1"]
         assert min(float(row["score"]) for row in anomalous) > max(
             float(r["score"]) for r in rows if r not in anomalous
@@ -138,10 +102,8 @@ def fitted(tree, folder, **options):
         dimension=None,
         coreset_ratio=0.05,
     )
-    trainer = Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
-        default_root_dir=folder,
-    )  # fmt: skip
+    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=folder, **quiet)
     trainer.fit(module, datamodule=data_module(tree, **options))
     return module
 
@@ -156,7 +118,7 @@ def test_the_summary_does_not_depend_on_batches_order_or_workers(tree, tmp_path)
 
 @pytest.mark.distributed
 def test_the_summary_of_two_processes_is_that_of_one(tree, tmp_path):
-    args = flags("patchcore", tree, tmp_path)
+    args = flags("PatchCore", tree, tmp_path)
     train([*args, "--name", "one"])
     command = [
         sys.executable,
@@ -229,7 +191,7 @@ def test_a_few_images_take_turns():
 
 
 def test_a_suspicious_image_is_trimmed_with_all_its_tiles(tree, tmp_path):
-    folder = train([*flags("padim", tree, tmp_path), "--trim", "0.2"])  # 1 of 5
+    folder = train([*flags("PaDiM", tree, tmp_path), "--trim", "0.2"])  # 1 of 5
     rows = list(csv.DictReader(folder.suspects.open()))
     assert len(rows) == len({row["path"] for row in rows}) == 5
     assert [row["trimmed"] for row in rows] == ["true", *["false"] * 4]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 LEFT_BEHIND = 20  # seconds that others have to end by themselves
@@ -75,6 +76,9 @@ class Forked:
     def code(self):
         """Its exit code, once it has ended."""
         return int(self._zygote.stdout.readline())
+
+
+forked = cache(Forked)  # one for each worker of pytest
 
 
 class ForkedTraining:

@@ -3,32 +3,19 @@
 import csv
 import json
 import subprocess
-from functools import cache
 from pathlib import Path
 
 import torch
 import yaml
-from forked import Forked
+from forked import forked
+from small import small_flags
 from trees import category_of
+
+from lightning_ad.commands.main import parse
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
-SMALL = {
-    "PatchCore": ["--model.backbone", "squeezenet1_1", "--model.weights", "null", "--model.coreset_ratio", "0.05"],
-    "PaDiM": ["--model.backbone", "squeezenet1_1", "--model.weights", "null", "--model.dimension", "20"],
-    "SPADE": ["--model.backbone", "resnet18", "--model.weights", "null", "--model.k_pixel", "3"],
-    "MahalanobisAD": ["--model.backbone", "resnet18", "--model.weights", "null"],
-    "CFA": [
-        *("--model.backbone", "squeezenet1_1", "--model.weights", "null", "--model.features", "post_relu"),
-        *("--trainer.max_epochs", "2"),
-    ],
-    "DRAEM": ["--model.reconstructive_width", "8", "--model.discriminative_width", "8", "--trainer.max_epochs", "2"],
-    "PFM": [
-        *("--model.source", "squeezenet1_1", "--model.target", "mobilenet_v2", "--model.latents", "[8,8,8]"),
-        *("--model.source_weights", "null", "--model.target_weights", "null", "--trainer.max_epochs", "2"),
-    ],
-}  # fmt: skip
 
 
 def method_of(config):
@@ -38,6 +25,14 @@ def method_of(config):
 
 
 METHODS = sorted(p for p in CONFIGS.glob("*.yaml") if method_of(p) and p.stem != "demo")
+
+
+def config_of(method):
+    """The configuration of a method: the one with the shortest name, of several."""
+    found = [config for config in METHODS if method_of(config) == method]
+    return min(found, key=lambda config: len(config.stem))
+
+
 DATA_SETS = sorted(
     p for p in (CONFIGS / "data").glob("*.yaml") if p.stem != "demo"
 )  # which has a test of its own
@@ -50,24 +45,23 @@ def flags(method, layout, trees, output, config=None):
     if category is not None:
         data += ["--data.category", category]
     data += ["--data.image_size", "64", "--data.center_crop", "null", "--data.batch_size", "3"]
-    method_flags = [
-        "--config",
-        str(config or CONFIGS / f"{method.lower()}.yaml"),
-        *data,
-        *SMALL[method],
-    ]
-    return [*method_flags, "--output", str(output), "--data.num_workers", "0", *QUIET]
+    data += ["--data.num_workers", "0"]
+    method_flags = ["--config", str(config or config_of(method)), *data, *small_flags(method)]
+    return [*method_flags, "--output", str(output), *QUIET]
+
+
+def typed(*words):
+    """Runs what a user types after `lightning-ad` in this process; its errors are raised."""
+    command, arguments = parse([str(word) for word in words])
+    return command.run(arguments)
 
 
 def script(name, args, timeout=300, **env):
-    """Runs train.py or evaluate.py in a process of its own, killed with all that it started at the end of its time."""
+    """Runs train.py or evaluate.py in a process of its own; if it is late, it is killed."""
     argv = [str(ROOT / name), *map(str, args)]
     ended, code, output, error = forked().run(argv, timeout, **env)
     assert ended, f"{name} took more than {timeout} s: {error[-2000:]}"
     return subprocess.CompletedProcess(argv, code, output, error)
-
-
-forked = cache(Forked)  # one for each worker of pytest
 
 
 def metrics_of(folder):

@@ -11,12 +11,16 @@ import runpy
 import signal
 import sys
 import traceback
+from importlib import import_module
 from types import SimpleNamespace
 
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
 
-import lightning_ad.commands.main  # noqa: F401
+from lightning_ad.commands.main import COMMANDS
+
+for command in COMMANDS.values():
+    import_module(command.module)
 
 
 class Spare:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchvision
+from contract import LearnedContract
 from lightning.pytorch import Callback, Trainer
 from scipy.spatial.distance import cdist
 from tiled import assert_together_as_alone
@@ -360,3 +361,7 @@ def test_tiles_are_scored_side_by_side(trees, tmp_path):
         assert_together_as_alone(module, 3)
     finally:
         torch.set_num_threads(before)
+
+
+class TestCFA(LearnedContract):
+    method = "CFA"

@@ -71,7 +71,7 @@ def test_a_scaler_that_leaves_out_every_step_stops_the_run(trees, monkeypatch):
 
 @METHODS
 def test_weights_that_are_not_finite_are_not_saved(build, trees, tmp_path):
-    """The second epoch's last step spoils them; the first epoch's checkpoint stays, and is named."""
+    """The second epoch's last step spoils them; the first epoch's checkpoint is named."""
     last = ModelCheckpoint(tmp_path, filename="last", save_on_train_epoch_end=True)
     message = (
         r"the norm of the weights is nan on .*train.good.*png.*last good checkpoint is .*last\.ckpt"

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from contract import LearnedContract
 from kornia.losses import focal_loss as kornia_focal_loss
 from scipy.ndimage import convolve
 from torch import nn
@@ -259,3 +260,7 @@ def test_the_range_of_ssim_is_that_of_all_processes(over_processes):
     shares = over_processes(2, loss_of_share)
     assert sum(shares) / 2 == pytest.approx(whole, abs=1e-6)
     assert abs(shares[1] - apart) > 1e-3
+
+
+class TestDRAEM(LearnedContract):
+    method = "DRAEM"

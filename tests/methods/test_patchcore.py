@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from contract import extending, training_images
+from contract import FitOnlyContract, extending, training_images, tree_data
 from lightning.pytorch import Trainer
 from scipy.spatial.distance import cdist
 
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.methods import PatchCore
+from lightning_ad.statistics.coreset import random_projection
 
 
 def data(trees, **options):
@@ -200,3 +201,23 @@ def test_an_image_has_itself_for_no_neighbour(trees, tmp_path):
     bank.origin[:, 0] = 0
     with pytest.raises(UserError, match="all patches of the bank are of one training image"):
         bank.search(queries, 5, without=range(1))
+
+
+class TestPatchCore(FitOnlyContract):
+    method = "PatchCore"
+    options = {"layer_dimension": 40, "dimension": 32, "coreset_ratio": 0.2, "projection": 8}
+    selects = True
+
+    def assert_extended(self, first, grown, whole, trees):
+        """No patch is farther from the bank than twice the radius of a whole fit and the first."""
+        bank, all_of_one = grown.banks[0], whole.banks[0]
+        assert len(bank.bank) == len(all_of_one.bank)
+        assert {*bank.origin[:, 0].tolist()} > {*range(7, 12)}
+        images = training_images(tree_data(trees["all"]))
+        matrix = random_projection(32, 8, torch.Generator().manual_seed(0)).double()
+        patches = whole._patches(images, 0)[0].flatten(0, 1).double() @ matrix
+        radius = torch.cdist(patches, bank.bank.double() @ matrix).min(1).values.max()
+        assert radius <= 2 * all_of_one.radius + first.banks[0].radius
+        assert radius <= bank.radius * (1 + 1e-5)
+        found = torch.cdist(patches, all_of_one.bank.double() @ matrix).min(1).values.max()
+        assert all_of_one.radius.item() == pytest.approx(found.item(), rel=1e-4)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from contract import LearnedContract
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import UsageError
@@ -208,3 +209,7 @@ def test_cached_features_are_the_same_bits(monkeypatch):
 def test_a_missing_layer_names_the_argument():
     with pytest.raises(UsageError, match=r"has no layer 'features.99'.*model.target_layers"):
         small(target_layers=["features.3", "features.99", "features.13"])
+
+
+class TestPFM(LearnedContract):
+    method = "PFM"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from contract import FitOnlyContract
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
@@ -238,3 +239,11 @@ def test_three_processes_have_the_gallery_of_one(over_processes):
     expected = fit(model()).state_dict()
     for got in over_processes(3, grown_on_three):
         assert all(torch.equal(got[k], expected[k]) for k in expected)
+
+
+class TestSPADE(FitOnlyContract):
+    """The backbone that all share here has the weights that each would have."""
+
+    method = "SPADE"
+    options = {"k_image": 3}
+    selects = True

@@ -1,0 +1,88 @@
+"""What every method has from its base: the test step, its evaluators, checks before a run."""
+
+import pytest
+import torch
+from contract import fitted, trainer, tree_data
+from minimal import Minimal
+from small import make_small
+
+from lightning_ad.data.sample import collate
+from lightning_ad.errors import UsageError, WeightsError
+from lightning_ad.evaluation import METRIC_NAMES, catalogue
+
+
+class HighestScore:
+    """An evaluator: the highest score of a test, and the number of its images."""
+
+    def __init__(self):
+        self.reset()
+
+    def reset(self):
+        self.scores = torch.empty(0)
+
+    def update(self, batch, prediction):
+        assert len(batch) == len(prediction.score)
+        self.scores = torch.cat([self.scores, prediction.score])
+
+    def compute(self):
+        return {"image_highest_score": float(self.scores.max()), "images": float(len(self.scores))}
+
+
+@pytest.fixture
+def evaluated(monkeypatch):
+    monkeypatch.setattr(catalogue, "EVALUATORS", (HighestScore,))
+
+
+def test_an_evaluator_sees_each_test_image_once_and_is_logged(evaluated, trees, tmp_path):
+    module, run = fitted(Minimal(), tree_data(trees["mvtec"]), tmp_path)
+    for _ in range(2):
+        run.test(module, datamodule=tree_data(trees["mvtec"], batch_size=3), verbose=False)
+        assert {*METRIC_NAMES} < {*run.callback_metrics} >= {"image_highest_score", "images"}
+        rows = run.predict(module, datamodule=tree_data(trees["mvtec"]))
+        highest = max(float(row.score.max()) for row in rows)
+        assert module.test_metrics["image_highest_score"] == pytest.approx(highest)
+        assert module.test_metrics["images"] == 7
+
+
+def test_test_metrics_are_those_that_are_logged(trees, tmp_path):
+    module, run = fitted(Minimal(), tree_data(trees["mvtec"]), tmp_path)
+    run.test(module, datamodule=tree_data(trees["mvtec"]), verbose=False)
+    logged = {name: float(value) for name, value in run.callback_metrics.items()}
+    assert module.test_metrics == pytest.approx(logged)
+
+
+def test_an_image_size_that_does_not_fit_names_the_nearest_that_does(trees, tmp_path):
+    module = make_small("DRAEM")
+    message = r"multiples of \d+, got 40x40: set data.image_size .* to \[\d+, \d+\]"
+    with pytest.raises(UsageError, match=message):
+        trainer(tmp_path).fit(module, datamodule=tree_data(trees["mvtec"], image_size=40))
+
+
+def test_a_precision_that_was_not_tried_is_refused(trees, tmp_path):
+    with pytest.raises(UsageError, match="set it to one of 32-true, bf16-mixed"):
+        trainer(tmp_path, precision="64-true").fit(Minimal(), datamodule=tree_data(trees["mvtec"]))
+
+
+def test_a_checkpoint_of_another_method_is_refused(trees, tmp_path):
+    _, run = fitted(Minimal(), tree_data(trees["mvtec"]), tmp_path)
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    with pytest.raises(WeightsError, match="a checkpoint of Minimal, not of PaDiM"):
+        make_small("PaDiM").load_learned(checkpoint)
+
+
+def test_without_a_data_module_loaders_are_enough(trees, tmp_path):
+    """Trainer.fit of plain Python: no settings, and the loaders of someone's own."""
+    data = tree_data(trees["mvtec"])
+    data.prepare_data()
+    data.setup()
+    module = make_small("DRAEM")
+    run = trainer(tmp_path)
+    run.fit(
+        module,
+        train_dataloaders=torch.utils.data.DataLoader(
+            data.training_set(module.synthesis), batch_size=4, collate_fn=collate
+        ),
+    )
+    assert module.data is None
+    assert run.callback_metrics["loss"].isfinite()
