@@ -1,0 +1,151 @@
+"""The commands as Python functions: `lightning_ad.train` and `lightning_ad.evaluate`."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lightning_ad import methods
+from lightning_ad.cli.settings import configs
+from lightning_ad.commands import evaluate as evaluate_command
+from lightning_ad.commands import train as train_command
+from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.errors import UsageError
+from lightning_ad.features.weights import read_state
+from lightning_ad.inspector import Inspector, load
+from lightning_ad.methods.base import AnomalyModule
+from lightning_ad.methods.learned import LearnedModule
+from lightning_ad.reporting.tables import ImageResult, read_predictions
+from lightning_ad.system.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, or an evaluation of one.
+
+    Attributes:
+        files: the paths of all that it left.
+    """
+
+    files: RunFolder
+
+    @cached_property
+    def metrics(self) -> dict[str, float | None]:
+        """The metrics by name, in [0, 1]; None for one that cannot be computed."""
+        return json.loads(self.files.metrics.read_text())["metrics"]
+
+    @cached_property
+    def predictions(self) -> list[ImageResult]:
+        """The result of each test image."""
+        return read_predictions(self.files.predictions)
+
+    @property
+    def report(self) -> Path:
+        """The HTML page."""
+        return self.files.report
+
+    def inspector(self) -> Inspector:
+        """Loads what the run has learned, to inspect other images with it."""
+        return load(self.files.path)
+
+
+def train(
+    module: AnomalyModule,
+    data: AnomalyDataModule,
+    *,
+    trainer: Mapping[str, Any] | None = None,
+    flags: Sequence[str] = (),
+    **settings: Any,
+) -> Run:
+    """Fits and tests a method, and writes a run folder: the run of `lightning-ad train`.
+
+    The run builds the method and the data anew from their arguments, with the seed of `data`; in
+    the end `module` holds what was learned.
+
+    Args:
+        module: the method.
+        data: the data set.
+        trainer: arguments of the trainer, such as {"max_epochs": 20, "devices": 2}; what is left
+            out is as released.
+        flags: more flags of `lightning-ad train`, such as ["--model.optimizer", "AdamW"].
+        settings: flags of `lightning-ad train` by name, such as name, output, threshold, reject.
+
+    Raises:
+        UserError: for anything that the user can put right.
+    """
+    config = {
+        "seed_everything": data.seed,
+        "model": _model_config(module),
+        "data": _data_config(data),
+        "trainer": {**_released_trainer(module), **(trainer or {})},
+    }
+    more = list(flags)
+    if settings.pop("resume", False):
+        more.append("--resume")
+    package = type(module).__module__.partition(".")[0]
+    if package != "lightning_ad":
+        more += ["--trust", package]
+    with _written({**config, **settings}) as file:
+        folder = train_command.train(["--config", str(file), *more])
+    module.load_learned(read_state(folder.checkpoint))
+    return Run(folder)
+
+
+def evaluate(target: str | Path | Run, *, flags: Sequence[str] = (), **data: Any) -> Run:
+    """Tests a finished run again, or on other data: `lightning-ad evaluate`.
+
+    Args:
+        target: a run, its folder or a .ckpt file.
+        flags: flags of `lightning-ad evaluate`, such as ["--output", "elsewhere"].
+        data: arguments of the data set that differ from the run's, such as root="elsewhere".
+
+    Raises:
+        UserError: for anything that the user can put right.
+    """
+    path = target.files.path if isinstance(target, Run) else Path(target)
+    words = [str(path), *flags]
+    for name, value in data.items():
+        words += [f"--data.{name}", json.dumps(value) if not isinstance(value, str) else value]
+    return Run(evaluate_command.evaluate(words))
+
+
+def _model_config(module: AnomalyModule) -> dict[str, Any]:
+    method = type(module)
+    if isinstance(module, LearnedModule) and module.has_own_optimizer:
+        raise UsageError(
+            "an optimizer or a schedule that was given to the method cannot be written into the "
+            'run: give it as a flag, such as flags=["--model.optimizer", "AdamW"]'
+        )
+    class_path = f"{method.__module__}.{method.__qualname__}"
+    if getattr(methods, method.__name__, None) is method:
+        class_path = f"lightning_ad.methods.{method.__name__}"
+    arguments = {name: value for name, value in module.hparams.items() if name != "seed"}
+    return {"class_path": class_path, "init_args": arguments}
+
+
+def _data_config(data: AnomalyDataModule) -> dict[str, Any]:
+    return {name: value for name, value in data.arguments.items() if name != "seed"}
+
+
+def _released_trainer(module: AnomalyModule) -> dict[str, Any]:
+    """The trainer settings of the method's own configuration; one epoch if it has none."""
+    class_path = f"lightning_ad.methods.{type(module).__name__}"
+    for file in sorted(configs().glob("*.yaml")):
+        config = yaml.safe_load(file.read_text())
+        if config["model"] == {"class_path": class_path}:
+            return config["trainer"]
+    return {"max_epochs": 1}
+
+
+@contextmanager
+def _written(config: Mapping[str, Any]) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        yield file

@@ -1,0 +1,300 @@
+"""Loads a finished run and inspects images with it: no data set, no weights file, no network.
+
+inspector = load("runs/patchcore-mvtec-bottle")
+result = inspector("part.png")
+result.score, result.anomalous, result.map
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from inspect import isclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self, overload
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from lightning_ad.data.geometry import Geometry
+from lightning_ad.data.reading import ImageLike, as_image
+from lightning_ad.data.tiling import Tiles
+from lightning_ad.errors import UsageError, WeightsError
+from lightning_ad.evaluation.thresholds import Threshold, choose, conformal_p_values
+from lightning_ad.features.weights import read_state, skip_weights
+from lightning_ad.methods.base import AnomalyModule
+from lightning_ad.system.checkpoints import CONFIG_KEY
+from lightning_ad.system.run_folder import finished_checkpoint
+
+BATCH_SIZE = 8  # images of a list that are scored together
+TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that touch by a corner are of one region
+HALF_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+class Region(NamedTuple):
+    """A connected region of the mask.
+
+    Attributes:
+        box: left, top, right and bottom in pixels of the given image; right and bottom lie outside.
+        area: number of pixels.
+        peak: the highest value of the map in it.
+    """
+
+    box: tuple[int, int, int, int]
+    area: int
+    peak: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an `Inspector` finds in an image of h x w pixels.
+
+    Attributes:
+        score: the image's raw score; higher is more anomalous.
+        p_value: probability that a good image scores at least this high, in (0, 1]; None if the
+            run held out no good images.
+        anomalous: whether the score is above the threshold; None if the run has no threshold.
+        map: float32 [h, w], the raw score of each pixel; NaN where the run's crop cuts the image
+            off. For a method without localization, every pixel has the image's score.
+        mask: bool [h, w], where the map is above the threshold of pixels; None if there is none.
+    """
+
+    score: float
+    p_value: float | None
+    anomalous: bool | None
+    map: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None
+
+    @property
+    def regions(self) -> list[Region]:
+        """The connected regions of the mask, the highest peak first; empty without a mask."""
+        if self.mask is None:
+            return []
+        labels, _ = ndimage.label(self.mask, TOUCHING)
+        found = []
+        for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
+            values = self.map[rows, columns][labels[rows, columns] == number]
+            box = (columns.start, rows.start, columns.stop, rows.stop)
+            found.append(Region(box, values.size, float(values.max())))
+        return sorted(found, key=lambda region: -region.peak)
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A checkpoint and the configuration inside it.
+
+    Attributes:
+        checkpoint: the file.
+        state: its content.
+        config: everything needed to repeat the run.
+    """
+
+    checkpoint: Path
+    state: dict[str, Any]
+    config: dict[str, Any]
+
+    @classmethod
+    def read(cls, target: str | Path) -> Self:
+        """Reads a run's folder or a .ckpt file.
+
+        Raises:
+            UsageError: if there is no finished run.
+            WeightsError: if the file is damaged, or not a checkpoint of lightning_ad.
+        """
+        checkpoint = finished_checkpoint(Path(target))
+        state = read_state(checkpoint)
+        text = state.get(CONFIG_KEY)
+        if not isinstance(text, str):
+            raise WeightsError(
+                f"{checkpoint} is not a checkpoint of lightning_ad: it has no configuration in it"
+            )
+        return cls(checkpoint, state, yaml.safe_load(text))
+
+    def module(self) -> AnomalyModule:
+        """Builds the method with what it has learned.
+
+        Raises:
+            UsageError: if the method is of a package that has not been imported.
+            WeightsError: if the checkpoint does not fit the method.
+        """
+        method = _method_class(self.config["model"]["class_path"])
+        arguments = dict(self.config["model"].get("init_args") or {})
+        for training_only in ("optimizer", "lr_scheduler"):
+            arguments.pop(training_only, None)
+        with skip_weights():
+            module = method(**arguments)
+        module.load_learned(self.state)
+        return module
+
+
+class Inspector:
+    """Scores images by a finished method, exactly as the run's test did.
+
+    Args:
+        module: the fitted or trained method.
+        geometry: how an image comes to the size that the method sees.
+        tiles: the tiles by which images are scored; None if they go through whole.
+        method: how the threshold is chosen (`evaluation.thresholds.choose`), or the threshold.
+        reject: the share of good parts that may be called anomalous, in (0, 1), or None.
+        precision: of the run's trainer; its half precision is used here too.
+
+    Raises:
+        UsageError: if `method` needs held-out images that the run does not have.
+    """
+
+    def __init__(
+        self,
+        module: AnomalyModule,
+        geometry: Geometry,
+        tiles: Tiles | None = None,
+        method: Any = None,
+        reject: float | None = None,
+        precision: str = "32-true",
+    ) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self._geometry = geometry
+        self._tiles = tiles
+        self._method = method
+        self._half = HALF_PRECISION.get(precision)
+        self.reject = reject
+
+    @classmethod
+    def of(cls, run: FinishedRun) -> Self:
+        """Builds the inspector of a finished run; raises what `load` raises."""
+        data = run.config["data"]
+        geometry = Geometry.of(data["image_size"], data["center_crop"])
+        tiles = None
+        if data["tile"] is not None:
+            tiles = Tiles.of(geometry.output, data["tile"], data["tile_overlap"])
+        module = run.module()
+        precision = str(run.config["trainer"].get("precision") or "32-true")
+        threshold = run.config.get("threshold")
+        return cls(module, geometry, tiles, threshold, run.config.get("reject"), precision)
+
+    @property
+    def threshold(self) -> float | None:
+        """The score above which an image is called anomalous; can be set, None for no verdicts."""
+        return None if self._threshold is None else self._threshold.image
+
+    @threshold.setter
+    def threshold(self, score: float | None) -> None:
+        self._threshold = None
+        if score is not None:
+            self._threshold = Threshold(float(score), None, "number", "a number that was given")
+
+    @property
+    def promise(self) -> str | None:
+        """What the threshold rests on, in words; None without a threshold."""
+        return None if self._threshold is None else self._threshold.basis
+
+    @property
+    def reject(self) -> float | None:
+        """The share of good parts that may be called anomalous; setting it chooses the threshold.
+
+        Raises:
+            UsageError: on setting a share outside (0, 1), or one that takes more held-out images.
+        """
+        return self._reject
+
+    @reject.setter
+    def reject(self, share: float | None) -> None:
+        calibration = self.module.calibration
+        chi_square = self.module.chi_square_threshold
+        self._threshold = choose(self._method, share, calibration, chi_square)
+        self._reject = share
+
+    def to(self, device: str | torch.device) -> Self:
+        """Moves the method to a device, such as "cuda"; returns the inspector."""
+        self.module.to(device)
+        return self
+
+    @overload
+    def __call__(self, image: ImageLike, ignore: NDArray[np.bool_] | None = None) -> Result: ...
+
+    @overload
+    def __call__(self, image: Sequence[ImageLike], ignore: None = None) -> list[Result]: ...
+
+    def __call__(
+        self, image: ImageLike | Sequence[ImageLike], ignore: NDArray[np.bool_] | None = None
+    ) -> Result | list[Result]:
+        """Inspects an image, or each image of a list.
+
+        Args:
+            image: a path, a PIL image, a uint8 array [h, w, 3] or [h, w], a float tensor
+                [3, h, w] in [0, 1], or a list of these.
+            ignore: bool [h, w], true where the image must not matter; for a single image.
+
+        Raises:
+            DataError: if a file cannot be read, or an array is no image.
+        """
+        if isinstance(image, Sequence) and not isinstance(image, str):
+            return list(self._inspect_all(image))
+        return self._inspect([as_image(image)])[0]
+
+    def _inspect_all(self, images: Sequence[ImageLike]) -> Iterator[Result]:
+        for start in range(0, len(images), BATCH_SIZE):
+            batch = images[start : start + BATCH_SIZE]
+            yield from self._inspect([as_image(image) for image in batch])
+
+    def _inspect(self, images: Sequence[Tensor]) -> list[Result]:
+        batch = torch.stack([self._geometry.image(image) for image in images])
+        with torch.inference_mode(), self._autocast():
+            prediction = self.module.score_by(self._tiles, batch.to(self.module.device))
+        scores = prediction.score.float().cpu()
+        maps = prediction.map.float().cpu()
+        return [
+            self._result(float(score), self._geometry.restore(map, *image.shape[-2:]))
+            for score, map, image in zip(scores, maps, images, strict=True)
+        ]
+
+    def _result(self, score: float, map: Tensor) -> Result:
+        p_value = None
+        if len(self.module.calibration):
+            p_value = conformal_p_values(torch.tensor([score]), self.module.calibration.good).item()
+        anomalous = None
+        mask = None
+        if self._threshold is not None:
+            anomalous = score > self._threshold.image
+            if self._threshold.pixel is not None:
+                mask = (map > self._threshold.pixel).numpy()
+        return Result(score, p_value, anomalous, map.numpy(), mask)
+
+    def _autocast(self) -> AbstractContextManager:
+        if self._half is None:
+            return nullcontext()
+        return torch.autocast(self.module.device.type, self._half)
+
+
+def load(target: str | Path) -> Inspector:
+    """Loads a finished run for inspecting images.
+
+    Args:
+        target: a run's folder (`runs/patchcore-mtd`, or one `version_<n>` in it) or a .ckpt file;
+            it may have been moved, and the data set and the weights file may be gone.
+
+    Raises:
+        UsageError: if there is no finished run, or its method is of a package that has not been
+            imported.
+        WeightsError: if the file is damaged, or not a checkpoint of lightning_ad.
+    """
+    return Inspector.of(FinishedRun.read(target))
+
+
+def _method_class(class_path: str) -> type[AnomalyModule]:
+    """Finds a method's class; of other packages, only those that the caller has imported."""
+    module_name, _, name = class_path.rpartition(".")
+    own = module_name.partition(".")[0] == "lightning_ad"
+    if not own and module_name not in sys.modules:
+        raise UsageError(
+            f"the run was made by {class_path}, and {module_name} has not been imported: "
+            f"import it first, if you know where it comes from"
+        )
+    found = getattr(import_module(module_name), name, None)
+    if not isclass(found) or not issubclass(found, AnomalyModule):
+        raise WeightsError(f"the run names {class_path}, which is not an AnomalyModule")
+    return found
