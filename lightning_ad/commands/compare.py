@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,26 @@ from lightning_ad.evaluation.catalogue import METRICS, oracle
 from lightning_ad.reporting.provenance import differences
 from lightning_ad.reporting.tables import ImageResult, read_predictions
 from lightning_ad.system.run_folder import RunFolder
+
+
+class _Tested(NamedTuple):
+    """A finished run that is compared.
+
+    Attributes:
+        folder: of the run.
+        results: of each test image, by its name.
+        summary: the content of metrics.json.
+    """
+
+    folder: RunFolder
+    results: dict[str, ImageResult]
+    summary: dict[str, Any]
+
+    def scores(self, names: Sequence[str]) -> NDArray:
+        return np.array([self.results[name].score for name in names])
+
+    def labels(self, names: Sequence[str]) -> NDArray:
+        return np.array([self.results[name].label for name in names])
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -32,63 +53,64 @@ def compare(first: Path, second: Path) -> None:
         UsageError: if these are not two finished runs on the same images.
         DataError: if a run's predictions cannot be read.
     """
-    runs = [RunFolder.find(first), RunFolder.find(second)]
-    results = [_results_by_name(run) for run in runs]
-    names = _same_images(*results, folders=(first, second))
-    written = [json.loads(run.metrics.read_text()) for run in runs]
-    print(f"A {runs[0].path}\nB {runs[1].path}\n{len(names)} test images\n")
-    _print_differences_of_protocol(*written)
+    a = _read(first)
+    b = _read(second)
+    names = _same_images(a, b)
+    print(f"A {a.folder.path}\nB {b.folder.path}\n{len(names)} test images\n")
+    _print_differences_of_protocol(a, b)
     print(f"{'':<16}  {'A':>9}  {'B':>9}  {'B - A':>9}  {'95 % interval':>22}  {'p':>6}")
-    labels = np.array([results[0][name].label for name in names])
-    scores = [_scores(result, names) for result in results]
-    for name in METRIC_NAMES:
-        values = [metrics["metrics"][name] for metrics in written]
-        print(_metric_line(name, values, scores, labels))
+    for metric in METRIC_NAMES:
+        print(_metric_line(metric, a, b, names))
     print(
         "\np: two-sided, over test sets drawn anew from these images; it knows nothing of other "
         "trainings (seeds)."
     )
 
 
-def _results_by_name(run: RunFolder) -> dict[str, ImageResult]:
-    """Reads a run's predictions, by the path of the image.
+def _read(path: Path) -> _Tested:
+    folder = RunFolder.find(path)
+    results = read_predictions(folder.predictions)
+    return _Tested(folder, _by_name(results), json.loads(folder.metrics.read_text()))
 
-    Paths begin in the folder that all images share: the other run may have been tested elsewhere.
+
+def _by_name(results: Sequence[ImageResult]) -> dict[str, ImageResult]:
+    """Returns results by the path of the image in the folder that all images share.
+
+    The other run may have been tested on another machine.
     """
-    results = read_predictions(run.predictions)
     shared = ""
     if len(results) > 1:
         shared = os.path.commonpath([result.path for result in results])
-    if not shared:
-        return {result.path: result for result in results}
-    return {os.path.relpath(result.path, shared): result for result in results}
+    named: dict[str, ImageResult] = {}
+    for result in results:
+        name = os.path.relpath(result.path, shared) if shared else result.path
+        named[name] = result
+    return named
 
 
-def _same_images(
-    first: dict[str, ImageResult], second: dict[str, ImageResult], folders: tuple[Path, Path]
-) -> list[str]:
+def _same_images(a: _Tested, b: _Tested) -> list[str]:
     """Returns the names of the images.
 
     Raises:
         UsageError: if they, or their labels, are not the same in both runs.
     """
-    in_one_alone = sorted(first.keys() ^ second.keys())
+    in_one_alone = sorted(a.results.keys() ^ b.results.keys())
     if in_one_alone:
-        folder = folders[0] if in_one_alone[0] in first else folders[1]
+        tested = a if in_one_alone[0] in a.results else b
         raise UsageError(
             f"these runs were tested on different images: {len(in_one_alone)} are in one alone, "
-            f"{in_one_alone[0]} in {folder}"
+            f"{in_one_alone[0]} in {tested.folder.path}"
         )
-    disputed = [name for name in first if first[name].label != second[name].label]
+    disputed = [name for name in a.results if a.results[name].label != b.results[name].label]
     if disputed:
         raise UsageError(
             f"these runs do not agree on what is good: {disputed[0]} and {len(disputed) - 1} more"
         )
-    return list(first)
+    return list(a.results)
 
 
-def _print_differences_of_protocol(first: dict, second: dict) -> None:
-    lines = differences(first.get("protocol", {}), second.get("protocol", {}))
+def _print_differences_of_protocol(a: _Tested, b: _Tested) -> None:
+    lines = differences(a.summary.get("protocol", {}), b.summary.get("protocol", {}))
     if not lines:
         return
     print("These runs were measured differently: their numbers below do not mean the same thing:")
@@ -97,18 +119,15 @@ def _print_differences_of_protocol(first: dict, second: dict) -> None:
     print()
 
 
-def _scores(results: dict[str, ImageResult], names: Sequence[str]) -> NDArray:
-    return np.array([results[name].score for name in names])
-
-
-def _metric_line(
-    name: str, values: Sequence[float | None], scores: Sequence[NDArray], labels: NDArray
-) -> str:
-    first, second = values
-    if first is None or second is None:
-        return f"{name:<16}  {'n/a':>9}  {'n/a':>9}"
-    line = f"{name:<16}  {first:>9.6f}  {second:>9.6f}  {second - first:>+9.6f}"
-    if name.startswith("image_"):
-        found = paired_difference(METRICS[name], *scores, labels)
+def _metric_line(metric: str, a: _Tested, b: _Tested, names: Sequence[str]) -> str:
+    before = a.summary["metrics"][metric]
+    after = b.summary["metrics"][metric]
+    if before is None or after is None:
+        return f"{metric:<16}  {'n/a':>9}  {'n/a':>9}"
+    line = f"{metric:<16}  {before:>9.6f}  {after:>9.6f}  {after - before:>+9.6f}"
+    if metric.startswith("image_"):
+        found = paired_difference(
+            METRICS[metric], a.scores(names), b.scores(names), a.labels(names)
+        )
         line += f"  [{found.low:+.6f}, {found.high:+.6f}]  {found.p:>6.4f}"
-    return f"{line}  {oracle(name)}".rstrip()
+    return f"{line}  {oracle(metric)}".rstrip()

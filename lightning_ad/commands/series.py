@@ -73,7 +73,7 @@ def parts_of(args: Sequence[str]) -> Parts:
             "--data.fold all runs each of the data.folds of one category: add --data.validation "
             "fold, and name one category if there are several"
         )
-    return Parts("fold", [str(fold) for fold in range(int(folds))])
+    return Parts("fold", list(map(str, range(int(folds)))))
 
 
 def _categories(given: GivenSettings) -> list[str]:
@@ -203,19 +203,21 @@ def _statistics(rows: Mapping[str, Values], parts: Parts) -> dict[str, Values]:
 
     The name of the mean says of how many runs it is, if it is not of all.
     """
-    columns = [_known(column) for column in zip(*rows.values(), strict=True)]
-    counts = sorted({len(column) for column in columns})
+    means: Values = []
+    errors: Values = []
+    counts: set[int] = set()
+    for column in zip(*rows.values(), strict=True):
+        known = [value for value in column if value is not None]
+        counts.add(len(known))
+        means.append(_mean(known))
+        errors.append(_standard_error(known))
     title = "mean"
-    if counts != [len(parts.names)]:
-        title = f"mean of {' or '.join(map(str, counts))} of {len(parts.names)}"
-    statistics = {title: [_mean(column) for column in columns]}
+    if counts != {len(parts.names)}:
+        title = f"mean of {' or '.join(map(str, sorted(counts)))} of {len(parts.names)}"
+    statistics = {title: means}
     if parts.kind == "fold":
-        statistics["standard error"] = [_standard_error(column) for column in columns]
+        statistics["standard error"] = errors
     return statistics
-
-
-def _known(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -35,6 +35,20 @@ def test_help_comes_without_torch(words):
     assert usage.startswith(" ".join(["usage: lightning-ad", *words]))
 
 
+def test_libraries_that_few_runs_need_are_imported_at_their_use():
+    """`train --help` is as fast as `import torch, lightning` then."""
+    code = (
+        "import sys\n"
+        "import lightning_ad.commands.series, lightning_ad.commands.preview\n"
+        "slow = {'timm', 'kornia', 'segmentation_models_pytorch', 'wandb', 'mlflow', 'sklearn'}\n"
+        "sys.exit(f'imported {slow & {*sys.modules}}' if slow & {*sys.modules} else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_overview_has_a_line_for_each_command(capsys):
     assert main(["--help"]) == 0
     printed = capsys.readouterr().out

@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lightning_ad.cli.parser import split_flags
-from lightning_ad.cli.settings import GivenSettings, without
+from lightning_ad.cli.settings import GivenSettings, split_flags, without
 from lightning_ad.data.layouts import categories, layout_module, layout_names
 from lightning_ad.errors import UsageError
 

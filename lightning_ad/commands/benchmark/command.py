@@ -57,8 +57,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> list[Cell]:
     """Returns the cells; all arguments are checked before anything is written."""
     folder = configs()
-    methods = [_config(name, folder) for name in _listed(arguments.methods)]
-    data = [_config(name, folder / "data") for name in _listed(arguments.data)]
+    methods = _configs(arguments.methods, folder)
+    data = _configs(arguments.data, folder / "data")
     seeds = _seeds(arguments.seeds)
     cells = plan(methods, data, arguments.categories, seeds, arguments.flags)
     _check_flags(cells)
@@ -160,8 +160,12 @@ def _environments_of_gpus(count: int, gpus: int) -> list[dict[str, str]]:
     return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:count]]
 
 
+def _configs(text: str, folder: Path) -> list[Path]:
+    """Returns the YAML files that are named between commas, by paths or by names in `folder`."""
+    return [_config(name, folder) for name in _listed(text)]
+
+
 def _config(name: str, folder: Path) -> Path:
-    """Returns a YAML file by its path, or by its name in `folder`."""
     if name.endswith((".yaml", ".yml")):
         if Path(name).is_file():
             return Path(name)
@@ -169,18 +173,17 @@ def _config(name: str, folder: Path) -> Path:
     path = folder / f"{name}.yaml"
     if path.is_file():
         return path
-    known = sorted(file.stem for file in folder.glob("*.yaml"))
+    known = [file.stem for file in sorted(folder.glob("*.yaml"))]
     raise UsageError(f"there is no {path}{did_you_mean(name, known)}; there is {', '.join(known)}")
 
 
 def _seeds(text: str) -> list[int]:
-    seeds = _listed(text)
-    are_numbers = all(seed.isdecimal() for seed in seeds)
-    if not seeds or not are_numbers or len({*seeds}) < len(seeds):
+    names = _listed(text)
+    if not names or not "".join(names).isdecimal() or len({*names}) < len(names):
         raise UsageError(
             f"--seeds: expected different numbers between commas, such as 0,1,2, got {text!r}"
         )
-    return [int(seed) for seed in seeds]
+    return list(map(int, names))
 
 
 def _listed(text: str) -> list[str]:

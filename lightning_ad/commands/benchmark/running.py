@@ -138,13 +138,13 @@ class _Runner:
 
     def _wait(self, child: subprocess.Popen[bytes]) -> int:
         """Returns the child's exit code; it is told to stop as soon as the benchmark is."""
-        is_told = False
+        was_asked = False
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return child.wait(timeout=POLL_SECONDS)
-            if self.is_stopped and not is_told:
+            if self.is_stopped and not was_asked:
                 child.terminate()
-                is_told = True
+                was_asked = True
             if signal.SIGKILL in self._signals:
                 child.kill()
 

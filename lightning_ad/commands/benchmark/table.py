@@ -329,12 +329,12 @@ def _title(some: Sequence[tuple[str, str]], runs: Sequence[tuple[str, str]]) -> 
     """Names some of the runs (method, data set): all, whole methods or data sets, or each."""
     if len(some) == len(runs):
         return "all"
-    for part in (0, 1):
-        names = dict.fromkeys(run[part] for run in some)
-        covered = [run for run in runs if run[part] in names]
-        if len(some) == len(covered):
+    for part in (0, 1):  # methods, data sets
+        names = list(dict.fromkeys(run[part] for run in some))
+        covered = sum(run[part] in names for run in runs)
+        if len(some) == covered:
             return ", ".join(names)
-    return ", ".join(f"{method} on {data}" for method, data in some)
+    return ", ".join(map(" on ".join, some))
 
 
 def environment(results: Mapping[Cell, Result]) -> list[str]:
