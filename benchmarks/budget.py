@@ -1,10 +1,10 @@
-"""Fits under a quarter of the memory that they would take, and their metrics beside those of the unbounded fits.
+"""Fits methods in a half and a quarter of the memory they would take, and compares their metrics.
 
-    python benchmarks/budget.py --backbone mobilenet_v2 --weights mobilenet_v2.pth --config configs/data/mtd.yaml \
-        --data.root data/mtd
+    python benchmarks/budget.py --backbone mobilenet_v2 --weights mobilenet_v2.pth \
+        --config configs/data/mtd.yaml --data.root data/mtd
 
-What a fit takes is the most that its process has held by the end of it, less what it held before. All flags that are
-not its own go to train.py.
+The memory of a fit is the most that its process holds by the end of it, less what the process held
+before. Flags that this script does not know go to train.py.
 """
 
 import argparse
@@ -20,7 +20,7 @@ SHOWN = ("image_AUROC", "image_AP", "pixel_AUROC", "pixel_AP", "pixel_AUPRO_0.30
 
 
 def fit(method: str, name: str, folder: Path, flags: list[str]) -> tuple[float, dict[str, float]]:
-    """GiB that a fit took, and the metrics of its test."""
+    """Returns the memory of a fit in GiB, and the metrics of its test."""
     command = [
         sys.executable,
         f"{ROOT}/train.py",

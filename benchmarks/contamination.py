@@ -1,9 +1,10 @@
-"""How many defective images among the training images the list of suspects finds, on magnetic tiles.
+"""Counts the defective training images that the list of suspects finds, on magnetic tiles.
 
-    python benchmarks/contamination.py --root data/mtd --backbone mobilenet_v2 --weights mobilenet_v2.pth
+    python benchmarks/contamination.py --root data/mtd --backbone mobilenet_v2 \
+        --weights mobilenet_v2.pth
 
-5 % of 400 training images are defective: four of each of the five kinds, by name. Printed for each method: how
-many of them are among the first 20, 40 and 60 of `suspects.csv`.
+5 % of 400 training images are defective: the first four of each of the five kinds, by name. Prints
+for each method how many of them are among the first 20, 40 and 60 of `suspects.csv`.
 """
 
 import argparse
@@ -25,7 +26,7 @@ COUNT, EACH = 400, 4
 
 
 def write_table(root: Path, folder: Path) -> set[str]:
-    """A table of the images as the layout `table` reads it; the paths of the defective ones."""
+    """Writes samples.csv for the layout `table`; returns the paths of the defective images."""
     good = sorted((root / "MT_Free/Imgs").glob("*.jpg"))
     bad = [
         p for kind in KINDS for p in sorted((root / f"MT_{kind}/Imgs").glob("*.jpg"))[: EACH + 1]

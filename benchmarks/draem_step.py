@@ -1,9 +1,10 @@
-"""One training step (forward, losses, backward, Adam) of the full DRAEM, ours and anomalib's, taking turns.
+"""Times one training step (forward, losses, backward, Adam) of the full DRAEM and of anomalib's.
 
-    python benchmarks/draem_step.py --steps 5                     # float32, on the CPU or the GPU there is
-    python benchmarks/draem_step.py --bf16 --compile              # ours as it is run on a GPU
+    python benchmarks/draem_step.py --steps 5              # float32, on the GPU if there is one
+    python benchmarks/draem_step.py --bf16 --compile       # ours as it is run on a GPU
 
-Needs anomalib 2.7.0 in the same environment. Both get the same images with anomalies laid on beforehand.
+The two take turns on the same images, whose anomalies are drawn beforehand. Needs anomalib 2.7.0 in
+the same environment.
 """
 
 import argparse
@@ -101,12 +102,10 @@ def main() -> None:
         print("lightning_ad {:.3f} s   anomalib {:.3f} s".format(*turns[-1]), flush=True)
     a, b = (statistics.median(column) for column in zip(*turns, strict=True))
     ratios = sorted(second / first for first, second in turns)
-    print(
-        f"{device}, batch {wish.batch} of {wish.size} px, medians of {wish.steps} steps, taking turns"
-    )
-    print(
-        f"lightning_ad {a:.3f} s   anomalib {b:.3f} s   {b / a:.2f} times as fast ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-    )
+    setting = f"{device}, batch {wish.batch} of {wish.size} px"
+    print(f"{setting}, medians of {wish.steps} steps, taking turns")
+    spread = f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+    print(f"lightning_ad {a:.3f} s   anomalib {b:.3f} s   {b / a:.2f} times as fast ({spread})")
 
 
 if __name__ == "__main__":

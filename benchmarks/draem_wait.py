@@ -1,9 +1,10 @@
-"""The share of a DRAEM epoch in which training waits for the loader, with noise made in the loader and on the device.
+"""Measures how long DRAEM waits for the loader, with noise made in the loader and on the device.
 
-    python benchmarks/draem_wait.py --textures dtd/images                  # the released widths
-    python benchmarks/draem_wait.py --textures dtd/images --width 16       # a small network, which waits more
+    python benchmarks/draem_wait.py --textures dtd/images              # the released widths
+    python benchmarks/draem_wait.py --textures dtd/images --width 16   # a small network waits more
 
-Images are the demo's, drawn into a temporary folder; the first epoch, in which workers start, does not count.
+Prints the waiting as a share of an epoch. The images are the demo's, drawn into a temporary folder;
+the first epoch, in which workers start, does not count.
 """
 
 import argparse
@@ -51,9 +52,11 @@ def main() -> None:
             )
             trainer.fit(DRAEM(*widths, noise=noise), datamodule=data)
             seen = trainer.callback_metrics
+            workers = data.workers(trainer.strategy.root_device, True)
+            rate = f"{seen['images_per_second']:.2f}"
             print(
-                f"noise: {noise:<7} workers: {data.workers(trainer.strategy.root_device, True)}  widths: {widths}  "
-                f"images a second: {seen['images_per_second']:.2f}  waiting: {seen['wait_share']:.1%}"
+                f"noise: {noise:<7} workers: {workers}  widths: {widths}  "
+                f"images a second: {rate}  waiting: {seen['wait_share']:.1%}"
             )
 
 

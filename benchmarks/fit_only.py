@@ -1,13 +1,16 @@
-"""PatchCore and PaDiM against anomalib's on the same images, backbone and layers, taking turns.
+"""Times PatchCore and PaDiM and anomalib's on the same images, backbone and layers, in turns.
 
     python benchmarks/fit_only.py FOLDER --weights mobilenet_v2.pth --part selection padim scoring
 
-FOLDER holds images (*.jpg); 224 x 224 px, MobileNetV2 (or SqueezeNet 1.1), 200 images for the selection. Needs
-anomalib 2.7.0 in the same environment. `selection` takes the same embeddings for both, anomalib's own projection
-included, and says what ours holds beside the vectors (`--images 762 --ratio 0.1` for 10 % of all of MTD's training
-set); `padim` builds, also in half precision, says what of it are network and Gaussians by themselves, and scores;
-`scoring` scores with banks of 5,973 and 59,740 vectors, and shows backbone and matrix product by themselves. Batches
-are of 32 images, which is what anomalib evaluates with.
+FOLDER holds images (*.jpg), which are resized to 224 x 224 px. The backbone is MobileNetV2 or
+SqueezeNet 1.1. Needs anomalib 2.7.0 in the same environment. The parts:
+
+- `selection` selects a coreset from the embeddings of 200 images, the same for both, anomalib's own
+  projection included, and prints the memory that ours takes beside the vectors
+  (`--images 762 --ratio 0.1` for 10 % of all of MTD's training set).
+- `padim` fits, also in half precision, times the network and the Gaussians alone, and scores.
+- `scoring` scores with banks of 5,973 and 59,740 vectors, and times the backbone and the matrix
+  product alone. Batches are of 32 images, as anomalib evaluates.
 """
 
 import argparse
@@ -34,7 +37,10 @@ LAYERS = {  # the finest is PaDiM's alone
 
 
 def turns(repeats: int, **work: Callable[[], object]) -> dict[str, float]:
-    """The median seconds of each, one after the other in each round, after a first round that does not count."""
+    """Returns the median seconds of each piece of work.
+
+    All take turns in each round; a first round does not count.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(repeats + 1):
         for name, once in work.items():
@@ -59,17 +65,15 @@ def selection(images: Tensor, name: str, weights: str, ratio: float) -> None:
     begin = time.perf_counter(), restart_peak()
     k_center_greedy(vectors, count, torch.Generator().manual_seed(0))
     ours, held = time.perf_counter() - begin[0], memory("VmHWM") - begin[1]
-    print(
-        f"selection of {count} of {len(vectors)}: {ours:.0f} s, {held / vectors.nbytes:.2f} times the vectors' size"
-    )
+    share = f"{held / vectors.nbytes:.2f} times the vectors' size"
+    print(f"selection of {count} of {len(vectors)}: {ours:.0f} s, {share}")
     few = min(300, max(100, count // 20))  # each of anomalib's steps takes the same time
     begin = time.perf_counter()
     KCenterGreedy(vectors, few / len(vectors)).select_coreset_idxs()
     theirs = (time.perf_counter() - begin) / few * count
     print(f"  ours {ours / count * 1e3:.2f} ms a centre, ", end="")
-    print(
-        f"anomalib {theirs / count * 1e3:.1f} (from {few} centres): {theirs / ours:.0f} times as fast"
-    )
+    print(f"anomalib {theirs / count * 1e3:.1f} (from {few} centres): ", end="")
+    print(f"{theirs / ours:.0f} times as fast")
 
 
 def restart_peak() -> int:
@@ -108,9 +112,8 @@ def scoring(images: Tensor, name: str, weights: str, size: int) -> None:
             product=lambda q=queries, b=bank: [q @ b.T for _ in tested],
         )  # fmt: skip
         show(f"PatchCore, bank of {rows}", found, size)
-        print(
-            f"  ours takes {found['ours'] / (found['backbone'] + found['product']):.2f} of backbone and product"
-        )
+        share = found["ours"] / (found["backbone"] + found["product"])
+        print(f"  ours takes {share:.2f} of backbone and product")
 
 
 def padim(images: Tensor, name: str, weights: str, size: int) -> None:
@@ -173,11 +176,8 @@ def padim(images: Tensor, name: str, weights: str, size: int) -> None:
             "network alone": networks,
             "Gaussians alone": rest,
         }.items():
-            print(
-                f"PaDiM, {len(images)} images, {title}, {part}: {ours:.2f} s, anomalib {theirs:.2f} s: ",
-                end="",
-            )
-            print(f"{theirs / ours:.1f} times")
+            print(f"PaDiM, {len(images)} images, {title}, {part}: {ours:.2f} s, ", end="")
+            print(f"anomalib {theirs:.2f} s: {theirs / ours:.1f} times")
     peer = PadimModel(build_network(name, weights), layers, False, n_features=100).train()
     build_theirs()
     peer.eval()
@@ -203,9 +203,8 @@ def normalised(images: Tensor) -> Tensor:
 
 def show(title: str, seconds: dict[str, float], images: int) -> None:
     rates = ", ".join(f"{name} {images / value:.1f}" for name, value in seconds.items())
-    print(
-        f"{title}, images a second: {rates}; {seconds['anomalib'] / seconds['ours']:.1f} times anomalib"
-    )
+    ratio = seconds["anomalib"] / seconds["ours"]
+    print(f"{title}, images a second: {rates}; {ratio:.1f} times anomalib")
 
 
 def main() -> None:

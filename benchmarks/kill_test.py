@@ -1,11 +1,12 @@
-"""Kills runs at random moments of their lives, goes on with --resume, and compares what comes out with a quiet run.
+"""Kills runs at random moments, resumes them, and compares the results with an undisturbed run.
 
     python benchmarks/kill_test.py --kills 50 --seed 0
 
-A run is killed (SIGKILL) up to four times, then left to end: its checkpoint and its metrics must be those of the run
-that nobody disturbed, bit for bit. After each kill, every checkpoint there must load whole. Small runs of 12 epochs on
-a drawn data set (PatchCore keeps its progress at every step); two at a time, each on one thread, in processes that have
-imported everything, so that kills hit the run and not its imports. Ends with 1 where anything differs.
+A run is killed (SIGKILL) up to four times, then left to end: its checkpoint and its metrics must be
+those of the undisturbed run, bit for bit. After each kill, every checkpoint there must load whole.
+The runs are small, of 12 epochs on a drawn data set (PatchCore keeps its progress at every step).
+Two run at a time, each on one thread, in processes that have imported everything, so that kills hit
+the run and not its imports. Exits with 1 if anything differs.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def command(
 
 
 def result(folder: Path) -> tuple[dict, dict]:
-    """Weights and metrics of a finished run."""
+    """Returns the weights and metrics of a finished run."""
     state = torch.load(folder / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     return state, json.loads((folder / "metrics.json").read_text())["metrics"]
 
@@ -62,7 +63,7 @@ def finish(forked: Forked, argv: list[str], what: str) -> None:
 def trial(
     method: str, kills: int, seed: int, trees: dict[str, Path], output: Path, forked: Forked
 ) -> str:
-    """Kills runs of a method; what happened, as a line of text."""
+    """Kills runs of a method; returns a line of text about what happened."""
     rng = random.Random(f"{method} {seed}")
     finish(
         forked, command(method, trees, output, f"{method}-warm", False), f"{method}, first"
@@ -100,8 +101,9 @@ def trial(
             raise RuntimeError(f"{method}: run {runs} did not end as the undisturbed one")
         runs += 1
     return (
-        f"{method:<10} {done} kills of {runs} runs that live {life:.0f} s ({resumed} of runs that had been resumed, "
-        f"{kept} with checkpoints or progress there): every run ended bit for bit as the undisturbed one"
+        f"{method:<10} {done} kills of {runs} runs that live {life:.0f} s "
+        f"({resumed} of runs that had been resumed, {kept} with checkpoints or progress there): "
+        "every run ended bit for bit as the undisturbed one"
     )
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/large_images.py [--methods patchcore padim] [--tile 512] [--images 1]
 
-Draws two good images and a scratched one, trains each method on a small copy of one of them, and evaluates the run on
-the others (or on the scratched one alone) in a process of its own: its largest resident size, libraries included, is
-what is printed. Weights are random: they weigh the same.
+Draws two good images and a scratched one, trains each method on a small copy of one of them, and
+evaluates the run on the others (or on the scratched one alone) in a process of its own. Prints the
+largest resident size of that process, libraries included. Weights are random: they weigh the same.
 """
 
 import argparse
@@ -32,7 +32,7 @@ METHODS = {
 
 
 def draw(root: Path, width: int, height: int) -> None:
-    """A tree for the layout `folder`: speckled grey sheets, one of them scratched."""
+    """Draws a tree for the layout `folder`: speckled grey sheets, one of them scratched."""
     rng = np.random.default_rng(0)
     for name in ("good/0", "good/1", "bad/scratch/0"):
         path = root / f"{name}.jpg"
@@ -48,7 +48,10 @@ def draw(root: Path, width: int, height: int) -> None:
 
 
 def peak(command: list[str]) -> tuple[float, float]:
-    """Seconds, and the largest resident size in GiB, of a process that must succeed; its output is shown if not."""
+    """Returns the seconds and the largest resident size in GiB of a process.
+
+    Exits with the process's output if it fails.
+    """
     begin = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
@@ -95,10 +98,8 @@ def main() -> None:
             again = [sys.executable, f"{ROOT}/evaluate.py", f"{folder}/{method}"]
             again += ["--trainer.limit_test_batches", str(args.images)]
             seconds, memory = peak([*again, "--data.image_size", f"[{height}, {width}]"])
-            print(
-                f"{method:<12} {memory:5.2f} GiB  {seconds:6.1f} s with the start, {args.images} images",
-                flush=True,
-            )
+            taken = f"{memory:5.2f} GiB  {seconds:6.1f} s with the start"
+            print(f"{method:<12} {taken}, {args.images} images", flush=True)
 
 
 if __name__ == "__main__":

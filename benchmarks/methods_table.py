@@ -1,10 +1,11 @@
-"""Trains every method on one data set through train.py, one after the other, and writes a table of them.
+"""Trains every method on one data set through train.py, and writes a table of the results.
 
-    python benchmarks/methods_table.py docs/table.md --backbone mobilenet_v2 --weights mobilenet_v2.pth \
-        --config configs/data/mtd.yaml --data.root data/mtd
+    python benchmarks/methods_table.py docs/table.md --backbone mobilenet_v2 \
+        --weights mobilenet_v2.pth --config configs/data/mtd.yaml --data.root data/mtd
 
-All flags that are not its own go to train.py. Runs that are already in --runs are taken as they are. Methods that
-have no such backbone (DRAEM), or two (PFM), are trained by a command of their own and named with --also.
+Flags that this script does not know go to train.py. Runs that are already in --runs are not trained
+again. Methods without such a backbone (DRAEM), or with two (PFM), are trained by a command of their
+own and named with --also.
 """
 
 import argparse
@@ -24,14 +25,19 @@ METHODS = {
     "cfa": ["--model.features", "post_relu", "--trainer.max_epochs", "2"],
 }
 SHOWN = {
-    "image_AUROC": "image AUROC", "image_AP": "image AP", "image_F1Max": "image F1", "pixel_AUROC": "pixel AUROC",
-    "pixel_AP": "pixel AP", "pixel_F1Max": "pixel F1", "pixel_AUPRO_0.30": "AUPRO 0.30",
+    "image_AUROC": "image AUROC",
+    "image_AP": "image AP",
+    "image_F1Max": "image F1",
+    "pixel_AUROC": "pixel AUROC",
+    "pixel_AP": "pixel AP",
+    "pixel_F1Max": "pixel F1",
+    "pixel_AUPRO_0.30": "AUPRO 0.30",
     "pixel_AUPRO_0.05": "AUPRO 0.05",
-}  # fmt: skip
+}
 
 
 def run(method: str, args: argparse.Namespace, flags: list[str]) -> Path:
-    """The run folder of a method, which is trained where there is none."""
+    """Returns the run folder of a method, which is trained if there is none."""
     name = f"{method}-{args.backbone}"
     folder = args.runs / name / "version_0"
     if not (folder / "metrics.json").is_file():
@@ -48,7 +54,11 @@ def run(method: str, args: argparse.Namespace, flags: list[str]) -> Path:
 
 
 def row(folder: Path) -> str:
-    """A line of the table: metrics, seconds of the fit, images a second of the test, peak memory, checkpoint size."""
+    """Returns a line of the table.
+
+    Its last cells: seconds of the fit, images a second of the test, peak memory in GiB, checkpoint
+    size in MiB.
+    """
     found = json.loads((folder / "metrics.json").read_text())
     config = yaml.safe_load((folder / "config.yaml").read_text())
     method, data = config["model"]["class_path"].rpartition(".")[2], config["data"]

@@ -1,13 +1,15 @@
-"""PatchCore, PaDiM and CFA against anomalib's on magnetic tiles: the same images, network, layers, size and metrics.
+"""Compares PatchCore, PaDiM and CFA with anomalib's on magnetic tiles.
 
-    python benchmarks/peer_metrics.py patchcore --root data/mtd --train-list list.txt --weights mobilenet_v2.pth \
-        --images 200 --seeds 0 1 2
+    python benchmarks/peer_metrics.py patchcore --root data/mtd --train-list list.txt \
+        --weights mobilenet_v2.pth --images 200 --seeds 0 1 2
 
-Ours are trained by train.py's own function; the peer's model sees the batches of our data module, and its maps go to
-our metrics. MobileNetV2 or SqueezeNet 1.1 (`--backbone`), 224 px (`--size`); `--images` takes the first of the sorted
-list for training, so that the peer's selection of a coreset ends. PaDiM's channels and CFA's first weights are drawn
-once, for both. CFA learns for `--epochs`, in batches of 4, as released, of the same images in the same order for both;
-the peer's model knows other networks only, and is given this one. Needs anomalib 2.7.0 in the same environment.
+Both have the same images, network, layers, size and metrics: ours are trained by train.py's own
+function; anomalib's model gets the batches of our data module, and its maps go to our metrics. The
+network is MobileNetV2 or SqueezeNet 1.1 (`--backbone`), at 224 px (`--size`); anomalib's CFA knows
+other networks only, and is given this one. `--images` takes the first of the sorted list for
+training, so that anomalib's coreset selection ends. PaDiM's channels and CFA's first weights are
+drawn once, for both. CFA learns for `--epochs`, in batches of 4, as released, of the same images in
+the same order for both. Needs anomalib 2.7.0 in the same environment.
 """
 
 import argparse
@@ -46,7 +48,11 @@ BATCH = {"patchcore": 16, "padim": 16, "cfa": 4}
 
 
 def smaller(root: Path, listed: list[str], kept: list[str], folder: Path) -> tuple[Path, Path]:
-    """A tree of links to the images of MTD without those that are listed and not kept; and the list of the kept."""
+    """Makes a tree of links to the images of MTD, without those that are listed and not kept.
+
+    Returns:
+        The tree, and a file that lists the kept ones.
+    """
     out, chosen = set(listed) - set(kept), folder / "list.txt"
     tree = Path(
         shutil.copytree(
@@ -124,7 +130,7 @@ def fit_peer(method: str, model: nn.Module, data: AnomalyDataModule, epochs: int
 def score_peer(
     method: str, backbone: str, weights: str, data: AnomalyDataModule, seed: int, epochs: int
 ) -> dict[str, float]:
-    """The metrics of anomalib's model, fitted and scored on the batches of `data`."""
+    """Fits anomalib's model and scores it on the batches of `data`; returns its metrics."""
     torch.manual_seed(seed)
     data.seed = seed
     model = peer(method, backbone, weights, seed, data.input_size[0]).train()

@@ -1,9 +1,10 @@
-"""Where a PFM epoch's time goes, and what the feature cache saves.
+"""Times the parts of a PFM epoch, and what the feature cache saves.
 
     python benchmarks/pfm_step.py --source squeezenet1_1 --target mobilenet_v2
     python benchmarks/pfm_step.py                                  # ResNet34 and ResNet50
 
-Random weights: they take the same time. Images are the demo's (PNG, 256 px), read again from disk each time.
+Weights are random: they take the same time. Images are the demo's (PNG, 256 px), read again from
+disk each time.
 """
 
 import argparse
@@ -90,9 +91,8 @@ def main() -> None:
             f"{name:<32} {value / wish.batches / 8 * 1000:8.1f} ms an image  {value / total:6.1%}"
         )
     rest = total - spent["source backbone"] - spent["target backbone"]
-    print(
-        f"an epoch with the cache (images are still read): {(rest + frozen) / (rest + cached):.2f} times as fast"
-    )
+    gain = (rest + frozen) / (rest + cached)
+    print(f"an epoch with the cache (images are still read): {gain:.2f} times as fast")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all tests share: small trees with the real names, the real data where it is there, and no network."""
+"""What all tests share: small trees with the real names, the real data if present, no network."""
 
 import multiprocessing
 import os
@@ -57,7 +57,7 @@ def seed():
 
 @pytest.fixture
 def one_thread():
-    """As many as a process of `script` has: the number decides about the last bits."""
+    """Limits torch to one thread, as a process of `script`: their number decides the last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -71,14 +71,15 @@ def forked_training(monkeypatch):
     def start(flags, more=None, stdout=None, **_):
         return ForkedTraining(forked(), flags, stdout.name if stdout else os.devnull, more or {})
 
-    # By name: Lightning imported before pytest handles the log would keep its messages from `caplog`.
+    # By name: Lightning, if imported before pytest handles the log, would keep its messages from
+    # `caplog`.
     for module in ("commands.series", "commands.benchmark.running"):
         monkeypatch.setattr(f"lightning_ad.{module}.start_training", start)
 
 
 @pytest.fixture
 def over_processes(tmp_path):
-    """Calls `work(rank)` in each of `world` processes of one gloo group, and returns what each returned.
+    """Calls `work(rank)` in each of `world` processes of one gloo group; returns their results.
 
     They are forked: to import torch again would take longer than most of the tests.
     """

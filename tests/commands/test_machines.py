@@ -15,7 +15,11 @@ ROOT = Path(__file__).parents[2]
 
 
 def two_machines(args):
-    """Runs train.py under two agents on loopback, one process each; their exit codes and what they said."""
+    """Runs train.py under two agents on loopback, one process each.
+
+    Returns:
+        Their exit codes, and what they printed.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -31,13 +35,17 @@ def two_machines(args):
         "1",
     ]
     agent += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    training = [str(ROOT / "train.py"), *args, "--trainer.num_nodes", "2"]
     agents = [
         subprocess.Popen(
-            [*agent, "--node_rank", str(rank), str(ROOT / "train.py"), *args, "--trainer.num_nodes", "2"],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [*agent, "--node_rank", str(rank), *training],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     try:
         said = [agent.communicate(timeout=240)[0] for agent in agents]
     finally:

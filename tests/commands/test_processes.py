@@ -37,7 +37,7 @@ def test_two_processes_with_half_the_batch_have_the_loss_curve_of_one(
     method, tree, trees, tmp_path
 ):
     args = [*flags(method, "mvtec", {"mvtec": trees[tree]}, tmp_path), "--trainer.max_epochs", "4"]
-    # CFA's own learning rate diverges on so few images, and what diverges multiplies every rounding.
+    # CFA's own learning rate diverges on so few images, and divergence multiplies every rounding.
     args += ["--model.learning_rate", "1e-4"] if method == "CFA" else ["--model.norm", "group"]
     train([*args, "--name", "one", "--data.batch_size", "4"])
     result = script(

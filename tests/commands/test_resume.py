@@ -17,41 +17,47 @@ from lightning_ad.commands.evaluate import evaluate
 from lightning_ad.commands.train import train
 from lightning_ad.errors import UsageError
 
+# Flags of the options that several cases share.
+HOLDOUT = ["--data.validation", "holdout", "--data.validation_share", "0.3"]
+FOUR_EPOCHS = ["--trainer.max_epochs", "4"]
+EXPONENTIAL = "torch.optim.lr_scheduler.ExponentialLR"
+LAST_EPOCHS = "lightning_ad.callbacks.LastEpochsAveraging"
+
 RESUMED = {
     "cfa-average": ("CFA", ["--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging"]),
     "draem-2-workers": ("DRAEM", ["--model.lr_milestones", "[0.5]", "--data.num_workers", "2"]),
     "draem-best": (
         "DRAEM",
-        [
-            *("--data.validation", "holdout", "--data.validation_share", "0.3", "--select", "validation_loss"),
-            *("--trainer.max_epochs", "4"),
-        ],
+        [*HOLDOUT, *FOUR_EPOCHS, "--select", "validation_loss"],
     ),
     "draem-plateau": (
         "DRAEM",
         [
             *("--model.lr_scheduler", "lightning.pytorch.cli.ReduceLROnPlateau"),
             *("--model.lr_scheduler.monitor", "validation_loss"),
-            *("--model.lr_scheduler.patience", "0", "--model.lr_scheduler.threshold", "1e9"),  # drops each epoch
-            *("--data.validation", "holdout", "--data.validation_share", "0.3", "--trainer.max_epochs", "4"),
+            *("--model.lr_scheduler.patience", "0"),
+            *("--model.lr_scheduler.threshold", "1e9"),  # drops each epoch
+            *HOLDOUT,
+            *FOUR_EPOCHS,
         ],
     ),
     "pfm-last-epochs": (
         "PFM",
         [
-            *("--trainer.callbacks+", "lightning_ad.callbacks.LastEpochsAveraging", "--trainer.callbacks.epochs", "2"),
+            *("--trainer.callbacks+", LAST_EPOCHS, "--trainer.callbacks.epochs", "2"),
             *("--trainer.max_epochs", "3"),
         ],
     ),
     "pfm-scheduler-average": (
         "PFM",
         [
-            *("--model.lr_scheduler", "torch.optim.lr_scheduler.ExponentialLR", "--model.lr_scheduler.gamma", "0.5"),
-            *("--trainer.accumulate_grad_batches", "2", "--trainer.max_epochs", "4"),
+            *("--model.lr_scheduler", EXPONENTIAL, "--model.lr_scheduler.gamma", "0.5"),
+            *("--trainer.accumulate_grad_batches", "2"),
+            *FOUR_EPOCHS,
             *("--trainer.callbacks+", "lightning_ad.callbacks.StepsAveraging"),
         ],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", RESUMED)

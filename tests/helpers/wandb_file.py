@@ -1,4 +1,4 @@
-"""What is in an offline file of Weights & Biases: blocks of 32 KiB with records, as LevelDB's logs have them."""
+"""Reads an offline file of Weights & Biases: blocks of 32 KiB with records, as LevelDB's logs."""
 
 import json
 import struct
