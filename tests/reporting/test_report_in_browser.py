@@ -24,6 +24,7 @@ FLAGS = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
+    "--disable-dev-shm-usage",  # a container's /dev/shm is often too small
     "--disable-sync",
     "--no-first-run",
     "--virtual-time-budget=2000",
@@ -63,8 +64,8 @@ def shown(page, tmp_path, address="", script="", more=()):
     """The page's elements after its own scripts, and then `script`, have run."""
     copy = tmp_path / "page.html"
     copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
-    profile = ["--virtual-time-budget=2000", f"--user-data-dir={tmp_path / 'profile'}"]
-    command = [str(BROWSER), *FLAGS, *more, *profile, "--dump-dom", f"{copy.as_uri()}#{address}"]
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
+    command = [str(BROWSER), *FLAGS, *more, profile, "--dump-dom", f"{copy.as_uri()}#{address}"]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
