@@ -12,7 +12,7 @@ SMALLER = {
     "ad.PatchCore(": 'ad.PatchCore(backbone="squeezenet1_1", weights=None, ',
     "image_size=256, center_crop=224": "image_size=64, center_crop=None, num_workers=0",
     "reject=0.05": "reject=0.5",
-    "reject = 0.1 ": "reject = 0.5 ",
+    "reject = 0.1": "reject = 0.5",
 }
 
 
