@@ -22,9 +22,11 @@ from scipy import ndimage
 from torch import Tensor
 
 from lightning_ad.data.geometry import Geometry
+from lightning_ad.data.ignoring import fill
 from lightning_ad.data.reading import ImageLike, as_image
+from lightning_ad.data.sample import Prediction
 from lightning_ad.data.tiling import Tiles
-from lightning_ad.errors import UsageError, WeightsError
+from lightning_ad.errors import DataError, UsageError, WeightsError
 from lightning_ad.evaluation.thresholds import Threshold, choose, conformal_p_values
 from lightning_ad.features.weights import read_state, skip_weights
 from lightning_ad.methods.base import AnomalyModule
@@ -234,17 +236,38 @@ class Inspector:
         """
         if isinstance(image, Sequence) and not isinstance(image, str):
             return list(self._inspect_all(image))
-        return self._inspect([as_image(image)])[0]
+        if ignore is None:
+            return self._inspect([as_image(image)])[0]
+        return self._inspect_around(as_image(image), ignore)
 
     def _inspect_all(self, images: Sequence[ImageLike]) -> Iterator[Result]:
         for start in range(0, len(images), BATCH_SIZE):
             batch = images[start : start + BATCH_SIZE]
             yield from self._inspect([as_image(image) for image in batch])
 
+    def _inspect_around(self, image: Tensor, ignore: NDArray[np.bool_]) -> Result:
+        ignored = torch.from_numpy(np.asarray(ignore, dtype=bool))
+        if ignored.shape != image.shape[-2:]:
+            raise DataError(
+                f"expected ignore to have the size of its image, {list(image.shape[-2:])}, "
+                f"got {list(ignored.shape)}"
+            )
+        seen = self._geometry.mask(ignored)
+        prediction = self._score(self._geometry.image(fill(image, ignored))[None], seen[None])
+        return self._results(prediction, [image])[0]
+
     def _inspect(self, images: Sequence[Tensor]) -> list[Result]:
         batch = torch.stack([self._geometry.image(image) for image in images])
+        return self._results(self._score(batch), images)
+
+    def _score(self, batch: Tensor, ignore: Tensor | None = None) -> Prediction:
+        device = self.module.device
+        if ignore is not None:
+            ignore = ignore.to(device)
         with torch.inference_mode(), self._autocast():
-            prediction = self.module.score_by(self._tiles, batch.to(self.module.device))
+            return self.module.score_by(self._tiles, batch.to(device), ignore)
+
+    def _results(self, prediction: Prediction, images: Sequence[Tensor]) -> list[Result]:
         scores = prediction.score.float().cpu()
         maps = prediction.map.float().cpu()
         return [

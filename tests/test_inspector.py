@@ -125,6 +125,22 @@ def test_the_threshold_can_be_set_by_a_score_or_by_a_share(run):
         inspector.reject = 0.01
 
 
+def test_what_is_ignored_does_not_matter(run):
+    inspector = ad.load(run.path)
+    row = next(row for row in read_predictions(run.predictions) if row.label)
+    array = np.asarray(Image.open(row.path).convert("RGB")).copy()
+    ignore = np.zeros(array.shape[:2], dtype=bool)
+    ignore[: len(array) // 2] = True
+    found = inspector(array, ignore)
+    array[ignore] = 255 - array[ignore]
+    changed = inspector(array, ignore)
+    assert changed.score == found.score
+    np.testing.assert_array_equal(changed.map, found.map)
+    assert inspector(array).score != found.score
+    with pytest.raises(ad.DataError, match="expected ignore to have the size of its image"):
+        inspector(array, ignore[1:])
+
+
 def test_a_map_comes_back_in_the_geometry_of_its_image():
     geometry = Geometry.of(256, 224)
     map = torch.rand(224, 224)

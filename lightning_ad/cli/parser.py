@@ -1,25 +1,46 @@
 """The parser of flags and YAML files; its errors are one sentence each."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Union, get_args, get_origin
 
-import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_ad import methods
+from lightning_ad.cli.settings import read_config, split_flags
 from lightning_ad.cli.trust import REFUSED_IMPORT, allow_imports, refusal
 from lightning_ad.errors import UsageError, UserError, did_you_mean
 
-BASES = (methods.AnomalyModule, methods.LearnedModule, methods.FitOnlyModule)
+
+class Known(NamedTuple):
+    """The names that exist.
+
+    Attributes:
+        flags: all flags.
+        methods: the names that --model takes.
+    """
+
+    flags: Sequence[str] = ()
+    methods: Sequence[str] = ()
+
+
+NOTHING_KNOWN = Known()
 
 
 class Parser(LightningArgumentParser):
-    """Lightning's parser, whose errors are one sentence instead of the list of all flags."""
+    """Lightning's parser, whose errors are one sentence instead of the list of all flags.
+
+    Args:
+        method_names: the names that --model takes.
+        options: of Lightning's parser.
+    """
+
+    def __init__(self, *args: Any, method_names: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._method_names = method_names
 
     def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
         """Returns the configuration, as jsonargparse does; of the trainer's settings, 1 is not 1.0.
@@ -41,7 +62,7 @@ class Parser(LightningArgumentParser):
         """Ends the parsing with a `UsageError`."""
         if not self.exit_on_error:  # parsing a part: the whole repeats the error and adds its place
             super().error(message, ex)
-        raise UsageError(explain(message, self._flags())) from ex
+        raise UsageError(explain(message, Known(self._flags(), self._method_names))) from ex
 
     def _flags(self) -> list[str]:
         flags: list[str] = []
@@ -63,31 +84,6 @@ def whole_numbers_first(hint: Any) -> Any:
     return Union[tuple(sorted(kinds, key=lambda kind: kind is not int))]  # noqa: UP007 (`|` may return the cached one)
 
 
-def split_flags(args: Iterable[str]) -> list[str]:
-    """Splits each `--flag=value` in two."""
-    parts: list[str] = []
-    for arg in args:
-        parts += arg.split("=", 1) if arg.startswith("--") else [arg]
-    return parts
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Reads a YAML file of settings.
-
-    Raises:
-        UsageError: if there is no such file, or it does not hold settings.
-    """
-    if not path.is_file():
-        raise UsageError(f"there is no file {path} (--config)")
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} holds no settings: expected keys such as model, data and trainer")
-    return content
-
-
 def users_error(error: BaseException) -> UserError | None:
     """Returns the `UserError` among the causes of an error."""
     cause: BaseException | None = error
@@ -106,19 +102,19 @@ def unmade(error: ValueError) -> UserError | None:
     )
 
 
-def explain(message: str, flags: Sequence[str] = ()) -> str:
+def explain(message: str, known: Known = NOTHING_KNOWN) -> str:
     """Turns an error of jsonargparse into one sentence.
 
     Args:
         message: jsonargparse's text.
-        flags: all flags that exist; the nearest to a mistyped one is suggested.
+        known: the names that exist; the nearest to a mistyped one is suggested.
 
     Returns:
         The sentence; `message` itself if its form is not known.
     """
     for rule in RULES:
         if found := rule.pattern.search(message):
-            sentence = rule.sentence(found, flags)
+            sentence = rule.sentence(found, known)
             if sentence is not None:
                 return sentence
     return message
@@ -129,71 +125,71 @@ class Rule(NamedTuple):
 
     Attributes:
         pattern: finds it in the message.
-        sentence: makes the sentence from the match and all flags; None leaves it to the next rule.
+        sentence: makes the sentence from the match and the names that exist; None leaves it to the
+            next rule.
     """
 
     pattern: re.Pattern[str]
-    sentence: Callable[[re.Match[str], Sequence[str]], str | None]
+    sentence: Callable[[re.Match[str], Known], str | None]
 
 
-def _refused_import(found: re.Match[str], flags: Sequence[str]) -> str:
+def _refused_import(found: re.Match[str], known: Known) -> str:
     return refusal(found[1])
 
 
-def _unknown_flag(found: re.Match[str], flags: Sequence[str]) -> str:
+def _unknown_flag(found: re.Match[str], known: Known) -> str:
     name = found[1].partition("=")[0]
-    return f"there is no flag '{name}'{did_you_mean(name, flags)}; --help lists all"
+    return f"there is no flag '{name}'{did_you_mean(name, known.flags)}; --help lists all"
 
 
-def _unknown_key_of_group(found: re.Match[str], flags: Sequence[str]) -> str:
-    return _unknown_key(f"{found['group']}.{found['option']}", flags)
+def _unknown_key_of_group(found: re.Match[str], known: Known) -> str:
+    return _unknown_key(f"{found['group']}.{found['option']}", known)
 
 
-def _missing_argument(found: re.Match[str], flags: Sequence[str]) -> str:
+def _missing_argument(found: re.Match[str], known: Known) -> str:
     key = _key(found.string[: found.start()])
     return f"{key}: {_class_name(found['owner'])} needs {found['name']} (--{key}.{found['name']})"
 
 
-def _rejected(found: re.Match[str], flags: Sequence[str]) -> str:
+def _rejected(found: re.Match[str], known: Known) -> str:
     if found["option"] is None:
         key = _key(found.string[: found.start()])
         return f"{key}: expected {_types(found['type'])}, got {found['value']!r}"
     owners = re.findall(r"class_path '([\w.]+)'", found.string[: found.start()])
     if found["owner"]:
-        return _unknown_setting(found["option"], found["owner"])
+        return _unknown_setting(found["option"], found["owner"], known)
     if owners:
-        return _unknown_setting(found["option"], owners[-1])
-    return _unknown_key(found["option"], flags)
+        return _unknown_setting(found["option"], owners[-1], known)
+    return _unknown_key(found["option"], known)
 
 
-def _out_of_range(found: re.Match[str], flags: Sequence[str]) -> str:
+def _out_of_range(found: re.Match[str], known: Known) -> str:
     bound = "above" if found["bound"] == ">" else "of at least"
     key = _key(found.string)
     return f"{key}: expected a number {bound} {found['limit']}, got {found['value']}"
 
 
-def _no_number(found: re.Match[str], flags: Sequence[str]) -> str:
+def _no_number(found: re.Match[str], known: Known) -> str:
     return f"{_key(found.string)}: expected a number, got {found['value']}"
 
 
-def _unknown_class(found: re.Match[str], flags: Sequence[str]) -> str | None:
+def _unknown_class(found: re.Match[str], known: Known) -> str | None:
     if re.search(r"Subtypes: \[[^\n]*'(float|int|str|bool)'", found[0]):
         return None  # a plain value is allowed too, and more likely to be meant
     key = _key(found.string[: found.end()])
     name = found["path"] or found["name"]
     if key != "model":
         return f"{key}: there is no class '{name}'"
-    known = _method_names()
-    suggestion = did_you_mean(name, known)
-    return f"{key}: there is no class '{name}'{suggestion}; there is {', '.join(known)}"
+    suggestion = did_you_mean(name, known.methods)
+    return f"{key}: there is no class '{name}'{suggestion}; there is {', '.join(known.methods)}"
 
 
-def _ambiguous_class(found: re.Match[str], flags: Sequence[str]) -> str:
+def _ambiguous_class(found: re.Match[str], known: Known) -> str:
     key = _key(found.string[: found.start()])
     return f"{key}: several classes are called '{found[1]}'; give one of {found[2]}"
 
 
-def _no_alternative(found: re.Match[str], flags: Sequence[str]) -> str:
+def _no_alternative(found: re.Match[str], known: Known) -> str:
     value = re.sub(r"\. Got value: .*", "", found["value"])
     return f"{_key(found.string)}: expected {_types(found['types'])}, got {value!r}"
 
@@ -252,27 +248,17 @@ RULES = [
 ]
 
 
-def _unknown_key(name: str, flags: Sequence[str]) -> str:
-    keys = [flag.removeprefix("--") for flag in flags]
+def _unknown_key(name: str, known: Known) -> str:
+    keys = [flag.removeprefix("--") for flag in known.flags]
     return f"there is no key '{name}'{did_you_mean(name, keys)}; --help lists all"
 
 
-def _unknown_setting(name: str, owner: str) -> str:
+def _unknown_setting(name: str, owner: str, known: Known) -> str:
     module, _, kind = owner.rpartition(".")
-    known = [*signature(getattr(import_module(module), kind)).parameters, "init_args"]
-    suggestion = did_you_mean(name.partition(".")[0], known)
-    source = f"--model.help {kind}" if kind in _method_names() else "its documentation"
+    settings = [*signature(getattr(import_module(module), kind)).parameters, "init_args"]
+    suggestion = did_you_mean(name.partition(".")[0], settings)
+    source = f"--model.help {kind}" if kind in known.methods else "its documentation"
     return f"{kind} has no setting '{name}'{suggestion}; {source} lists all"
-
-
-def _method_names() -> list[str]:
-    members = vars(methods).items()
-    classes = [name for name, member in members if isinstance(member, type) and _is_method(member)]
-    return sorted(classes, key=str.lower)
-
-
-def _is_method(member: type) -> bool:
-    return issubclass(member, BASES) and member not in BASES
 
 
 def _key(text: str) -> str:

@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import lightning_ad.methods  # noqa: F401  (so that --model takes short names)
+from lightning_ad import methods
 from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
 from lightning_ad.callbacks.preemption import StopOnSignal
 from lightning_ad.callbacks.throughput import ThroughputMonitor
@@ -31,6 +31,7 @@ from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods.base import AnomalyModule
+from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.learned import LearnedModule
 from lightning_ad.methods.run_settings import RunSettings
 from lightning_ad.reporting.dashboards.callback import DashboardRecorder
@@ -47,6 +48,16 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
 }
 COMPILED_VARIANTS = 64  # levels share code, in training, validation and test each: torch allows 8
+
+
+def method_names() -> list[str]:
+    """Returns the names that --model takes."""
+    bases = (AnomalyModule, LearnedModule, FitOnlyModule)
+    names = []
+    for name, member in vars(methods).items():
+        if isinstance(member, type) and issubclass(member, bases) and member not in bases:
+            names.append(name)
+    return sorted(names, key=str.lower)
 
 
 class RunCLI(LightningCLI):
@@ -77,7 +88,7 @@ class RunCLI(LightningCLI):
             subclass_mode_model=True,
             parser_class=Parser,
             auto_configure_optimizers=False,
-            parser_kwargs={"allow_abbrev": False},
+            parser_kwargs={"allow_abbrev": False, "method_names": method_names()},
             run=False,
             args=list(args),
         )

@@ -4,18 +4,43 @@ A series and a benchmark write the flags of their runs, each in a process of its
 must know the categories, folds and names in what the user typed, without building a run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_ad.cli.parser import read_config, split_flags
 from lightning_ad.data.layouts import option_names
 from lightning_ad.errors import UsageError
 
 NAMED_BY_CONFIG = ("--model", "--data.layout", "--data.category")  # mean nothing without a --config
+
+
+def split_flags(args: Iterable[str]) -> list[str]:
+    """Splits each `--flag=value` in two."""
+    parts: list[str] = []
+    for arg in args:
+        parts += arg.split("=", 1) if arg.startswith("--") else [arg]
+    return parts
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of settings.
+
+    Raises:
+        UsageError: if there is no such file, or it does not hold settings.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no file {path} (--config)")
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds no settings: expected keys such as model, data and trainer")
+    return content
 
 
 class GivenSettings:

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from lightning_ad.cli import RunCLI
 from lightning_ad.cli.evaluate import own_config
 from lightning_ad.cli.forecast import announce
-from lightning_ad.cli.parser import split_flags
-from lightning_ad.cli.settings import with_demo
+from lightning_ad.cli.run import RunCLI
+from lightning_ad.cli.settings import split_flags, with_demo
 from lightning_ad.cli.steps import fit, interruptible, test
 from lightning_ad.errors import UsageError
 from lightning_ad.reporting.summary import summarise

@@ -1,7 +1,7 @@
 """What every method is to the rest of the program: an image in, a map and a score out."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import LightningModule
@@ -12,8 +12,11 @@ from lightning_ad.data.sample import GOOD, Batch, Prediction
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.tiling import Tiles
 from lightning_ad.errors import UsageError, WeightsError
-from lightning_ad.evaluation import METRIC_NAMES, AnomalyMetrics, auroc, catalogue, curve_of
+from lightning_ad.evaluation import catalogue
+from lightning_ad.evaluation.anomaly_metrics import AnomalyMetrics
+from lightning_ad.evaluation.curve import curve_of
 from lightning_ad.evaluation.evaluator import Evaluators
+from lightning_ad.evaluation.functional import auroc
 from lightning_ad.evaluation.thresholds import Calibration
 from lightning_ad.features.maps import hide
 from lightning_ad.features.weights import skip_weights
@@ -21,17 +24,10 @@ from lightning_ad.methods.dynamic_buffers import register_dynamic_buffer
 from lightning_ad.methods.forecast import Plan, Stage
 from lightning_ad.methods.held_out import HeldOutScores
 from lightning_ad.methods.run_settings import RunSettings
+from lightning_ad.methods.suspects import Suspect
 from lightning_ad.methods.tiled_scoring import score_by_tiles, tiles_together
 
 EARLIER = "this checkpoint was written by an earlier version of lightning_ad; train again"
-
-
-class Suspect(NamedTuple):
-    """A training image, with the score that it has if it is not in the fit."""
-
-    path: str
-    score: float
-    trimmed: bool
 
 
 class AnomalyModule(LightningModule):
@@ -77,7 +73,7 @@ class AnomalyModule(LightningModule):
         self.seconds_by_stage: dict[str, float] = {}
         self.calibration = Calibration.empty()
         self.metrics = AnomalyMetrics()
-        self.evaluators = Evaluators(catalogue.EVALUATORS, taken=METRIC_NAMES)
+        self.evaluators = Evaluators(catalogue.EVALUATORS, taken=catalogue.METRIC_NAMES)
         self.test_metrics: dict[str, float] = {}
         self._held_out = HeldOutScores()
 

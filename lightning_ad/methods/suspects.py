@@ -10,9 +10,16 @@ from torch.utils.data import DataLoader
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import UserError
-from lightning_ad.methods.base import Suspect
 from lightning_ad.system.distributed import gather_rows
 from lightning_ad.system.progress import progress
+
+
+class Suspect(NamedTuple):
+    """A training image, with the score that it has if it is not in the fit."""
+
+    path: str
+    score: float
+    trimmed: bool
 
 
 class Refittable(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 from lightning_ad.data.checking import Fault
 from lightning_ad.evaluation.bootstrap import Intervals
 from lightning_ad.evaluation.thresholds import Threshold
-from lightning_ad.methods.base import Suspect
+from lightning_ad.methods.suspects import Suspect
 from lightning_ad.reporting.tables import ImageResult
 
 Line = tuple[list[float], list[float]]  # x and y of its points

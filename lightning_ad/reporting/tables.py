@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lightning_ad.data.checking import Fault
 from lightning_ad.errors import DataError
-from lightning_ad.methods.base import Suspect
+from lightning_ad.methods.suspects import Suspect
 from lightning_ad.system.files import replacing
 
 COLUMNS = ["path", "label", "defect", "score", "p_value", "anomalous"]

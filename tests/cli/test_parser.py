@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_ad.cli.parser import Parser, explain
+from lightning_ad.cli.run import method_names
 from lightning_ad.errors import UsageError
 from lightning_ad.methods import AnomalyModule
 
@@ -46,7 +47,7 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def parser():
-    parser = Parser(exit_on_error=True)
+    parser = Parser(exit_on_error=True, method_names=method_names())
     parser.add_argument("--share", type=PositiveFloat)
     parser.add_argument("--count", type=NonNegativeInt)
     parser.add_argument("--size", type=int | None)

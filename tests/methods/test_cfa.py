@@ -15,7 +15,7 @@ from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.dataset import AnomalyDataset
 from lightning_ad.errors import UsageError
 from lightning_ad.methods import NotFittedError
-from lightning_ad.methods.cfa import CFA
+from lightning_ad.methods.cfa.model import CFA
 from lightning_ad.methods.cfa.losses import hypersphere_losses, nearest_squared_distances
 from lightning_ad.methods.cfa.networks import coordinates
 

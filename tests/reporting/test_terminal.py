@@ -7,7 +7,7 @@ from made_up_results import made_up_results
 from lightning_ad.data.checking import Fault
 from lightning_ad.data.sample import Sample
 from lightning_ad.evaluation.thresholds import Threshold
-from lightning_ad.methods.base import Suspect
+from lightning_ad.methods.suspects import Suspect
 from lightning_ad.reporting.tables import ImageResult
 from lightning_ad.reporting.terminal import metrics_table, print_summary, warn_of_gaps
 from lightning_ad.system.run_folder import RunFolder

@@ -1,5 +1,1 @@
-"""PatchCore."""
-
-from lightning_ad.methods.patchcore.model import PatchCore
-
-__all__ = ["PatchCore"]
+"""PatchCore: a coreset of the patches of good images."""
