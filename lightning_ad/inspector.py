@@ -34,6 +34,7 @@ from lightning_ad.system.checkpoints import CONFIG_KEY
 from lightning_ad.system.run_folder import finished_checkpoint
 
 BATCH_SIZE = 8  # images of a list that are scored together
+Images = list[ImageLike] | tuple[ImageLike, ...]
 TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that touch by a corner are of one region
 HALF_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -219,10 +220,10 @@ class Inspector:
     def __call__(self, image: ImageLike, ignore: NDArray[np.bool_] | None = None) -> Result: ...
 
     @overload
-    def __call__(self, image: Sequence[ImageLike], ignore: None = None) -> list[Result]: ...
+    def __call__(self, image: Images, ignore: None = None) -> list[Result]: ...
 
     def __call__(
-        self, image: ImageLike | Sequence[ImageLike], ignore: NDArray[np.bool_] | None = None
+        self, image: ImageLike | Images, ignore: NDArray[np.bool_] | None = None
     ) -> Result | list[Result]:
         """Inspects an image, or each image of a list.
 
@@ -234,7 +235,7 @@ class Inspector:
         Raises:
             DataError: if a file cannot be read, or an array is no image.
         """
-        if isinstance(image, Sequence) and not isinstance(image, str):
+        if isinstance(image, list | tuple):
             return list(self._inspect_all(image))
         if ignore is None:
             return self._inspect([as_image(image)])[0]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from inspect import signature
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -380,7 +380,8 @@ class AnomalyDataModule(LightningDataModule):
         )
         if self.trainer is not None:
             # In a resumed run, workers ask for their first rows before Lightning sets the epoch.
-            sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)
+            epochs: Any = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(epochs.processed)
         if is_training:
             sampler.done = self._batches_done(len(sampler)) * self.batch_size
             sampler.start = self._batches_kept() * self.batch_size
@@ -391,7 +392,7 @@ class AnomalyDataModule(LightningDataModule):
         if self.trainer is None or not self.trainer.fit_loop.restarting:
             return 0
         # The batch after which the run was saved is processed, but not yet completed.
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
         batches = -(-rows // self.batch_size)
         return progress.processed % batches
 

@@ -56,6 +56,7 @@ class AnomalyMetrics(PixelStates):
         self, memory_gb: float = 4.0, kinds: Sequence[str] = (GOOD, "anomalous"), **kwargs: Any
     ) -> None:
         super().__init__("image_", memory_gb=memory_gb, kinds=kinds, **kwargs)
+        self.image_kinds: list[Tensor]
         self.add_state("image_kinds", [], dist_reduce_fx="cat")
         self._forget_results()
 

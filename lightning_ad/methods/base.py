@@ -8,6 +8,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.data.dataset import AnomalyDataset
 from lightning_ad.data.sample import GOOD, Batch, Prediction
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.tiling import Tiles
@@ -127,7 +128,14 @@ class AnomalyModule(LightningModule):
     @property
     def data(self) -> AnomalyDataModule | None:
         """The trainer's data module; None if it was given loaders."""
-        return self.trainer.datamodule
+        return self.trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it
+
+    @property
+    def training_set(self) -> AnomalyDataset:
+        """What the trainer's loader of training images reads."""
+        loader = self.trainer.train_dataloader
+        assert loader is not None
+        return loader.dataset
 
     @property
     def tiles_per_image(self) -> int:
@@ -160,7 +168,8 @@ class AnomalyModule(LightningModule):
             prediction = self(image, ignore)
         else:
             block = tiles_together(image.device, self.one_thread_per_image)
-            prediction = Prediction(*score_by_tiles(self, image, tiles, block, ignore))
+            scored = score_by_tiles(self, image, tiles, block, ignore)
+            prediction = Prediction(*scored)  # type: ignore[arg-type]
         return prediction._replace(map=hide(prediction.map, ignore))
 
     @classmethod
@@ -298,7 +307,9 @@ class AnomalyModule(LightningModule):
             defects = {sample.defect for sample in self.data.samples["test"]}
             self.metrics.kinds = [GOOD, *sorted(defects - {GOOD})]
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Prediction | None:
+    def test_step(  # type: ignore[override]  # callbacks get the prediction
+        self, batch: Batch, batch_idx: int
+    ) -> Prediction | None:
         """Scores a batch and counts it; rows that only fill it up are left out of the result."""
         batch = batch.without_padding()
         if not len(batch):

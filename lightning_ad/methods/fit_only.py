@@ -191,7 +191,7 @@ class FitOnlyModule(AnomalyModule):
 
     def _check_trainer(self) -> None:
         name = type(self).__name__
-        trainer = self.trainer
+        trainer: Any = self.trainer
         settings = {
             "max_epochs": (trainer.max_epochs, 1),
             "max_steps": (trainer.max_steps, -1),
@@ -280,7 +280,7 @@ class FitOnlyModule(AnomalyModule):
 
     def _check_that_all_were_seen(self) -> None:
         seen = sum_over_processes(self._seen, self.device)
-        count = len(self.trainer.train_dataloader.dataset)
+        count = len(self.training_set)
         if seen != count:
             raise UserError(
                 f"the epoch ended after {seen} of {count} training images, and a "
@@ -289,7 +289,7 @@ class FitOnlyModule(AnomalyModule):
             )
 
     def _summarise(self) -> None:
-        data = self.trainer.train_dataloader.dataset
+        data = self.training_set
         read = time.perf_counter()
         self.complete()
         done = time.perf_counter()

@@ -70,7 +70,7 @@ class LearnedModule(AnomalyModule):
         """Returns the method's own schedule; None for a constant learning rate."""
         return None
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Returns the method's own optimizer and schedule, or those of the configuration."""
         optimizer = self._optimizer()
         if self._make_scheduler is None:
@@ -105,7 +105,7 @@ class LearnedModule(AnomalyModule):
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         self.calibration = Calibration.empty()
         self._paths = []
-        self.trained_images = len(self.trainer.train_dataloader.dataset) // self.tiles_per_image
+        self.trained_images = len(self.training_set) // self.tiles_per_image
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the sum of the losses, and logs each of them.
@@ -197,7 +197,7 @@ class LearnedModule(AnomalyModule):
         self._check_weights()
         for config in self.trainer.lr_scheduler_configs:
             if config.reduce_on_plateau:
-                config.scheduler.step(self._monitored(config.monitor))
+                config.scheduler.step(self._monitored(str(config.monitor)))  # type: ignore[arg-type]
 
     def _monitored(self, name: str) -> Tensor:
         metrics = self.trainer.callback_metrics
@@ -218,9 +218,10 @@ class LearnedModule(AnomalyModule):
 
     def on_train_end(self) -> None:
         """Warns if a validation set has calibrated nothing."""
-        if self.trainer.fast_dev_run or len(self.calibration):
+        trainer: Any = self.trainer
+        if trainer.fast_dev_run or len(self.calibration):
             return
-        if self.trainer.val_dataloaders:
+        if trainer.val_dataloaders:
             rank_zero_warn(
                 "the last epoch was not validated, so there are no p-values; set "
                 "trainer.check_val_every_n_epoch to a divisor of trainer.max_epochs"
