@@ -93,7 +93,9 @@ class SPADE(FitOnlyModule):
         self.storage = getattr(torch, storage)
         levels = list(range(len(self.backbone.layers) - 1))
         # Levels whose features are compared together; each group gives a map.
-        self.groups = [[level] for level in levels] if pyramid == "average" else [levels]
+        self.groups = [levels]
+        if pyramid == "average":
+            self.groups = [[level] for level in levels]
         # One row for each training image: its levels' maps [h, w, C], one after another.
         self.gallery = RowStore(bytes_of(memory_gb))
         self.register_dynamic_buffer("features", torch.empty(0, 0))
@@ -111,14 +113,14 @@ class SPADE(FitOnlyModule):
         Raises:
             UsageError: if an incremental fit is given images of another size.
         """
-        *levels, last = self.backbone.shapes(*self.trainer.datamodule.input_size)
+        *levels, last = self.backbone.shapes(*self.data.input_size)
         sizes = [(level.height, level.width, level.channels) for level in levels]
         grids = torch.tensor(sizes, device=self.device)
         before = self.images_before
         if before:
             self._check_grids(grids)
         self.grids.copy_(grids)
-        count = before + len(self.trainer.train_dataloader.dataset)
+        count = before + len(self.training_set)
         length = int(grids.prod(1).sum())
         resize_gallery(self.gallery, count, length, self.storage, keep=before)
         # Not in a buffer yet: at every step, DistributedDataParallel gives all processes the
@@ -133,7 +135,8 @@ class SPADE(FitOnlyModule):
         rows = index.cpu() + self.images_before
         *maps, last = self.backbone(image)
         self._image_features[rows] = spatial_mean(last).cpu()
-        vectors = torch.cat([level.permute(0, 2, 3, 1).flatten(1) for level in maps], 1)
+        flat = [level.permute(0, 2, 3, 1).flatten(1) for level in maps]
+        vectors = torch.cat(flat, 1)
         self.gallery[rows] = vectors.to("cpu", self.storage)
         self._observed = torch.cat([self._observed, rows])
 
@@ -197,11 +200,14 @@ class SPADE(FitOnlyModule):
         self.require_fitted()
         *maps, last = self.backbone(image)
         with torch.autocast(image.device.type, enabled=False):  # distances and maps in float32
-            wanted = min(max(self.k_image, self.k_pixel), len(self.features))
-            squared, images = nearest_neighbours(spatial_mean(last), self.features, wanted)
-            score = self._distances(squared[:, : self.k_image]).mean(1)
+            wanted = max(self.k_image, self.k_pixel)
+            count = min(wanted, len(self.features))
+            squared, images = nearest_neighbours(spatial_mean(last), self.features, count)
+            distances = self._distances(squared[:, : self.k_image])
+            score = distances.mean(1)
             maps = [level.float() for level in maps]
-            return self._predict(maps, images[:, : self.k_pixel], score, image.shape[2:], ignore)
+            compared = images[:, : self.k_pixel]
+            return self._predict(maps, compared, score, image.shape[2:], ignore)
 
     def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
         """Scores training images without themselves in the gallery, exactly, from stored features.
@@ -218,7 +224,8 @@ class SPADE(FitOnlyModule):
             squared, images = nearest_neighbours(self.features[row], self.features, count + tiles)
         others = images // tiles != row[:, None] // tiles
         kept = others & (others.cumsum(1) <= count)  # itself may be farther than its duplicates
-        return self._distances(squared)[kept].view(-1, count).mean(1)
+        distances = self._distances(squared)[kept]
+        return distances.view(-1, count).mean(1)
 
     def _predict(
         self,
@@ -231,11 +238,13 @@ class SPADE(FitOnlyModule):
         """Compares maps [B, C_l, h_l, w_l] with those of the training images `images` [B, k]."""
         anomaly_maps, nearest = [], []
         for group in self.groups:
-            scores, pixels = self._compare([maps[level] for level in group], group, images)
+            levels = [maps[level] for level in group]
+            scores, pixels = self._compare(levels, group, images)
             anomaly_maps.append(score_map(scores, *size, self.sigma, ignore))
             nearest.append(pixels)
         anomaly_map = torch.stack(anomaly_maps).mean(0)
-        positions = self._positions(anomaly_map, nearest[0], maps[0].shape[2:])
+        finest = maps[0].shape[2:]
+        positions = self._positions(anomaly_map, nearest[0], finest)
         return Prediction(anomaly_map, score, positions)
 
     def _compare(
@@ -251,7 +260,8 @@ class SPADE(FitOnlyModule):
         nearest = images.new_empty(len(queries), height * width)
         for k, query in enumerate(queries):
             squared, pixels = self._search(query, group, images[k])
-            scores[k] = self._distances(squared).mean(1).view(height, width)
+            distances = self._distances(squared)
+            scores[k] = distances.mean(1).view(height, width)
             nearest[k] = pixels[:, 0]
         return scores, nearest
 
@@ -269,7 +279,8 @@ class SPADE(FitOnlyModule):
         for some in images.split(max(1, images_in_block)):
             levels = [self._read(level, some) for level in group]
             bank = patch_features(levels, 1, None, None).flatten(0, 1)
-            distances, rows = nearest_neighbours(queries, bank, min(self.neighbours, len(bank)))
+            count = min(self.neighbours, len(bank))
+            distances, rows = nearest_neighbours(queries, bank, count)
             found = some[rows // area] * area + rows % area
             squared = torch.cat([squared, distances], 1)
             pixels = torch.cat([pixels, found], 1)
@@ -283,7 +294,8 @@ class SPADE(FitOnlyModule):
         height, width, channels = self.grids[level].tolist()
         begin = int(self.grids[:level].prod(1).sum())
         columns = slice(begin, begin + height * width * channels)
-        rows = self.gallery[images.to(self.gallery.blocks[0].device), columns]
+        device = self.gallery.blocks[0].device
+        rows = self.gallery[images.to(device), columns]
         flat = rows.to(images.device).float()
         return flat.view(-1, height, width, channels).permute(0, 3, 1, 2)
 

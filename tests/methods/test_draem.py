@@ -264,3 +264,4 @@ def test_the_range_of_ssim_is_that_of_all_processes(over_processes):
 
 class TestDRAEM(LearnedContract):
     method = "DRAEM"
+    metrics_tolerance = 1e-4  # its convolutions round differently in batches of another size

@@ -49,9 +49,8 @@ class ReconstructiveNetwork(nn.Module):
             (8 * w, 8 * w, 8 * w),
         )
         self.encoder = nn.ModuleList(block(*stage, norm=norm) for stage in stages)
-        steps = ((8 * w, 4 * w), (4 * w, 2 * w), (2 * w, w), (w, w))
         self.decoder = nn.ModuleList()
-        for wide, narrow in steps:
+        for wide, narrow in pairwise((8 * w, 4 * w, 2 * w, w, w)):
             up = block(wide, wide, norm=norm)
             fuse = block(wide, wide, narrow, norm=norm)
             self.decoder.append(nn.ModuleList((up, fuse)))
@@ -82,7 +81,8 @@ class DiscriminativeNetwork(nn.Module):
             self.encoder.append(block(inputs, outputs, outputs, norm=norm))
         self.decoder = nn.ModuleList()
         inputs = widths[-1]
-        for factor, skip in zip((8, 4, 2, 1, 1), widths[-2::-1], strict=True):
+        skips = widths[-2::-1]
+        for factor, skip in zip((8, 4, 2, 1, 1), skips, strict=True):
             outputs = width * factor
             up = block(inputs, outputs, norm=norm)
             fuse = block(outputs + skip, outputs, outputs, norm=norm)
@@ -98,7 +98,8 @@ class DiscriminativeNetwork(nn.Module):
             skips.append(x)
             x = stage(F.max_pool2d(x, 2))
         for up, fuse in self.decoder:
-            x = fuse(torch.cat((up(double(x)), skips.pop()), 1))
+            x = up(double(x))
+            x = fuse(torch.cat((x, skips.pop()), 1))
         return self.head(x)
 
 

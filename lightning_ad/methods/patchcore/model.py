@@ -149,10 +149,10 @@ class PatchCore(FitOnlyModule):
         if not self.extending:
             for bank in self.banks:
                 bank.forget()
-        images = len(self.trainer.train_dataloader.dataset)
+        images = len(self.training_set)
         self._stores = []
         for backbone in self.backbones:
-            size = self._sizes(backbone, *self.trainer.datamodule.input_size)
+            size = self._sizes(backbone, *self.data.input_size)
             self._stores.append(VectorStore(images, self._room(size, self.memory_bytes)))
 
     def observe(self, image: Tensor, index: Tensor) -> None:
@@ -247,7 +247,9 @@ class PatchCore(FitOnlyModule):
         self.require_fitted()
         members = [self._predict(member, image, ignore) for member in range(len(self.banks))]
         maps, scores, nearest = zip(*members, strict=True)
-        return Prediction(torch.stack(maps).mean(0), torch.stack(scores).mean(0), nearest[0])
+        mean_map = torch.stack(maps).mean(0)
+        mean_score = torch.stack(scores).mean(0)
+        return Prediction(mean_map, mean_score, nearest[0])
 
     def _predict(self, member: int, image: Tensor, ignore: Tensor | None) -> Prediction:
         """The prediction of one member, in units of its scale."""
@@ -282,7 +284,8 @@ class PatchCore(FitOnlyModule):
                     found = self._find(bank, patches[None], without=range(start, start + tiles))
                     alone.append(found.scores.view(grid))
             hidden = hide(torch.stack(alone), ignore)
-            scores.append(hidden.flatten(1).amax(1) / self._unit(bank))
+            highest = hidden.flatten(1).amax(1)
+            scores.append(highest / self._unit(bank))
         return torch.stack(scores).mean(0)
 
     def _sizes(self, backbone: nn.Module, height: int, width: int) -> Sizes:
@@ -295,14 +298,16 @@ class PatchCore(FitOnlyModule):
         """Bytes that one member's features may take, so that their selection fits beside them."""
         if memory_bytes is None:
             return None
-        return int(memory_bytes / len(self.banks) * size.length / (size.length + size.selected))
+        of_member = memory_bytes / len(self.banks)
+        return int(of_member * size.length / (size.length + size.selected))
 
     def _find(self, bank: PatchBank, features: Tensor, without: range | None = None) -> Found:
         """Searches patch features [B, P, D], in the rows of all images but those of `without`."""
         squared, rows = bank.search(features.flatten(0, 1), self.neighbours, without)
         distances = squared if self.distance == "squared" else squared.sqrt()
         shape = features.shape[:2]
-        return Found(distances.mean(1).view(shape), rows[:, 0].view(shape))
+        scores = distances.mean(1).view(shape)
+        return Found(scores, rows[:, 0].view(shape))
 
     def _unit(self, bank: PatchBank) -> Tensor | float:
         """What an ensemble member's scores are divided by.
@@ -316,7 +321,8 @@ class PatchCore(FitOnlyModule):
     def _patches(self, image: Tensor, member: int) -> tuple[Tensor, tuple[int, int]]:
         """Patch features [B, P, D] of images, and height and width of their grid."""
         (features,) = self.backbones[member](image, self._features)
-        return features.flatten(1, 2).float(), (features.shape[1], features.shape[2])
+        _, height, width, _ = features.shape
+        return features.flatten(1, 2).float(), (height, width)
 
     def _features(self, maps: list[Tensor]) -> list[Tensor]:
         features = patch_features(maps, self.patch_size, self.layer_dimension, self.dimension)

@@ -83,15 +83,17 @@ class PFM(LearnedModule):
         self.levels = list(levels)
         self.source = _backbone("source", source, source_weights, source_layers, levels)
         self.target = _backbone("target", target, target_weights, target_layers, levels)
-        shapes = zip(self.source.shapes(256, 256), self.target.shapes(256, 256), strict=True)
+        source_shapes = self.source.shapes(256, 256)
+        target_shapes = self.target.shapes(256, 256)
         self.mappings = nn.ModuleDict()
-        for level, (s, t) in zip(levels, shapes, strict=True):
+        for level, s, t in zip(levels, source_shapes, target_shapes, strict=True):
             latent = latents[level - 1]
             mapping = Mapping(
                 s.channels, t.channels, latent, direction, share_latent, position, norm
             )
             # A level that is trained alone starts as it does among others.
-            initialise(mapping, torch.Generator().manual_seed(seed * 1_000_003 + level))
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + level)
+            initialise(mapping, generator)
             self.mappings[str(level)] = mapping
         self.memory_format = torch.contiguous_format
         if channels_last:
@@ -124,10 +126,12 @@ class PFM(LearnedModule):
         """Maps are squared errors of unit vectors, at least 0; scores are their maxima."""
         height, width = image.shape[2:]
         maps = []
-        for pairs in self.estimates(self._features(image)).values():
-            errors = [
-                (estimate.float() - wanted).square().sum(1) for estimate, wanted in pairs.values()
-            ]
+        features = self._features(image)
+        for pairs in self.estimates(features).values():
+            errors = []
+            for estimate, wanted in pairs.values():
+                difference = estimate.float() - wanted
+                errors.append(difference.square().sum(1))
             grid = torch.stack(errors).mean(0)
             maps.append(score_map(grid, height, width, 0, ignore))
         levels = torch.stack(maps)
@@ -137,7 +141,8 @@ class PFM(LearnedModule):
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The mean squared error of each level and direction, of equal weight."""
         losses = {}
-        for level, pairs in self.estimates(self._training_features(batch)).items():
+        features = self._training_features(batch)
+        for level, pairs in self.estimates(features).items():
             for way, (estimate, wanted) in pairs.items():
                 losses[f"loss_{level}_{way}"] = F.mse_loss(estimate.float(), wanted)
         return losses
@@ -174,26 +179,28 @@ class PFM(LearnedModule):
             source = self.source(image)
             target = self.target(image)
             for level, (s, t) in enumerate(zip(source, target, strict=True)):
-                grid = [max(s.shape[2], t.shape[2]), max(s.shape[3], t.shape[3])]
-                source[level] = _unit_vectors(s, grid)
-                target[level] = _unit_vectors(t, grid)
+                height = max(s.shape[2], t.shape[2])
+                width = max(s.shape[3], t.shape[3])
+                source[level] = _unit_vectors(s, height, width)
+                target[level] = _unit_vectors(t, height, width)
             return [*source, *target]
 
     def estimates(self, features: list[Tensor]) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
         """Returns estimates and what they estimate, [B, C, h, w] each, by level and direction."""
         count = len(self.mappings)
+        sources = features[:count]
+        targets = features[count:]
         estimates = {}
-        for level, source, target in zip(
-            self.mappings, features[:count], features[count:], strict=True
-        ):
+        for level, source, target in zip(self.mappings, sources, targets, strict=True):
             estimates[level] = self.mappings[level](source, target)
         return estimates
 
 
-def _unit_vectors(features: Tensor, grid: list[int]) -> Tensor:
+def _unit_vectors(features: Tensor, height: int, width: int) -> Tensor:
     """Resizes features [B, C, h, w] to a grid, and normalises them over the channels."""
     features = features.float()
-    if list(features.shape[2:]) != grid:
+    grid = (height, width)
+    if features.shape[2:] != grid:
         features = F.interpolate(features, grid, mode="bilinear", align_corners=False)
     return F.normalize(features, dim=1)
 
@@ -211,7 +218,8 @@ def _backbone(
 
 
 def _check(levels: tuple[int, ...], *by_level: Any) -> None:
-    if not levels or len(set(levels)) != len(levels) or min(levels) < 1:
+    distinct = set(levels)
+    if not levels or len(distinct) != len(levels) or min(levels) < 1:
         raise UsageError(f"model.levels must be distinct numbers from 1, got {list(levels)}")
     names = ("source_layers", "target_layers", "latents", "learning_rates")
     for name, values in zip(names, by_level, strict=True):
