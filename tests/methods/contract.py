@@ -7,10 +7,10 @@ import torch
 from lightning.pytorch import Trainer
 from runs import script
 from small import make_small
-from tiled import assert_together_as_alone
+from tiling import assert_together_as_alone
 
 from lightning_ad.data.datamodule import AnomalyDataModule
-from lightning_ad.errors import UsageError
+from lightning_ad.errors import UsageError, UserError
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.methods import FitOnlyModule, NotFittedError
 from lightning_ad.methods.run_settings import RunSettings
@@ -54,6 +54,10 @@ def extending(module, checkpoint):
     return module
 
 
+def lists_suspects(module):
+    return type(module).leave_one_out is not FitOnlyModule.leave_one_out
+
+
 def summary(module):
     """What a fit leaves: the checkpoint but for the frozen networks and the anchor."""
     return {k: v for k, v in module.state_dict().items() if "backbone" not in k and k != "anchor"}
@@ -82,6 +86,7 @@ class Contract:
         return fitted(self.make(), data, tmp_path_factory.mktemp("reference"))[0].eval()
 
     reference_batch = 4
+    metrics_tolerance = 1e-6
 
     def test_the_score_is_a_finite_number_for_each_image(self, reference):
         images = torch.rand(3, 3, 64, 64)
@@ -106,18 +111,6 @@ class Contract:
 
     def assert_loaded(self, fresh):
         pass
-
-    @pytest.mark.parametrize("options", [{"batch_size": 16}, {"batch_size": 1, "num_workers": 2}])
-    def test_metrics_do_not_depend_on_batches_and_workers(
-        self, options, reference, trees, tmp_path
-    ):
-        found = []
-        for one in ({}, options):
-            run = trainer(tmp_path)
-            run.test(reference, datamodule=tree_data(trees["mvtec"], **one), verbose=False)
-            found.append({k: float(v) for k, v in run.callback_metrics.items()})
-        assert found[1] == pytest.approx(found[0], abs=1e-6)
-        assert set(found[0]) >= set(METRIC_NAMES)
 
 
 class LearnedContract(Contract):
@@ -173,6 +166,18 @@ class FitOnlyContract(Contract):
     def test_batches_order_and_workers_do_not_matter(self, options, reference, trees, tmp_path):
         module, _ = fitted(self.make(), tree_data(trees["mvtec"], **options), tmp_path)
         self.assert_same(summary(reference), summary(module))
+
+    @pytest.mark.parametrize("options", [{"batch_size": 16}, {"batch_size": 1, "num_workers": 2}])
+    def test_metrics_do_not_depend_on_batches_and_workers(
+        self, options, reference, trees, tmp_path
+    ):
+        found = []
+        for one in ({}, options):
+            run = trainer(tmp_path)
+            run.test(reference, datamodule=tree_data(trees["mvtec"], **one), verbose=False)
+            found.append({k: float(v) for k, v in run.callback_metrics.items()})
+        assert found[1] == pytest.approx(found[0], abs=self.metrics_tolerance)
+        assert set(found[0]) >= set(METRIC_NAMES)
 
     @pytest.mark.distributed
     @pytest.mark.xdist_group("processes")  # one worker: the fits are of all methods at once
@@ -247,11 +252,17 @@ class FitOnlyContract(Contract):
         """Sums are those of a fit on all images."""
         self.assert_same(summary(whole), summary(grown))
 
+    def test_leaving_an_image_out_of_too_few_is_refused(self):
+        module = self.make()
+        if lists_suspects(module):
+            with pytest.raises(UserError, match="training image"):
+                module.leave_one_out(torch.rand(1, 3, 64, 64), torch.tensor([0]))
+
     def test_suspects_and_trimming(self, trees, tmp_path):
         """Each training image is scored; a fit without the most suspicious one never saw it."""
         module = self.make()
         settings = RunSettings(trim=0.15)  # 1 of 7
-        if type(module).leave_one_out is FitOnlyModule.leave_one_out:
+        if not lists_suspects(module):
             with pytest.raises(UsageError, match=f"{self.method} cannot list suspects"):
                 module.configure_run(settings)
             return
