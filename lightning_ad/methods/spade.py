@@ -97,15 +97,11 @@ class SPADE(FitOnlyModule):
         if pyramid == "average":
             self.groups = [[level] for level in levels]
         # One row for each training image: its levels' maps [h, w, C], one after another.
-        self.gallery = RowStore(bytes_of(memory_gb))
+        self.memory_bytes = bytes_of(memory_gb)
+        self.gallery = RowStore(self.memory_bytes)
         self.register_dynamic_buffer("features", torch.empty(0, 0))
         # Height, width and channels of each level.
         self.register_buffer("grids", torch.zeros(len(levels), 3, dtype=torch.int64))
-
-    @property
-    def memory_bytes(self) -> int | None:
-        """The most that the gallery may hold in memory; None for no limit."""
-        return self.gallery.memory_bytes
 
     def begin(self) -> None:
         """Allocates the gallery for all training images; an incremental fit keeps what it holds.

@@ -65,9 +65,9 @@ class PatchDescriptor(nn.Module):
         They lie row by row on the grid of the first map.
         """
         features = patch_features(maps, 3, None, None)
-        where = coordinates(*maps[0].shape[2:]).to(features)
-        where = where.expand(len(features), -1, -1)
-        return self.projection(torch.cat((features, where), 2))
+        position = coordinates(*maps[0].shape[2:]).to(features)
+        position = position.expand(len(features), -1, -1)
+        return self.projection(torch.cat((features, position), 2))
 
 
 def coordinates(height: int, width: int) -> Tensor:

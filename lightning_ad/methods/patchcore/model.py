@@ -1,6 +1,6 @@
 """PatchCore (Roth et al., CVPR 2022, arXiv 2106.08265): nearest neighbours in a patch coreset."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -361,16 +361,18 @@ def _members(
             )
         return [Member(backbone, weights, layers)]
     count = len(backbone)
-    if not isinstance(weights, list):
-        weights = [weights] * count
-    if layers is None:
-        layers = [None] * count
-    for name, values in (("weights", weights), ("layers", layers)):
-        if len(values) != count:
-            raise UsageError(
-                f"model.{name} has {len(values)} entries for the {count} of model.backbone"
-            )
-    return [Member(*member) for member in zip(backbone, weights, layers, strict=True)]
+    all_weights = weights if isinstance(weights, list) else [weights] * count
+    all_layers = [None] * count if layers is None else layers
+    _check_entries("weights", all_weights, count)
+    _check_entries("layers", all_layers, count)
+    return [Member(*member) for member in zip(backbone, all_weights, all_layers, strict=True)]
+
+
+def _check_entries(name: str, values: Sequence[object], count: int) -> None:
+    if len(values) != count:
+        raise UsageError(
+            f"model.{name} has {len(values)} entries for the {count} of model.backbone"
+        )
 
 
 def _check(
