@@ -22,8 +22,8 @@ import torch
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests/helpers"))
-from forked import Forked  # noqa: E402
 from runs import flags  # noqa: E402
+from scripts import ScriptServer  # noqa: E402
 from trees import mvtec_tree  # noqa: E402
 
 from lightning_ad.features.weights import read_state  # noqa: E402
@@ -54,24 +54,22 @@ def same(one: tuple[dict, dict], other: tuple[dict, dict]) -> bool:
     return weights and one[1] == other[1]
 
 
-def finish(forked: Forked, argv: list[str], what: str) -> None:
-    ended, code, _, said = forked.run(argv, 600)
+def finish(server: ScriptServer, argv: list[str], what: str) -> None:
+    ended, code, _, said = server.run(argv, 600)
     if code or not ended:
         raise RuntimeError(f"{what}: exit code {code}\n{said[-1500:]}")
 
 
 def trial(
-    method: str, kills: int, seed: int, trees: dict[str, Path], output: Path, forked: Forked
+    method: str, kills: int, seed: int, trees: dict[str, Path], output: Path, server: ScriptServer
 ) -> str:
     """Kills runs of a method; returns a line of text about what happened."""
     rng = random.Random(f"{method} {seed}")
-    finish(
-        forked, command(method, trees, output, f"{method}-warm", False), f"{method}, first"
-    )  # imports are done now
+    first = command(method, trees, output, f"{method}-warm", False)
+    finish(server, first, f"{method}, first")  # imports are done now
+    undisturbed = command(method, trees, output, f"{method}-quiet", False)
     begin = time.perf_counter()
-    finish(
-        forked, command(method, trees, output, f"{method}-quiet", False), f"{method}, undisturbed"
-    )
+    finish(server, undisturbed, f"{method}, undisturbed")
     life = time.perf_counter() - begin
     quiet = result(output / f"{method}-quiet/version_0")
     done = runs = resumed = kept = 0
@@ -80,7 +78,7 @@ def trial(
         for _ in range(min(rng.randint(1, KILLS_OF_A_RUN), kills - done)):
             there = (output / name).is_dir()
             argv = command(method, trees, output, name, resume=there)
-            ended, code, _, said = forked.run(argv, rng.uniform(0, life))
+            ended, code, _, said = server.run(argv, rng.uniform(0, life))
             if ended and code:
                 raise RuntimeError(f"{method}, run {runs}: exit code {code}\n{said[-1500:]}")
             if ended:
@@ -95,7 +93,7 @@ def trial(
         finished = (output / name / "version_0/metrics.json").is_file()
         if not finished:
             argv = command(method, trees, output, name, resume=(output / name).is_dir())
-            finish(forked, argv, f"{method}, run {runs}")
+            finish(server, argv, f"{method}, run {runs}")
         (folder,) = (output / name).iterdir()
         if not same(result(folder), quiet):
             raise RuntimeError(f"{method}: run {runs} did not end as the undisturbed one")
@@ -123,7 +121,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(args.jobs) as pool:
         trees = {"mvtec": mvtec_tree(Path(folder) / "mvtec")}
         tasks = [
-            pool.submit(trial, method, kills, args.seed, trees, Path(folder) / "runs", Forked())
+            pool.submit(
+                trial, method, kills, args.seed, trees, Path(folder) / "runs", ScriptServer()
+            )
             for method, kills in zip(args.methods, shares, strict=True)
         ]
         for task in tasks:

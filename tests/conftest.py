@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from forked import ForkedTraining, forked
+from scripts import ServedTraining, script_server
 from trees import layout_tests, mvtec_tree
 
 ROOT = Path(__file__).parents[1]
@@ -65,11 +65,12 @@ def one_thread():
 
 
 @pytest.fixture
-def forked_training(monkeypatch):
-    """The runs of a series or a benchmark are forked, as those of `script` are."""
+def served_training(monkeypatch):
+    """Starts the runs of a series or a benchmark by the script server, as `script` does."""
 
     def start(flags, more=None, stdout=None, **_):
-        return ForkedTraining(forked(), flags, stdout.name if stdout else os.devnull, more or {})
+        output = stdout.name if stdout else os.devnull
+        return ServedTraining(script_server(), flags, output, more or {})
 
     # By name: Lightning, if imported before pytest handles the log, would keep its messages from
     # `caplog`.
@@ -93,7 +94,7 @@ def over_processes(tmp_path):
             "gloo", init_method=f"file://{tmp_path}/store", rank=rank, world_size=world
         )
         torch.save(work(rank), tmp_path / f"{rank}.pt")
-        dist.barrier()  # where one leaves while another still talks to it, that one is aborted
+        dist.barrier()  # if one leaves while another still talks to it, the other is aborted
         dist.destroy_process_group()
 
     def run(world, work):

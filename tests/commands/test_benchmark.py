@@ -293,7 +293,7 @@ def flags(root, output, methods="patchcore", seeds="0,1"):
 
 @pytest.mark.distributed
 def test_killed_and_continued_gives_the_same_table(
-    root, tmp_path, monkeypatch, capfd, one_thread, forked_training
+    root, tmp_path, monkeypatch, capfd, one_thread, served_training
 ):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     args, folder = flags(root, tmp_path / "killed"), tmp_path / "killed/benchmark"

@@ -41,7 +41,7 @@ def plant(fault, **more):
         for name, value in names.items()
         for part in (f"--trainer.callbacks.{name}", str(value))
     )
-    return ["--trainer.callbacks+", "plant.Plant", *settings]
+    return ["--trainer.callbacks+", "faults.PlantFault", *settings]
 
 
 FAULTS = {  # method, what is planted, what is seen
@@ -245,7 +245,7 @@ def test_every_fault_of_the_table_is_planted():
 def test_a_fit_that_is_killed_goes_on(method, trees, tmp_path):
     small = [*flags(method, "mvtec", trees, tmp_path), "--data.batch_size", "1"]
     small += ["--progress_minutes", "0"]
-    kill = ["--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.batch", "6"]
+    kill = ["--trainer.callbacks+", "faults.KillAt", "--trainer.callbacks.batch", "6"]
     killed = script("train.py", [*small, *kill])
     assert killed.returncode == -9, killed.stderr
     progress = list(Path(tmp_path).rglob("progress/0-of-1/images-*.ckpt"))

@@ -37,7 +37,7 @@ CASES = {  # method, flags, after which step, where it stops
 
 
 def stopped_by(name, **when):
-    kill = ["--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.name", name]
+    kill = ["--trainer.callbacks+", "faults.KillAt", "--trainer.callbacks.name", name]
     return [
         *kill,
         *(

@@ -81,7 +81,7 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(trees, tmp_path):
     """Only the images of the process that has it are named, and once."""
     spoil = [
         "--trainer.callbacks+",
-        "spoil.SpoilImages",
+        "faults.SpoilImages",
         "--trainer.callbacks.step",
         "2",
         "--trainer.callbacks.rank",

@@ -69,7 +69,7 @@ def test_killed_and_resumed_equals_undisturbed(case, trees, tmp_path, one_thread
 
     killed = script(
         "train.py",
-        [*args("a"), "--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.step", "5"],
+        [*args("a"), "--trainer.callbacks+", "faults.KillAt", "--trainer.callbacks.step", "5"],
     )
     assert killed.returncode == -9, killed.stderr
     name = f"{method.lower()}-mvtec-bottle/version_0"
@@ -144,7 +144,7 @@ def test_killed_in_its_test_and_resumed_tests_the_average(trees, tmp_path):
     args = [*flags("PFM", "mvtec", trees, tmp_path), *AVERAGED]
     killed = script(
         "train.py",
-        [*args, "--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.test_batch", "1"],
+        [*args, "--trainer.callbacks+", "faults.KillAt", "--trainer.callbacks.test_batch", "1"],
     )
     assert killed.returncode == -9, killed.stderr
     resumed = script("train.py", [*args, "--resume"])

@@ -80,7 +80,7 @@ def test_folds_give_a_mean_and_its_standard_error(root, tmp_path, capfd):
 
 
 def test_each_is_trained_a_failed_one_does_not_stop_the_rest_and_resume_takes_finished_ones(
-    root, tmp_path, capfd, forked_training
+    root, tmp_path, capfd, served_training
 ):
     tree = shutil.copytree(root, tmp_path / "mvtec")
     broken = tree / "cable/train/good/000.png"

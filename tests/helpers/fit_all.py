@@ -1,4 +1,6 @@
-"""fit_all.py --trainer.devices PROCESSES ROOT FOLDER: fits and tests methods on several processes.
+"""Fits and tests methods on several processes.
+
+    fit_all.py --trainer.devices PROCESSES ROOT FOLDER
 
 FOLDER holds their options, by name, in cases.pt; their summaries and metrics go to found.pt.
 """
@@ -7,8 +9,6 @@ import sys
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "methods"))
 from contract import summary, trainer, tree_data
 from small import make_small
 

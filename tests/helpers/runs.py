@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from forked import forked
+from scripts import script_server
 from small import small_flags
 from trees import category_of
 
@@ -59,7 +59,7 @@ def typed(*words):
 def script(name, args, timeout=300, **env):
     """Runs train.py or evaluate.py in a process of its own; if it is late, it is killed."""
     argv = [str(ROOT / name), *map(str, args)]
-    ended, code, output, error = forked().run(argv, timeout, **env)
+    ended, code, output, error = script_server().run(argv, timeout, **env)
     assert ended, f"{name} took more than {timeout} s: {error[-2000:]}"
     return subprocess.CompletedProcess(argv, code, output, error)
 

@@ -1,16 +1,11 @@
 """What the tests of methods share; the contract lies beside the tests that use it."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
 def fits_over_processes(trees, tmp_path_factory):
-    """Of all fit-only methods at once, for each number of processes once."""
+    """Fits all fit-only methods over processes, once for each number of processes."""
     # Lightning imported before pytest handles the log would keep its messages from `caplog`.
     from contract import fit_over_processes
 

@@ -9,14 +9,14 @@ import torchvision
 from contract import LearnedContract
 from lightning.pytorch import Callback, Trainer
 from scipy.spatial.distance import cdist
-from tiled import assert_together_as_alone
+from tiling import assert_together_as_alone
 
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.dataset import AnomalyDataset
 from lightning_ad.errors import UsageError
 from lightning_ad.methods import NotFittedError
-from lightning_ad.methods.cfa.model import CFA
 from lightning_ad.methods.cfa.losses import hypersphere_losses, nearest_squared_distances
+from lightning_ad.methods.cfa.model import CFA
 from lightning_ad.methods.cfa.networks import coordinates
 
 QUIET = {

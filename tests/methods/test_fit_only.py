@@ -3,7 +3,7 @@
 import pytest
 import torch
 from contract import extending, fitted, trainer, training_images, tree_data
-from kill_at import KillAt
+from faults import KillAt
 from minimal import Minimal
 from runs import QUIET, assert_same_weights
 
@@ -49,9 +49,9 @@ def test_an_interrupted_run_of_four_functions_is_resumed(trees, tmp_path):
     data = ["--data.layout", "mvtec", "--data.root", str(trees["mvtec"]), "--data.category"]
     data += ["bottle", "--data.image_size", "64", "--data.batch_size", "2"]
     (tmp_path / "minimal.yaml").write_text("model: {class_path: minimal.Minimal}")
-    args = ["--config", str(tmp_path / "minimal.yaml"), "--trust", "minimal,kill_at", *data]
+    args = ["--config", str(tmp_path / "minimal.yaml"), "--trust", "minimal,faults", *data]
     args += ["--trainer.max_epochs", "1", "--output", str(tmp_path), *QUIET]
-    stop = ["--trainer.callbacks+", "kill_at.KillAt", "--trainer.callbacks.name", "SIGTERM"]
+    stop = ["--trainer.callbacks+", "faults.KillAt", "--trainer.callbacks.name", "SIGTERM"]
     with pytest.raises(Preempted, match="Minimal keeps nothing of an unfinished fit"):
         train([*args, *stop, "--trainer.callbacks.first", "true"])
     resumed = train([*args, "--resume"])

@@ -1,4 +1,4 @@
-"""Tiles that are scored together, against each alone."""
+"""Compares tiles that are scored together with each scored alone."""
 
 import torch
 
@@ -7,7 +7,7 @@ from lightning_ad.methods.tiled_scoring import score_by_tiles
 
 
 def assert_together_as_alone(module, together):
-    """Scores an image of five tiles of 64 px by `module`, which is to take `together` at a time."""
+    """Scores an image of five tiles of 64 px; `module` must take `together` of them at a time."""
     tiles = Tiles.of((64, 192), 64, 32)
     image = torch.rand(1, 3, 64, 192, generator=torch.Generator().manual_seed(3))
     ignore = torch.zeros(1, 64, 192, dtype=torch.bool)

@@ -1,0 +1,118 @@
+"""Runs scripts in processes forked from one that has imported everything (`process_server.py`)."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+SECONDS_TO_END = 20  # for the other processes of a run, once the first has ended
+ROOT = Path(__file__).parents[2]
+PYTHONPATH = os.pathsep.join(str(ROOT / part) for part in ("", "tests/helpers", "tests/methods"))
+
+
+class ScriptServer:
+    """Runs one script after another; ends with the process that made it."""
+
+    def __init__(self):
+        self.environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("process_server.py"))],
+            env=self.environment,
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def run(self, argv, timeout, **env):
+        """Runs a script; kills it, and all that it has started, after `timeout` seconds.
+
+        Returns:
+            Whether it ended by itself, its exit code, its output and its errors.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            output = Path(folder) / "output"
+            error = Path(folder) / "error"
+            child = self.begin(argv, str(output), str(error), **env)
+            ended = self.ended(timeout)
+            if ended:
+                wait_for_group(child)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
+            if not ended:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+            code = self.code()
+            return ended, code, read_if_there(output), read_if_there(error)
+
+    def begin(self, argv, output, error, **env):
+        """Starts a script that writes into two files; returns its process id.
+
+        The script before it must have ended.
+        """
+        request = {
+            "argv": argv,
+            "environment": {**os.environ, **self.environment, **env},
+            "folder": os.getcwd(),
+            "output": output,
+            "error": error,
+        }
+        self._server.stdin.write(json.dumps(request).encode() + b"\n")
+        return int(self._server.stdout.readline())
+
+    def ended(self, timeout):
+        """Waits for the script to end, at most `timeout` seconds (None: for ever)."""
+        return bool(select.select([self._server.stdout], [], [], timeout)[0])
+
+    def code(self):
+        """Returns the exit code of the script, which must have ended."""
+        return int(self._server.stdout.readline())
+
+
+def wait_for_group(leader):
+    """Gives the other processes of a run time to end by themselves."""
+    deadline = time.monotonic() + SECONDS_TO_END
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(leader, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.1)
+
+
+def read_if_there(file):
+    if not file.exists():
+        return ""
+    return file.read_text(errors="replace")
+
+
+script_server = cache(ScriptServer)  # one for each worker of pytest
+
+
+class ServedTraining:
+    """A run of `train.py`; replaces the `Popen` that `subprocesses.start_training` returns."""
+
+    def __init__(self, server, flags, output, env):
+        self._server = server
+        self.pid = server.begin([str(ROOT / "train.py"), *flags], output, output, **env)
+
+    def wait(self, timeout=None):
+        if not self._server.ended(timeout):
+            raise subprocess.TimeoutExpired("train.py", timeout)
+        return self._server.code()
+
+    def send_signal(self, number):
+        os.kill(self.pid, number)
+
+    def terminate(self):
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self):
+        self.send_signal(signal.SIGKILL)
