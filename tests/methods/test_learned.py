@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import time
 
 import pytest
 import torch
@@ -151,23 +150,6 @@ def test_synchronised_batch_norm_leaves_maps_and_frozen_networks_as_they_are(bui
         fit(one, data(trees), epochs=1)
         losses.append(one.trainer.callback_metrics["loss"].item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
-
-
-def test_a_validation_within_the_epoch_is_no_waiting(trees):
-    class Slow(Callback):
-        def on_validation_epoch_start(self, trainer, module):
-            time.sleep(1.0)
-
-    held_out = data(trees, validation="holdout", validation_share=0.3)
-    trainer = fit(
-        draem(norm="group"),
-        held_out,
-        epochs=1,
-        val_check_interval=1,
-        callbacks=[ThroughputMonitor(), Slow()],
-    )
-    seconds = len(held_out.samples["train"]) / trainer.callback_metrics["images_per_second"].item()
-    assert trainer.callback_metrics["wait_share"].item() * seconds < 0.9
 
 
 def test_resuming_brings_back_scheduler_and_scaler(trees, tmp_path):
