@@ -1,4 +1,4 @@
-"""Every command of README and docs is run, as it stands there, on small data that lie where it says."""
+"""Runs every command of README and docs as printed, on small data that lie where it names them."""
 
 import itertools
 import re
@@ -16,35 +16,33 @@ from trees import draw_image, folder_tree, mvtec_tree
 from lightning_ad.commands.main import main
 
 PAGES = [ROOT / "README.md", ROOT / "data/README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WORDS = (
-    "python",
-    "lightning-ad",
-    "make",
-    "torchrun",
-    "wandb",
-    "sbatch",
-    "srun",
-    "mlflow",
-    "tensorboard",
-)
-ELSEWHERE = {  # commands that other tests run, or that are what runs these
-    "make demo": "commands/test_demo.py", "make test": "commands/test_demo.py", "wandb sweep": "reporting/test_dashboards.py",
-    "wandb agent": "reporting/test_dashboards.py", "srun": "commands/test_preemption.py",
-}  # fmt: skip
 NUMBERS = itertools.count()
 TINY = ["--data.image_size", "64", "--data.center_crop", "null", "--data.num_workers", "0", *QUIET]
 
 
-def commands():
-    """(page, command) of every line of a block that begins with one of the words; a backslash goes on."""
+def commands_of(*programs):
+    """Finds the lines of blocks that begin with one of the programs; a backslash continues a line.
+
+    Returns:
+        The name of the first page of each command, by command.
+    """
     found = {}
     for page in PAGES:
         text = re.sub(r"\\\n\s*", "", page.read_text())
         for line in re.findall(r"^ {4,}(\S.*)$", text, re.MULTILINE):
-            if line.split()[0] in WORDS:
+            if line.split()[0] in programs:
                 found.setdefault(line.partition("  #")[0].strip(), page.stem)
-    # what is evaluated must have been trained
-    return sorted(found.items(), key=lambda item: ("evaluate" in item[0], "padim" in item[0]))
+    return found
+
+
+def commands():
+    """Returns (command, page) of all our commands; a run is trained before it is evaluated."""
+    found = commands_of("python", "lightning-ad").items()
+    return sorted(found, key=lambda item: (needs_a_run(item[0]), "padim" in item[0]))
+
+
+def needs_a_run(command):
+    return any(word in command for word in ("evaluate", "verify", "compare"))
 
 
 @pytest.fixture(scope="module")
@@ -96,42 +94,54 @@ def benchmark(args):
     return main([*words, *TINY])
 
 
+def train_if_missing(name, flags, words):
+    """Trains a run that a command needs and that no page trains under this name."""
+    if f"runs/{name}" in words and not Path("runs", name).exists():
+        data = ["--config", "configs/data/mvtec.yaml", "--data.category", "bottle"]
+        assert ours(["python", "train.py", *flags, *data]) == 0
+
+
 @pytest.mark.xdist_group("docs")  # a run that one of them makes is evaluated by another
 @pytest.mark.parametrize(("command", "page"), commands())
-def test_command(command, page, home, monkeypatch, tmp_path, forked_training):
+def test_command(command, page, home, monkeypatch, tmp_path, served_training):
     monkeypatch.chdir(home)
-    if test := next((test for words, test in ELSEWHERE.items() if command.startswith(words)), None):
-        assert command.split()[-1] in (ROOT / "tests" / test).read_text() or command.startswith(
-            ("make", "wandb", "srun")
-        )
-        return
     words = shlex.split(command)
-    if words[0] == "torchrun":
-        if "--node_rank 0" in command:
-            two_agents(words)
-        return
-    if "runs/padim-mvtec-bottle" in words and not Path("runs/padim-mvtec-bottle").exists():
-        assert ours(shlex.split("python train.py --config configs/padim.yaml --config configs/data/mvtec.yaml "
-                                "--data.category bottle")) == 0  # fmt: skip
-    if "runs/draem-bottle" in words and not Path("runs/draem-bottle").exists():
-        assert ours(shlex.split("python train.py --config configs/draem.yaml --config configs/data/mvtec.yaml "
-                                "--data.category bottle --name draem-bottle")) == 0  # fmt: skip
+    train_if_missing("padim-mvtec-bottle", ["--config", "configs/padim.yaml"], words)
+    draem = ["--config", "configs/draem.yaml", "--name", "draem-bottle"]
+    train_if_missing("draem-bottle", draem, words)
     assert ours(words) == 0
 
 
-def two_agents(words):
-    small_words = [*words, *small(words)]
-    rank = small_words.index("--node_rank") + 1
-    launcher = [sys.executable, "-m", "torch.distributed.run", *small_words[1:rank]]
-    rest = small_words[rank + 1 :]
-    agents = [
-        subprocess.Popen(
-            [*launcher, str(n), *rest], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+@pytest.mark.distributed
+@pytest.mark.xdist_group("docs")
+def test_torchrun_on_two_machines(home, monkeypatch):
+    monkeypatch.chdir(home)
+    first, second = commands_of("torchrun")
+    assert "--node_rank 0" in first
+    assert second == first.replace("--node_rank 0", "--node_rank 1")
+    agents = []
+    for command in (first, second):
+        words = shlex.split(command)
+        launcher = [sys.executable, "-m", "torch.distributed.run", *words[1:], *small(words)]
+        agents.append(
+            subprocess.Popen(launcher, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         )
-        for n in range(2)
-    ]
-    said = [agent.communicate(timeout=240)[0] for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], said
+    printed = [agent.communicate(timeout=240)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], printed
+
+
+def test_targets_of_make_are_in_the_makefile():
+    named = {command.split()[1] for command in commands_of("make")}
+    declared = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert named
+    assert named <= set(declared)
+
+
+def test_sweeps_are_there():
+    sweeps = [command for command in commands_of("wandb") if command.startswith("wandb sweep")]
+    assert sweeps
+    for command in sweeps:
+        assert (ROOT / command.split()[2]).is_file(), command
 
 
 def test_flags_of_the_readme_are_flags():
