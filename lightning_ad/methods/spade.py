@@ -232,7 +232,8 @@ class SPADE(FitOnlyModule):
         ignore: Tensor | None,
     ) -> Prediction:
         """Compares maps [B, C_l, h_l, w_l] with those of the training images `images` [B, k]."""
-        anomaly_maps, nearest = [], []
+        anomaly_maps = []
+        nearest = []
         for group in self.groups:
             levels = [maps[level] for level in group]
             scores, pixels = self._compare(levels, group, images)
