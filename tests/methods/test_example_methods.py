@@ -1,19 +1,27 @@
 """The two methods of docs/extending.md, added to a copy of the project as the page prints them."""
 
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from runs import ROOT, metrics_of
+from runs import ROOT, assert_same_weights, metrics_of
 
 from lightning_ad.evaluation import METRIC_NAMES
 
-COPIED = ["lightning_ad", "configs", "tests", "train.py", "evaluate.py", "pyproject.toml"]
-SMALL = ["--data.image_size", "64", "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu"]
+COPIED = [
+    *("lightning_ad", "configs", "tests", "docs", "benchmarks"),
+    *("train.py", "evaluate.py", "pyproject.toml", "README.md", "Makefile"),
+]
+CPU = ["--trainer.accelerator", "cpu"]
+SMALL = ["--data.image_size", "64", "--data.batch_size", "3", *CPU]
+METHODS = {  # flags for a run that is short, and what kills it in the middle
+    "meanimage": ([], ["--trainer.callbacks.batch", "0"]),
+    "autoencoder": (["--trainer.max_epochs", "2"], ["--trainer.callbacks.step", "3"]),
+}
 TIMEOUT = 1200  # seconds for a command that takes a minute on a quiet machine
 
 
@@ -47,13 +55,17 @@ def project(tmp_path_factory, trees):
         with (root / path).open(mode) as file:
             file.write(text)
     shutil.copytree(trees["mvtec"], root / "data/mvtec")
+    shutil.copy(ROOT / "data/README.md", root / "data")
     return root
 
 
 def run(words, project):
     assert words[0] == "python"
     command = [sys.executable, *words[1:]]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=TIMEOUT)
+    environment = {**os.environ, "PYTHONPATH": str(project / "tests/helpers")}
+    return subprocess.run(
+        command, cwd=project, env=environment, capture_output=True, text=True, timeout=TIMEOUT
+    )
 
 
 def test_what_is_printed_is_all_that_is_added():
@@ -71,23 +83,29 @@ def test_what_is_printed_is_all_that_is_added():
     assert len(registered) == 2
 
 
-def test_they_train_and_are_evaluated(project):
+def test_they_train_go_on_after_a_kill_and_are_evaluated(project):
     *trained, evaluated, _ = printed_commands()
-    for words in trained:
-        done = run([*words, *SMALL], project)
+    for words, (method, (flags, kill)) in zip(trained, METHODS.items(), strict=True):
+        words = [*words, *SMALL, *flags]
+        done = run(words, project)
         assert done.returncode == 0, done.stderr[-3000:]
-    done = run([*evaluated, "--trainer.accelerator", "cpu"], project)
+        killed = run([*words, "--trainer.callbacks+", "faults.KillAt", *kill], project)
+        assert killed.returncode == -9, killed.stderr[-3000:]
+        resumed = run([*words, "--resume"], project)
+        assert resumed.returncode == 0, resumed.stderr[-3000:]
+        runs = project / f"runs/{method}-mvtec-bottle"
+        assert_same_weights(runs / "version_0", runs / "version_1")
+        assert metrics_of(runs / "version_0") == metrics_of(runs / "version_1")
+    done = run([*evaluated, *CPU], project)
     assert done.returncode == 0, done.stderr[-3000:]
-    first = project / "runs/meanimage-mvtec-bottle/version_0"
-    metrics = metrics_of(first)
-    assert list(metrics) == list(METRIC_NAMES)
-    assert metrics_of(first / "evaluations/version_0") == metrics
-    assert Path(project / "runs/autoencoder-mvtec-bottle/version_0/report.html").is_file()
+    tested = project / "runs/meanimage-mvtec-bottle/version_1"
+    assert list(metrics_of(tested)) == list(METRIC_NAMES)
+    assert metrics_of(tested / "evaluations/version_0") == metrics_of(tested)
 
 
 def test_the_tests_that_find_them_pass(project):
-    """The contract, their configurations, resuming, processes: all that holds for any method."""
+    """The contract, their configurations, tiles, workers: all that holds for any method."""
     done = run([*printed_commands()[-1], "-v"], project)
     assert done.returncode == 0, done.stdout[-5000:]
-    for name in ("TestMeanImage", "TestAutoencoder", "test_resume", "test_method_configs"):
+    for name in ("TestMeanImage", "TestAutoencoder", "test_method_configs", "by_tiles"):
         assert re.search(rf"{name}.* PASSED", done.stdout), name
