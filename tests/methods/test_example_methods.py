@@ -105,7 +105,7 @@ def test_they_train_go_on_after_a_kill_and_are_evaluated(project):
 
 def test_the_tests_that_find_them_pass(project):
     """The contract, their configurations, tiles, workers: all that holds for any method."""
-    done = run([*printed_commands()[-1], "-v"], project)
+    done = run([*printed_commands()[-1], "-vv"], project)
     assert done.returncode == 0, done.stdout[-5000:]
     for name in ("TestMeanImage", "TestAutoencoder", "test_method_configs", "by_tiles"):
         assert re.search(rf"{name}.* PASSED", done.stdout), name
