@@ -62,7 +62,8 @@ def project(tmp_path_factory, trees):
 def run(words, project):
     assert words[0] == "python"
     command = [sys.executable, *words[1:]]
-    environment = {**os.environ, "PYTHONPATH": str(project / "tests/helpers")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
+    environment["PYTHONPATH"] = str(project / "tests/helpers")
     return subprocess.run(
         command, cwd=project, env=environment, capture_output=True, text=True, timeout=TIMEOUT
     )
