@@ -5,7 +5,7 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """Something the user can put right: what was expected, what was given, and what to do.
+    """Something the user can put right: what was expected, what was got, and what to do.
 
     The command line prints the message alone and ends with `exit_code`.
 
@@ -47,7 +47,7 @@ class DivergedError(UserError):
 
 
 class Preempted(UserError):
-    """The run was told to stop and can be resumed; all processes raise it.
+    """A signal has stopped the run, which can be resumed; all processes raise it.
 
     The exit code is EX_TEMPFAIL, so that a scheduler starts the job again.
     """
@@ -82,7 +82,7 @@ class DiskFullError(OSError):
 
     Attributes:
         size: of the file, in bytes.
-        folder: where it was to be.
+        folder: the one for temporary files.
         reason: why it could not be, in the system's words.
     """
 

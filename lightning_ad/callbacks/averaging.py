@@ -12,7 +12,7 @@ from lightning_ad.errors import UsageError
 
 
 class _AveragingOnDevice(WeightAveraging):
-    """Lightning makes the average before the model moves to its device, and leaves it behind."""
+    """An average on the model's device: Lightning makes it before the model moves there."""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings the average to the model."""
@@ -79,8 +79,8 @@ class LastEpochsAveraging(_AveragingOnDevice):
         super().on_fit_start(trainer, pl_module)
         if not trainer.max_epochs or self.epochs > trainer.max_epochs:
             raise UsageError(
-                f"LastEpochsAveraging.epochs is {self.epochs}, trainer.max_epochs "
-                f"{trainer.max_epochs}: lower it"
+                "LastEpochsAveraging.epochs must be at most trainer.max_epochs "
+                f"({trainer.max_epochs}), got {self.epochs}"
             )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,7 +110,7 @@ class LastEpochsAveraging(_AveragingOnDevice):
         return {**super().state_dict(), "averaged_epoch": self._averaged_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on after that epoch."""
+        """Continues after that epoch."""
         super().load_state_dict(state_dict)
         self._averaged_epoch = state_dict["averaged_epoch"]
 

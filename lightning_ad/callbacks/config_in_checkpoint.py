@@ -13,15 +13,15 @@ from lightning_ad.system.cost import peak_memory_gib
 class ConfigInCheckpoint(Callback):
     """Keeps the run's configuration, as YAML text, in each checkpoint: the file alone is enough.
 
-    Beside it the fingerprint of the training set, and what the fit has cost so far.
+    Adds the fingerprint of the training set, and what the fit has cost so far.
 
     Args:
         config: the whole configuration.
-        training_set: the fingerprint.
+        training_set: the fingerprint of the training set; None if it is not known.
 
     Attributes:
         earlier: `seconds` and peak memory (`host`, in GiB) of the fit up to the checkpoint that it
-            goes on from.
+            continues from.
     """
 
     KEY = CONFIG_KEY
@@ -41,11 +41,11 @@ class ConfigInCheckpoint(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: AnomalyModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Takes what the fit had cost."""
+        """Reads what the fit had cost."""
         self.earlier = checkpoint.get(self.COST, self.earlier)
 
     def spent_before(self, module: AnomalyModule) -> dict[str, float]:
-        """Returns `earlier`, with what the progress of a fit-only method says."""
+        """Returns `earlier`, plus the seconds in the progress of a fit-only method."""
         return {**self.earlier, "seconds": self.earlier["seconds"] + module.seconds_before}
 
     def on_save_checkpoint(

@@ -15,10 +15,10 @@ from lightning_ad.system.stop_request import StopRequest
 
 
 class StopOnSignal(Callback):
-    """Ends a run on SIGTERM, SIGUSR1 or Ctrl+C to any process, after the step that goes on.
+    """Ends a run on SIGTERM, SIGUSR1 or Ctrl+C to any process, after the current step.
 
-    What was done is in a checkpoint then. A second Ctrl+C ends the run at once. A validation, or
-    the summary of a fit-only method that makes no selection, is brought to its end first.
+    A checkpoint then holds what was done. A second Ctrl+C ends the run at once. A validation, or
+    the summary of a fit-only method that makes no selection, is finished first.
 
     Takes the place of Lightning's own handlers, which write no checkpoint, or one that a resumed
     run does not find.
@@ -35,24 +35,24 @@ class StopOnSignal(Callback):
         self._handlers_before: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Handles the signals from now on; Lightning has set its own handlers before."""
+        """Sets the signal handlers; Lightning has set its own before."""
         self._listen()
         if isinstance(pl_module, FitOnlyModule) and pl_module.progress is not None:
             pl_module.progress.listen_to(self._request)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Handles the signals from now on."""
+        """Sets the signal handlers."""
         self._listen()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives the signals the handlers that they had before."""
+        """Restores the earlier signal handlers."""
         restore_handlers(self._handlers_before)
         self._handlers_before.clear()
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Gives the signals their handlers too: Lightning tears down only what has ended well."""
+        """Restores the handlers here too: Lightning calls `teardown` only after success."""
         self.teardown(trainer, pl_module, "")
 
     def on_train_batch_end(
@@ -127,7 +127,7 @@ class StopOnSignal(Callback):
 
 
 def _must_go_on(trainer: Trainer) -> bool:
-    """Whether gradients wait for more batches, or the epoch's end or a validation comes next.
+    """Returns whether gradients wait for more batches, or an epoch's end or a validation is next.
 
     At its end, an epoch has its own checkpoint, which its validation may not be kept from.
     """

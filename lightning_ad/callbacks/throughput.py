@@ -26,7 +26,7 @@ class ThroughputMonitor(Callback):
         self._images = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clocks: an epoch in which a resumed run goes on has no start."""
+        """Starts the clocks: an epoch that a resumed run continues has no start."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,7 +59,7 @@ class ThroughputMonitor(Callback):
         self._validation_start = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets the clocks go on."""
+        """Restarts the clocks."""
         pause = time.perf_counter() - self._validation_start
         self._epoch_start += pause
         self._step_end += pause
@@ -77,6 +77,6 @@ class RunProgressBar(TQDMProgressBar):
     """A progress bar without the version of the first logger, which is not that of the run."""
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Returns what stands beside the bar."""
+        """Returns the numbers beside the bar."""
         metrics = super().get_metrics(trainer, pl_module)
         return {name: value for name, value in metrics.items() if name != "v_num"}

@@ -42,7 +42,7 @@ class Backbone(nn.Module):
         strides: which blocks to take if `layers` is None; None for the last of all that has a map.
         blocks: how many images go through together, by type of device; the whole batch for a type
             without an entry.
-        argument: what the user's names of `layers` and `weights` begin with, for messages.
+        argument: the prefix of `layers` and `weights` in messages.
 
     Attributes:
         layers: names of the layers, in the order of the maps.
@@ -95,7 +95,7 @@ class Backbone(nn.Module):
         return self.extraction.extractor(self, image)(image, then)
 
     def plain_maps(self, image: Tensor) -> Maps:
-        """The maps of all images at once, by the network as it was built."""
+        """Returns the maps of all images at once, by the network as it was built."""
         maps = self.body((image - self.mean) / self.std)
         return [maps[layer] for layer in self.layers]
 
@@ -111,10 +111,10 @@ class Backbone(nn.Module):
         return super().train(False)
 
     def shapes(self, height: int, width: int) -> list[FeatureShape]:
-        """The shape of each layer's map for images of [height, width], without computing one.
+        """Predicts the shape of each layer's map for images of [height, width]; computes no map.
 
         Raises:
-            UsageError: if nothing would be left of images as small.
+            UsageError: if images of this size are too small for the network.
         """
         size = (height, width)
         if size not in self._shapes:
@@ -156,7 +156,7 @@ def _forget_old_weights(backbone: Backbone, _keys: object) -> None:
 
 
 def _for_shapes_only(body: fx.GraphModule) -> fx.GraphModule:
-    """A copy on the meta device, without modules that keep the shape: they take longest there."""
+    """Copies a network to the meta device, without modules that keep the shape: the slow ones."""
     without_numbers = {}
     for tensor in (*body.parameters(), *body.buffers()):
         without_numbers[id(tensor)] = tensor.to("meta")
@@ -179,12 +179,12 @@ def _check_layers(layers: Sequence[str], network: nn.Module, name: str, argument
 
 
 def _is_layer(layer: str, nodes: Sequence[str]) -> bool:
-    """Whether a name is that of a node, or of a module that holds nodes."""
+    """Returns whether a name is that of a node, or of a module that holds nodes."""
     return layer in nodes or any(node.startswith(f"{layer}.") for node in nodes)
 
 
 def _block_names(network: nn.Module) -> list[str]:
-    """The blocks in order: children of one of the `STEMS`, or else of the network itself."""
+    """Returns the blocks in order: the children of one of the `STEMS`, or else of the network."""
     for stem in STEMS:
         blocks = getattr(network, stem, None)
         if isinstance(blocks, nn.Sequential):
@@ -195,19 +195,20 @@ def _block_names(network: nn.Module) -> list[str]:
 def _blocks_at(
     network: nn.Module, name: str, strides: Sequence[int | None], argument: str
 ) -> list[str]:
-    """The last block at each of some strides; at None, the last of all that has a map."""
+    """Returns the last block at each of some strides; at None, the last of all that has a map."""
     at = _last_blocks(network)
     missing = [stride for stride in strides if stride not in at]
     if missing:
+        known = ", ".join(str(stride) for stride in at if stride is not None)
         raise UsageError(
-            f"{name} has no block at stride {missing[0]} (there is {at}); "
+            f"{name} has no block at stride {missing[0]}, only at {known}; "
             f"name the layers with {argument}layers"
         )
     return [at[stride] for stride in strides]
 
 
 def _last_blocks(network: nn.Module) -> dict[int | None, str]:
-    """The last block at each stride, and at None the last of all, by a pass on the meta device."""
+    """Finds the last block at each stride, and at None the last of all, on the meta device."""
     ghost = copy.deepcopy(network).to("meta")
     at: dict[int | None, str] = {}
 

@@ -1,4 +1,4 @@
-"""Features of images that come again unchanged, kept within a budget of main memory."""
+"""Features of images that are seen again unchanged, kept within a budget of main memory."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,7 +9,7 @@ from torch import Tensor
 class FeatureCache:
     """Features by the row of the data set; valid for one network, one geometry and one precision.
 
-    Rows are kept in the order in which they first come, until the budget is spent. The others are
+    Rows are kept in the order in which they are first seen, until the budget is spent. Others are
     computed each time.
 
     Args:

@@ -31,11 +31,11 @@ class DiskFeatures:
     file are computed again. Caching stops if reading turns out slower than computing.
 
     Args:
-        folder: of the features of all networks.
-        gib: what it may hold, as a process finds it at its start; the features that were used
-            longest ago are removed first.
-        network: whose features these are, with its weights.
-        name: of its architecture.
+        folder: holds the features of all networks.
+        gib: the most that the folder may hold, in GiB, as a process finds it at its start; the
+            features that were used longest ago are removed first.
+        network: computes the features, with its present weights.
+        name: of the network's architecture.
         layers: names of its maps.
 
     Attributes:
@@ -83,7 +83,7 @@ class DiskFeatures:
         except OSError as error:
             self.pays = False
             part.unlink(missing_ok=True)
-            rank_zero_info(f"No more features are kept in {self.folder.parent}: {error.strerror}")
+            rank_zero_info(f"No more features are saved in {self.folder.parent}: {error.strerror}")
 
     def _take_room(self, size: int) -> bool:
         with self._lock:
@@ -100,13 +100,13 @@ class DiskFeatures:
         if known and self.pays and self._reading.mean > self._computing.mean:
             self.pays = False
             rank_zero_info(
-                f"Features are computed faster than read from {self.folder.parent}: "
-                "they are not kept there."
+                f"Computing features is faster than reading them from {self.folder.parent}: "
+                "they are no longer saved there."
             )
 
 
 class _Pace:
-    """How long images took."""
+    """The number of images that were read or computed, and the seconds that they took."""
 
     images = 0
     seconds = 0.0
@@ -117,7 +117,7 @@ class _Pace:
 
 
 def _read(path: Path) -> list[Tensor] | None:
-    """The maps in a file; None if it is not there or is damaged."""
+    """Reads the maps in a file; None if it is missing or damaged."""
     try:
         content = path.read_bytes()
         os.utime(path)
@@ -141,7 +141,7 @@ def _digest_of_image(image: Tensor) -> str:
 
 
 def _digest_of(network: nn.Module, name: str, layers: Sequence[str]) -> str:
-    """Of everything on which the bits of the features depend, beside the image."""
+    """Returns a digest of all that determines the bits of the features, except the image."""
     described = (
         torch.__version__,
         platform.machine(),
@@ -162,7 +162,7 @@ def _digest(described: object) -> hashlib.blake2b:
 
 
 def _make_room(folder: Path, limit: int) -> int:
-    """Removes the oldest files if it is nearly full; returns how many bytes may be written."""
+    """Removes the oldest files of a nearly full folder; returns how many bytes may be written."""
     files = _files_by_age(folder)
     held = sum(size for _, size, _ in files)
     if held <= FULL * limit:
@@ -176,7 +176,7 @@ def _make_room(folder: Path, limit: int) -> int:
 
 
 def _files_by_age(folder: Path) -> list[tuple[float, int, Path]]:
-    """When each file was last used, its size and its path; the oldest first."""
+    """Lists the time of last use, the size and the path of each file, the oldest first."""
     files = []
     for path in folder.glob(f"{HEX}/{HEX}"):
         try:

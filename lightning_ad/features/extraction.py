@@ -24,7 +24,7 @@ Then = Callable[[Maps], Maps]  # what is made of maps at once, so that they need
 
 
 class Frozen(Protocol):
-    """What extraction must know of a frozen network."""
+    """The parts of a frozen network that extraction uses."""
 
     body: fx.GraphModule
     layers: list[str]
@@ -32,7 +32,7 @@ class Frozen(Protocol):
     std: Tensor
 
     def plain_maps(self, image: Tensor) -> Maps:
-        """The maps of images, computed as PyTorch does it."""
+        """Returns the maps of images, computed as PyTorch does it."""
         ...
 
 
@@ -40,7 +40,7 @@ class Extractor(Protocol):
     """A way to bring a batch through a network."""
 
     def __call__(self, image: Tensor, then: Then) -> Maps:
-        """What `then` makes of the maps of images [B, 3, H, W], [B, ...] each.
+        """Returns what `then` makes of the maps of images [B, 3, H, W]: tensors [B, ...].
 
         `then` may get the images in parts: what it makes of one must not depend on the others.
         """
@@ -49,24 +49,22 @@ class Extractor(Protocol):
 
 @dataclass(frozen=True)
 class WholeBatch:
-    """All images at once."""
+    """An extractor that computes all images at once."""
 
     network: Network
 
     def __call__(self, image: Tensor, then: Then) -> Maps:
-        """See `Extractor`."""
         return then(self.network(image))
 
 
 @dataclass(frozen=True)
 class FixedBlocks:
-    """Always `size` images at once; the last block is filled with zeros."""
+    """An extractor that computes always `size` images at once, the last block filled with zeros."""
 
     network: Network
     size: int
 
     def __call__(self, image: Tensor, then: Then) -> Maps:
-        """See `Extractor`."""
         count = len(image)
         missing = -count % self.size
         if missing:
@@ -81,14 +79,12 @@ class FixedBlocks:
 
 @dataclass(frozen=True)
 class OneThreadEach:
-    """One image on each thread; if there are many, `together` of them at once."""
+    """An extractor that computes one image on each thread, or `together` if there are many."""
 
     network: Network
     together: int = 1
 
     def __call__(self, image: Tensor, then: Then) -> Maps:
-        """See `Extractor`."""
-
         def work(part: Tensor) -> list[Maps]:
             maps = self.network(part)
             return [then(_of_image(maps, row)) for row in range(len(part))]
@@ -97,7 +93,7 @@ class OneThreadEach:
         return _joined(list(chain.from_iterable(done)))
 
     def _parts(self, image: Tensor) -> list[Tensor]:
-        """Parts of `together` images while there is one for every thread, then single images."""
+        """Splits into parts of `together` while every thread gets one, then into single images."""
         turn = self.together * torch.get_num_threads()
         in_turns = len(image) // turn * turn
         parts: list[Tensor] = []
@@ -147,7 +143,7 @@ class Extraction:
         self._disk = None
 
     def extractor(self, frozen: Frozen, image: Tensor) -> Extractor:
-        """The way for this batch; the only place where one is chosen."""
+        """Returns the extractor for this batch; the only place that chooses one."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing() or not len(image):
             return WholeBatch(frozen.plain_maps)
         size = self.blocks.get(image.device.type, len(image))
@@ -164,7 +160,7 @@ class Extraction:
         return OneThreadEach(network)
 
     def _fused_for(self, frozen: Frozen, image: Tensor) -> "FusedMaps | None":
-        """A network that computes the same faster, if there is one for images like these."""
+        """Returns a network that computes the same faster, if there is one for such images."""
         dtype = fusable(image)
         if dtype is None:
             return None
@@ -173,7 +169,7 @@ class Extraction:
         return self.fused
 
     def _disk_for(self, frozen: Frozen, fused: bool) -> DiskFeatures | None:
-        """The features on disk, opened for the weights that are there at the first image."""
+        """Returns the features on disk, opened for the weights that the first image finds."""
         if self._cache is None or torch.is_autocast_enabled("cpu"):  # which rounds differently
             return None
         if self._disk is None:
@@ -182,7 +178,7 @@ class Extraction:
         return self._disk
 
     def __getstate__(self) -> dict[str, Any]:
-        """What copies get, in this process or another."""
+        """Leaves out what was made for the weights: a copy, in any process, makes its own."""
         return {**vars(self), "fused": None, "_disk": None}
 
 
@@ -190,7 +186,7 @@ class FusedMaps:
     """The maps of a fused network, with the normalisation before it.
 
     It is right for the weights that the network had when it was made. That weights are changed in
-    place goes unnoticed: nobody does that here.
+    place goes unnoticed: nothing here does that.
 
     Args:
         frozen: the network.
@@ -209,15 +205,15 @@ class FusedMaps:
 
     @property
     def together(self) -> int:
-        """How many images may go through at once."""
+        """The number of images that may go through at once."""
         return self.network.together
 
     def fits(self, body: nn.Module, image: Tensor, dtype: torch.dtype) -> bool:
-        """Whether it was made for this network, and for images of this size and type."""
+        """Returns whether it was made for this network, and for images of this size and type."""
         return self._made_for == self._key(body, image, dtype)
 
     def __call__(self, image: Tensor) -> Maps:
-        """The maps of one image, or of `together`."""
+        """Returns the maps of one image, or of `together`."""
         normalised = torch.sub(image, self._mean).div_(self._std)
         maps = self.network(normalised.contiguous(memory_format=torch.channels_last))
         return [maps[layer] for layer in self._layers]

@@ -85,7 +85,7 @@ class FusedNetwork:
     def _same_one_by_one(
         self, together: dict[str, Tensor], first: dict[str, Tensor], others: Tensor
     ) -> bool:
-        """Whether the maps of all images are those of the first and of each of the others."""
+        """Returns whether the maps of all images are those of the first and of each other one."""
         with torch.inference_mode():
             alone = [first, *(self.one(image) for image in others.split(1))]
         for name, maps in together.items():
@@ -101,7 +101,7 @@ def _noise(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def _images_together(network: fx.GraphModule, image: Tensor, dtype: torch.dtype) -> int:
-    """How many images it is worth taking together: a power of two, 1 if convolutions are large."""
+    """Chooses how many images to take together: a power of two, 1 if convolutions are large."""
     work = _multiplications(network)
     if not work or sum(work) / len(work) > WORK:
         return 1
@@ -111,7 +111,7 @@ def _images_together(network: fx.GraphModule, image: Tensor, dtype: torch.dtype)
 
 
 def _multiplications(network: fx.GraphModule) -> list[int]:
-    """The number of multiplications of each fused convolution, for one image."""
+    """Returns the number of multiplications of each fused convolution, for one image."""
     numbers = []
     for node in network.graph.nodes:
         layer = _module_of(network, node)
@@ -150,14 +150,14 @@ def fused(
 
 
 def _ordered(network: fx.GraphModule, images: Tensor) -> tuple[fx.GraphModule, dict[str, Tensor]]:
-    """A copy whose convolutions ordered their weights for images like these, and their maps."""
+    """Returns a copy whose convolutions ordered their weights for such images, and their maps."""
     network = _copy(network)
     with torch.inference_mode():
         return network, network(images)
 
 
 def _copy(network: fx.GraphModule) -> fx.GraphModule:
-    """A copy that has the same tensors."""
+    """Copies a network, but not its tensors."""
     kept: dict[int, Any] = {}
     for module in network.modules():
         for values in (module.__dict__, module._parameters, module._buffers):
@@ -203,14 +203,14 @@ class FusedConv2d(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Looks into sequences: torchvision keeps convolution, normalisation and activation in one."""
+    """A tracer that looks into sequences: torchvision keeps convolution and what follows in one."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return not isinstance(m, nn.Sequential)
 
 
 class _Shapes(fx.Interpreter):
-    """Notes the shape of what each node gives."""
+    """An interpreter that notes the shape of each node's output."""
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -219,7 +219,7 @@ class _Shapes(fx.Interpreter):
 
 
 class _Follower(NamedTuple):
-    """A module that alone uses what a node gives, with its own node."""
+    """The only user of a node's output: a module, with its own node."""
 
     node: fx.Node
     module: nn.Module
@@ -277,27 +277,27 @@ def _replace(
 def _with_norm(
     weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm2d
 ) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of a convolution with the normalisation after it."""
+    """Returns the weight and bias of a convolution with the normalisation after it."""
     return fuse_conv_bn_weights(
         weight, bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
 
 
 def _can_activate(module: nn.Module, after_sum: bool) -> bool:
-    """Whether oneDNN has this activation after a convolution, or after its sum with another map."""
+    """Returns whether oneDNN has this activation after a convolution, or after a sum with a map."""
     known = ACTIVATIONS.get(type(module))
     return known is not None and (known[0] == AFTER_SUM or not after_sum)
 
 
 def _module_of(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """The module that a node calls."""
+    """Returns the module that a node calls."""
     if node.op != "call_module":
         return None
     return network.get_submodule(node.target)
 
 
 def _only_user(node: fx.Node) -> fx.Node | None:
-    """The node that alone uses what a node gives."""
+    """Returns the only user of a node's output; None unless there is exactly one."""
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
@@ -310,7 +310,7 @@ def _follower(network: fx.GraphModule, node: fx.Node) -> _Follower | None:
 
 
 def _sum_to_take(convolution: fx.Node, last: fx.Node) -> fx.Node | None:
-    """The sum after `last`, if the convolution can take it.
+    """Returns the sum after `last`, if the convolution can take it.
 
     It must be one of two different maps of one shape, and the convolution moves down to it: nothing
     before it may change the convolution's input.
@@ -327,7 +327,7 @@ def _sum_to_take(convolution: fx.Node, last: fx.Node) -> fx.Node | None:
 
 
 def _other_summand(total: fx.Node, summand: fx.Node) -> fx.Node | None:
-    """What is added to a summand; None unless it is the map of another node."""
+    """Returns what is added to a summand; None unless it is the map of another node."""
     if len(total.args) != 2 or total.kwargs:
         return None
     if not all(isinstance(arg, fx.Node) for arg in total.args):
@@ -336,7 +336,7 @@ def _other_summand(total: fx.Node, summand: fx.Node) -> fx.Node | None:
 
 
 def _input_changes(convolution: fx.Node, end: fx.Node) -> bool:
-    """Whether a node between a convolution and `end` changes the convolution's input in place."""
+    """Returns whether a node before `end` changes the convolution's input in place."""
     node = convolution.next
     while node is not end:
         if _works_in_place(node) and node.args[0] is convolution.args[0]:

@@ -71,7 +71,7 @@ def hide(scores: Tensor, ignore: Tensor | None) -> Tensor:
 
 
 def spatial_mean(maps: Tensor) -> Tensor:
-    """Means over the positions of maps [B, C, h, w]: float32 [B, C], the same bits in any batch."""
+    """Averages maps [B, C, h, w] over positions: float32 [B, C], the same bits in any batch."""
     if maps.device.type != "cpu" or not len(maps):
         return maps.float().mean((2, 3))
     means = map_single_threaded(lambda one: one.float().mean((1, 2)), maps.unbind())
@@ -80,7 +80,7 @@ def spatial_mean(maps: Tensor) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _axis(length: int, size: int, sigma: float) -> Tensor:
-    """The weights of `length` scores for each of `size` pixels along an axis.
+    """Returns the weights of `length` scores for each of `size` pixels along an axis.
 
     Float64 [size, length]; the rows sum to 1.
     """

@@ -27,9 +27,9 @@ _skip: ContextVar[bool] = ContextVar("skip_weights", default=False)
 
 @contextmanager
 def skip_weights() -> Iterator[None]:
-    """Backbones that are built inside stay random, and nothing is fetched.
+    """Leaves the weights of backbones that are built inside random, and fetches nothing.
 
-    For a checkpoint that is about to bring their weights.
+    To be used when a checkpoint with their weights is loaded next.
     """
     token = _skip.set(True)
     try:
@@ -55,7 +55,7 @@ def build_network(name: str, weights: str | None, argument: str = "model.") -> n
         name: a torchvision model, or `timm/<name>`.
         weights: the name of the torchvision weights (`IMAGENET1K_V1`) or of the timm tag
             (`tv_in1k`), the path of a state dict, or None for random weights.
-        argument: what the user's name of `weights` begins with, for messages.
+        argument: the prefix of `weights` in messages.
 
     Raises:
         UsageError: for an unknown model, or weights that it does not have.
@@ -104,7 +104,7 @@ def _torchvision(name: str, weights: str | None, argument: str) -> nn.Module:
 
 
 def _options(name: str) -> dict[str, bool]:
-    """The options of a network without weights."""
+    """Returns the options of a network without weights."""
     if name in RESCALING:
         return {"init_weights": False, "transform_input": True}
     return {}
@@ -131,7 +131,7 @@ def _timm(name: str, weights: str | None, argument: str) -> nn.Module:
     except Exception as error:  # the hub client raises a family of its own
         raise WeightsError(
             f"cannot get the weights {architecture}.{tag} of timm ({type(error).__name__}). "
-            "Download the file where there is a network, and give its path as "
+            "Download the file on a machine with a network, and give its path as "
             f"{argument}weights"
         ) from error
 
@@ -156,7 +156,7 @@ def _load(network: nn.Module, name: str, path: Path) -> None:
 
 
 def _fault(keys: Collection[str], what: str) -> list[str]:
-    """One line about keys of a state dict; none if there are no such keys."""
+    """Returns one line about keys of a state dict; none if there are no such keys."""
     if not keys:
         return []
     return [f"{len(keys)} {what} (first: {min(keys)})"]

@@ -44,19 +44,19 @@ class Axis:
         return cls(low, high, label)
 
     def place(self, values: ArrayLike) -> Values:
-        """The positions of `values` along the axis: 0 at `low`, 1 at `high`."""
+        """Returns the positions of `values` along the axis: 0 at `low`, 1 at `high`."""
         values = np.asarray(values, np.float64)
         if self.log:
             return np.log(values / self.low) / np.log(self.high / self.low)
         return (values - self.low) / (self.high - self.low)
 
     def edges(self, bins: int) -> Values:
-        """The `bins` + 1 limits of bins that look equally wide."""
+        """Returns the `bins` + 1 limits of bins that look equally wide."""
         spaced = np.geomspace if self.log else np.linspace
         return spaced(self.low, self.high, bins + 1)
 
     def ticks(self) -> list[float]:
-        """A few round numbers within the axis."""
+        """Returns a few round numbers within the axis."""
         if self.log:
             return _powers_of_ten(self.low, self.high)
         step = _round_step((self.high - self.low) / 6)
@@ -65,7 +65,7 @@ class Axis:
         return [float(step * k) for k in range(first, last + 1)]
 
     def placed_ticks(self) -> list[tuple[float, float]]:
-        """The ticks with their positions along the axis, in [0, 1]."""
+        """Returns the ticks with their positions along the axis, in [0, 1]."""
         ticks = self.ticks()
         return list(zip(ticks, self.place(ticks).tolist(), strict=True))
 
@@ -79,7 +79,7 @@ def _powers_of_ten(low: float, high: float) -> list[float]:
 
 
 def _round_step(rough: float) -> float:
-    """The smallest of 1, 2, 5 and 10 times a power of ten that is about `rough` or more."""
+    """Returns the smallest of 1, 2, 5 and 10 times a power of ten that is about `rough` or more."""
     power = 10.0 ** np.floor(np.log10(rough))
     for factor in (1, 2, 5):
         if power * factor >= rough * 0.99:
@@ -95,7 +95,7 @@ def chart(
     height: int = 210,
     notes: Mapping[str, float] = NO_NOTES,
 ) -> str:
-    """An SVG chart of `content`, which is drawn in unit coordinates.
+    """Draws an SVG chart of `content`, which is in unit coordinates.
 
     `notes` are texts with a dashed line, by their place on the x axis.
     """
@@ -135,11 +135,11 @@ class _Frame:
         return self.height - TOP - below
 
     def left(self, share: float) -> float:
-        """Pixels from the left edge of the chart to a place along the x axis."""
+        """Returns the pixels from the left edge of the chart to a place along the x axis."""
         return LEFT + share * self.plot_width
 
     def grid(self) -> str:
-        """A line at each tick of both axes, as path data in unit coordinates."""
+        """Draws a line at each tick of both axes, as path data in unit coordinates."""
         lines = []
         for _, share in self.x.placed_ticks():
             lines.append(f"M{share:.4f} 0V1")
@@ -174,7 +174,7 @@ class _Frame:
 
 
 def _note_side(note: str, share: float) -> str:
-    """The CSS class that keeps a note in the chart: it ends, is centred or starts at its line."""
+    """Returns the CSS class that keeps a note in the chart: which part of it is at its line."""
     if share > 0.8:
         return "end"
     if share > 0.2 or len(note) < 6:
@@ -188,7 +188,7 @@ def _text(text: str, x: float, y: float, kind: str, turn: str = "") -> str:
 
 
 def curve(x: Axis, y: Axis, xs: ArrayLike, ys: ArrayLike, columns: int = 300) -> str:
-    """The line through (`xs`, `ys`) as content of a `chart`.
+    """Draws the line through (`xs`, `ys`) as content of a `chart`.
 
     Of the points that fall on one of `columns` columns in a row, the first, last, lowest and
     highest remain.
@@ -211,7 +211,7 @@ def curve(x: Axis, y: Axis, xs: ArrayLike, ys: ArrayLike, columns: int = 300) ->
 
 
 def bars(x: Axis, y: Axis, edges: Values, counts: NDArray[np.int64], kind: str) -> str:
-    """The bars of a histogram as content of a `chart`, with CSS class `kind`.
+    """Draws the bars of a histogram as content of a `chart`, with CSS class `kind`.
 
     Args:
         x: the axis of values.

@@ -18,7 +18,7 @@ from lightning_ad.system.cost import Stopwatch
 
 
 def report_facts(run: Run, counts: Mapping[str, int], watch: Stopwatch) -> dict[str, str]:
-    """What the report lists about a tested run, as text by name."""
+    """Returns what the report lists about a tested run, as text by name."""
     height, width = run.datamodule.geometry.output
     facts = {
         "method": type(run.model).__name__,
@@ -55,7 +55,7 @@ def _memory_text(peak: Mapping[str, float]) -> str:
 def dashboard_facts(
     model: AnomalyModule, data: AnomalyDataModule, revision: str | None, training_set: str | None
 ) -> dict[str, str]:
-    """What a dashboard lists about a run before it begins: method, data, versions, revision."""
+    """Returns what a dashboard lists about a run at its start: method, data, versions, revision."""
     facts = {
         "method": type(model).__name__,
         "data": data.title,
@@ -69,7 +69,7 @@ def dashboard_facts(
 
 
 def dashboard_costs(run: Run, watch: Stopwatch) -> dict[str, float]:
-    """Seconds, peak memory, images per second and size of a tested run, as dashboards log them."""
+    """Returns the seconds, peak memory, images per second and size of a tested run, by name."""
     costs = {}
     for stage, seconds in {**watch.seconds, **run.model.seconds_by_stage}.items():
         costs[f"seconds_{stage}"] = seconds
@@ -82,7 +82,7 @@ def dashboard_costs(run: Run, watch: Stopwatch) -> dict[str, float]:
 
 
 def device_name(trainer: Trainer) -> str:
-    """The GPU's name, or the kind of CPU."""
+    """Returns the GPU's name, or the kind of CPU."""
     device = trainer.strategy.root_device
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

@@ -19,7 +19,7 @@ def write_map(path: str | Path, map: Tensor) -> None:
     is read back with an error of at most (highest - lowest) / 65535 / 2, plus float32 rounding.
 
     Raises:
-        ValueError: `map` is not [H, W], or holds NaN or infinite values.
+        ValueError: if `map` is not [H, W], or holds NaN or infinite values.
     """
     values = map.detach().cpu().numpy().astype(np.float64)
     if values.ndim != 2:
@@ -39,10 +39,10 @@ def write_map(path: str | Path, map: Tensor) -> None:
 
 
 def read_map(path: str | Path) -> Tensor:
-    """The raw values that `write_map` was given: float32 [H, W].
+    """Reads the raw values that `write_map` was given: float32 [H, W].
 
     Raises:
-        DataError: the file cannot be read, or is no anomaly map.
+        DataError: if the file cannot be read, or is no anomaly map.
     """
     try:
         with Image.open(path) as image:

@@ -35,7 +35,7 @@ OPAQUE_RED = 235.0  # from here on a heat map hides as much as it may
 
 
 def _colour_table(levels: int = 256) -> NDArray[np.uint8]:
-    """`COLOURS` interpolated to [levels, 3]."""
+    """Interpolates `COLOURS` to [levels, 3]."""
     given = range(len(COLOURS))
     wanted = np.linspace(0, len(COLOURS) - 1, levels)
     table = np.empty((levels, 3), np.uint8)
@@ -49,13 +49,13 @@ _TABLE = _colour_table()
 
 
 def as_picture(image: Tensor) -> Picture:
-    """`image` float [3, H, W] in [0, 1] as uint8 [H, W, 3]."""
+    """Converts `image` float [3, H, W] in [0, 1] to uint8 [H, W, 3]."""
     levels = image.float().mul(255).round().byte()
     return levels.permute(1, 2, 0).cpu().numpy()
 
 
 def colour_scale(labels: Sequence[int], map_of: Callable[[int], Map]) -> tuple[float, float]:
-    """The scores at which the colours of all heat maps start and end; (0, 1) if there are no maps.
+    """Returns the scores at which the colours of all maps start and end; (0, 1) without maps.
 
     They start at the median pixel of the good images' maps, so that half of what is good stays
     clear, and end where half of the anomalous images have their highest pixel. If there are images
@@ -101,7 +101,7 @@ def heat(map: Tensor | Map, low: float, high: float) -> Picture:
 
 
 def opacity(heat: Picture) -> NDArray[np.float64]:
-    """How much a colour of `heat` [H, W, 3] hides: [H, W] in [0, 1], 0 for the lowest scores.
+    """Returns how much a colour of `heat` [H, W, 3] hides: [H, W] in [0, 1], 0 for low scores.
 
     It is read off the red channel, which rises with the score until the heat hides all it may.
     """
@@ -121,13 +121,13 @@ def overlay(image: Picture, heat: Picture, strength: float = 0.6) -> Picture:
 
 
 def translucent(heat: Picture, strength: float = 0.6) -> Picture:
-    """`heat` as a layer of its own, uint8 [H, W, 4]: laid over an image it gives `overlay`."""
+    """Makes a layer of `heat`, uint8 [H, W, 4]: laid over an image it gives `overlay`."""
     alpha = (255 * strength * opacity(heat)).round().astype(np.uint8)
     return np.concatenate([heat, alpha[..., None]], -1)
 
 
 def outline(mask: Mask) -> Mask:
-    """The pixels just outside `mask` [H, W], and its own at the image's edge: bool [H, W]."""
+    """Marks the pixels just outside `mask` [H, W], and its own at the image's edge: bool [H, W]."""
     height, width = mask.shape
     padded = np.pad(mask, 1)
     grown = np.zeros_like(mask)
@@ -142,14 +142,14 @@ def outline(mask: Mask) -> Mask:
 def draw_outline(
     image: Picture, mask: Mask, colour: tuple[int, int, int] = (0, 255, 255)
 ) -> Picture:
-    """A copy of `image` [H, W, 3] with the outline of `mask` [H, W] drawn in."""
+    """Returns a copy of `image` [H, W, 3] with the outline of `mask` [H, W]."""
     drawn = image.copy()
     drawn[outline(mask)] = colour
     return drawn
 
 
 def hatch(image: Picture, mask: Mask, stride: int = 8) -> Picture:
-    """A copy of `image` [H, W, 3], fainter and hatched inside `mask` [H, W].
+    """Returns a copy of `image` [H, W, 3], fainter and hatched inside `mask` [H, W].
 
     The diagonal lines are `stride` pixels apart.
     """
@@ -160,7 +160,7 @@ def hatch(image: Picture, mask: Mask, stride: int = 8) -> Picture:
 
 
 def outline_path(mask: Mask) -> str:
-    """The border of `mask` [H, W] as SVG path data, one unit a pixel; empty if the mask is."""
+    """Traces the border of `mask` [H, W] as SVG path data, one unit a pixel; empty if it is."""
     padded = np.pad(mask, 1).astype(np.int8)
     horizontal = np.diff(padded, axis=0)[:, 1:-1]  # [H + 1, W], not 0 between unlike pixels
     vertical = np.diff(padded, axis=1)[1:-1].T
@@ -173,7 +173,7 @@ def outline_path(mask: Mask) -> str:
 
 
 def _runs(edges: Mask) -> list[list[int]]:
-    """Row, start and end of each run of true values in the rows of `edges`."""
+    """Returns row, start and end of each run of true values in the rows of `edges`."""
     padded = np.pad(edges, ((0, 0), (1, 1)))
     change = np.diff(padded.astype(np.int8), axis=1)
     rows, starts = np.nonzero(change == 1)
@@ -183,7 +183,7 @@ def _runs(edges: Mask) -> list[list[int]]:
 
 
 def thumbnail(image: Picture, side: int) -> Picture:
-    """`image` [H, W, C], made smaller until its longer side is at most `side`."""
+    """Shrinks `image` [H, W, C] until its longer side is at most `side`."""
     height, width = image.shape[:2]
     shrink = min(1.0, side / max(height, width))
     height = max(1, round(height * shrink))
@@ -193,7 +193,7 @@ def thumbnail(image: Picture, side: int) -> Picture:
 
 
 def thumbnail_mask(mask: Mask, height: int, width: int) -> Mask:
-    """`mask` at [height, width].
+    """Resizes `mask` to [height, width].
 
     A pixel is true if any part of it was, so that thin cracks survive.
     """
@@ -205,7 +205,7 @@ def thumbnail_mask(mask: Mask, height: int, width: int) -> Mask:
 def data_uri(
     image: Picture, format: Literal["jpeg", "webp", "png"] = "webp", quality: int = 75
 ) -> str:
-    """`image` [H, W, 3], or [H, W, 4] with opacity (not in JPEG), as the text of an `src`."""
+    """Encodes `image` [H, W, 3], or [H, W, 4] with opacity (not in JPEG), as text for a `src`."""
     file = io.BytesIO()
     options: dict[str, Any] = {}
     if format == "webp":

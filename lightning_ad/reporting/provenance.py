@@ -26,7 +26,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "kornia", "timm
 
 
 def protocol(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, Any]:
-    """The rules by which a tested model's metrics were measured, for metrics.json.
+    """Returns the rules by which a tested model's metrics were measured, for metrics.json.
 
     Returns:
         `weights`: `weights_hash` of all that was learned or loaded; the geometry and the rules of
@@ -64,7 +64,7 @@ def _mask_thresholds(samples: Sequence[Sample]) -> str:
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
-    """The first 16 digits of the SHA-256 of names, shapes and values."""
+    """Returns the first 16 digits of the SHA-256 of names, shapes and values."""
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -99,7 +99,7 @@ def _shared_folder(samples: Sequence[Sample]) -> str:
 
 
 def _size_in_bytes(path: str) -> int:
-    """The size of a file, or of the files in a folder."""
+    """Returns the size of a file, or of the files in a folder."""
     if Path(path).is_file():
         return os.path.getsize(path)
     return sum(file.stat().st_size for file in Path(path).iterdir())
@@ -128,7 +128,7 @@ def _sha256(content: bytes) -> str:
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
-    """What makes the metrics of two runs incomparable, one line for each entry that differs."""
+    """Lists what makes the metrics of two runs incomparable, a line for each entry that differs."""
     lines = []
     for name in {**first, **second}:
         if name not in MAY_DIFFER and first.get(name) != second.get(name):
@@ -139,7 +139,7 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, of Python, and of the packages that can change a number."""
+    """Returns the versions of this package, of Python, and of packages that can change a number."""
     found = {"lightning-ad": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         found[name] = version(name)
@@ -147,7 +147,7 @@ def versions() -> dict[str, str]:
 
 
 def revision(folder: Path = Path(__file__).parents[2]) -> str | None:
-    """The git commit of a checkout, with `+` appended if files were changed; None without git."""
+    """Returns the git commit of a checkout, with a `+` if files were changed; None without git."""
     if not (folder / ".git").exists():
         return None
     try:

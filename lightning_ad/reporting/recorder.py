@@ -39,7 +39,7 @@ class TestRecorder(Callback):
     """Writes a map for each test image and keeps the rows of `predictions.csv`.
 
     Args:
-        folder: the run's.
+        folder: the run folder.
         method: how the threshold is chosen (`thresholds.choose`).
         reject: the share of good parts that may be called anomalous, in (0, 1); None for 1 % if
             enough images are held out.
@@ -82,7 +82,7 @@ class TestRecorder(Callback):
     def _choose_threshold(self, module: AnomalyModule) -> Threshold | None:
         needs_calibration = self.method != "chi2" and not isinstance(self.method, int | float)
         if needs_calibration and len(self._calibration) < len(module.calibration):
-            return None  # it is of other images, which `usable_calibration` has said
+            return None  # it is of other images, as `usable_calibration` has warned
         return choose(self.method, self.reject, self._calibration, module.chi_square_threshold)
 
     def on_test_batch_end(
@@ -134,7 +134,7 @@ class TestRecorder(Callback):
     def _pixel_results(
         self, map: Tensor, mask: Tensor, ignored: Tensor | None
     ) -> dict[str, float | None]:
-        """The fields of an `ImageResult` that come from the image's own pixels."""
+        """Returns the fields of an `ImageResult` that are measured on the image's own pixels."""
         if ignored is not None:
             map = map[~ignored]
             mask = mask[~ignored]
@@ -150,7 +150,7 @@ class TestRecorder(Callback):
 
 
 def usable_calibration(module: AnomalyModule) -> Calibration:
-    """The module's calibration; empty if it was preprocessed differently from the test images."""
+    """Returns the calibration; empty if it was preprocessed differently from the test images."""
     data = module.data
     calibration = module.calibration
     if data is None or not len(calibration) or calibration.view in ("", data.preprocessing):
@@ -171,7 +171,7 @@ def _warn_of_too_few(count: int) -> None:
 
 
 def _map_paths(batch: Batch) -> list[Path]:
-    """The files of the maps of a batch, relative to the run folder."""
+    """Names the files of the maps of a batch, relative to the run folder."""
     paths = []
     for path, defect, index in zip(batch.path, batch.defect, batch.index.tolist(), strict=True):
         paths.append(Path("maps") / defect / f"{index:05d}-{Path(path).stem}.png")
@@ -192,14 +192,14 @@ def _ignored_pixels(batch: Batch, i: int) -> Tensor | None:
 
 
 def _area(map: Tensor, threshold: Threshold | None) -> float | None:
-    """The share of the pixels above the threshold for pixels."""
+    """Returns the share of the pixels above the threshold for pixels."""
     if threshold is None or threshold.pixel is None or not map.numel():
         return None
     return float((map > threshold.pixel).double().mean())
 
 
 def _own_pixel_metrics(map: Tensor, mask: Tensor) -> dict[str, float]:
-    """The pixel metrics of one image; none if it has no outline, or the outline is all of it."""
+    """Returns the pixel metrics of one image; none if its outline is empty or the whole image."""
     if not bool(mask.any()) or bool(mask.all()):
         return {}
     curve = curve_of(map.flatten(), mask.flatten().float())
@@ -207,7 +207,7 @@ def _own_pixel_metrics(map: Tensor, mask: Tensor) -> dict[str, float]:
 
 
 def _gather(recorded: list[_Recorded], trainer: Trainer) -> list[_Recorded]:
-    """The records of all processes, on the first; none on the others."""
+    """Gathers the records of all processes on the first; returns none on the others."""
     if world_size() == 1:
         return recorded
     parts: list[Any] | None = [None] * world_size() if trainer.is_global_zero else None

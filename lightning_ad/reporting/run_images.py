@@ -26,8 +26,8 @@ class RunImages:
 
     Attributes:
         rows: one for each image.
-        read: the image uint8 [H, W, 3] of a row as the network sees it, and its true mask
-            bool [H, W], empty if there is none.
+        read: returns the image uint8 [H, W, 3] of a row as the network sees it, and its true
+            mask bool [H, W], empty if there is none.
         folder: the run folder, from which the rows' `map_path` starts.
     """
 
@@ -36,7 +36,7 @@ class RunImages:
     folder: Path
 
     def map(self, row: ImageResult) -> Map | None:
-        """The anomaly map of a row, [H, W]; None if none was written."""
+        """Reads the anomaly map of a row, [H, W]; None if none was written."""
         if row.map_path is None:
             return None
         return read_map(self.folder / row.map_path).numpy()
@@ -56,7 +56,7 @@ class RunImages:
 
 
 def picture_reader(data: AnomalyDataModule) -> ReadPicture:
-    """Reads test images and masks of `data`; ignored regions are hatched, and not in the mask."""
+    """Makes a reader of test images and masks: ignored regions are hatched, and not in the mask."""
     samples = {sample.path: sample for sample in data.samples["test"]}
 
     def read(row: ImageResult) -> tuple[Picture, Mask]:

@@ -15,7 +15,7 @@ Line = tuple[list[float], list[float]]  # x and y of its points
 
 @dataclass(frozen=True)
 class RunResults:
-    """What a tested run found: whatever is written, shown or printed of it, but for the pictures.
+    """The results of a tested run: all that is written, shown or printed, except the pictures.
 
     Attributes:
         method: the name of its class.
@@ -29,7 +29,7 @@ class RunResults:
         threshold: the score above which the run calls an image anomalous; None without one.
         intervals: 95 % intervals, by metric.
         bounds: bounds of the exact pixel metrics, by name; empty if the metrics are exact.
-        details: what is known beside the metrics (`evaluation.breakdown`).
+        details: results beside the metrics (`evaluation.breakdown`).
         suspects: the training images, the most suspicious first; None if they were not scored.
         skipped: images that could not be used.
         small_defects: paths of test images whose mask has no defective pixel left at this size.
@@ -63,12 +63,11 @@ class RunResults:
 
     @property
     def title(self) -> str:
-        """The heading."""
         return f"{self.method} on {self.data_set}"
 
     @property
     def by_defect(self) -> dict[str, dict[str, float]]:
-        """Metrics of the good images and those of one kind of defect, by kind and name."""
+        """The metrics of the good images and those of one kind of defect, by kind and name."""
         return self.details.get("by_defect", {})
 
     @property

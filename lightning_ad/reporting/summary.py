@@ -43,7 +43,7 @@ def summarise(run: Run, watch: Stopwatch) -> None:
 
 
 def collect(run: Run, watch: Stopwatch) -> RunResults:
-    """Everything that a tested run found; writes nothing."""
+    """Collects everything that a tested run found; writes nothing."""
     model = run.model
     data = run.datamodule
     rows = run.recorder.rows
@@ -91,7 +91,7 @@ def write(results: RunResults, images: RunImages, folder: RunFolder, watch: Stop
 
 
 def metrics_content(results: RunResults, watch: Stopwatch) -> dict[str, Any]:
-    """What metrics.json holds."""
+    """Returns the content of metrics.json."""
     content: dict[str, Any] = {
         "metrics": results.metrics,
         "oracle": [name for name in results.metrics if oracle(name)],
@@ -113,14 +113,14 @@ def metrics_content(results: RunResults, watch: Stopwatch) -> dict[str, Any]:
 
 
 def _metrics(model: AnomalyModule) -> dict[str, float]:
-    """All values of the test: metrics of the catalogue in its order, then those of evaluators."""
+    """Returns all values of the test: the catalogue's in its order, then those of evaluators."""
     found = {name: float(value) for name, value in model.test_metrics.items()}
     of_catalogue = {name: found[name] for name in METRICS if name in found}
     return {**of_catalogue, **found}
 
 
 def _details(model: AnomalyModule, rows: Sequence[ImageResult]) -> dict[str, Any]:
-    """The details of the metrics, with intervals of the image metrics too."""
+    """Returns the details of the metrics, with intervals of the image metrics too."""
     details = dict(model.metrics.details)
     of_pixels: Mapping[str, Intervals] = details["by_defect_intervals"]
     by_defect = {}
@@ -132,19 +132,19 @@ def _details(model: AnomalyModule, rows: Sequence[ImageResult]) -> dict[str, Any
 
 
 def _image_intervals(rows: Sequence[ImageResult]) -> Intervals:
-    """The 95 % intervals of the metrics of images."""
+    """Returns the 95 % intervals of the metrics of images."""
     labels = np.array([row.label for row in rows])
     return intervals(of_kind(METRICS, "image"), scores_of(rows), labels)
 
 
 def _small_defects(run: Run) -> list[str]:
-    """Test images with a mask of which nothing is left at the size of the network's images."""
+    """Lists the test images with a mask of which nothing is left at the network's image size."""
     with_mask = {s.path for s in run.datamodule.samples["test"] if s.mask_path is not None}
     return [path for path in run.recorder.without_outline if path in with_mask]
 
 
 def _environment(run: Run) -> dict[str, Any]:
-    """What the run was made with, for metrics.json."""
+    """Returns what the run was made with, for metrics.json."""
     return {
         "device": device_name(run.trainer),
         "processes": run.trainer.world_size,

@@ -22,7 +22,7 @@ class OptionalColumn(NamedTuple):
 
     Attributes:
         field: of `ImageResult`.
-        parse: reads its text.
+        parse: converts the column's text to a value.
     """
 
     field: str
@@ -87,12 +87,12 @@ class ImageResult:
 
 
 def scores_of(rows: Iterable[ImageResult]) -> NDArray[np.float64]:
-    """The scores of the rows, in order."""
+    """Returns the scores of the rows, in order."""
     return np.array([row.score for row in rows], np.float64)
 
 
 def of_label(rows: Iterable[ImageResult], label: int) -> list[ImageResult]:
-    """The rows of good images (0) or of anomalous ones (1)."""
+    """Returns the rows of good images (0) or of anomalous ones (1)."""
     return [row for row in rows if row.label == label]
 
 
@@ -112,7 +112,7 @@ def write_predictions(path: str | Path, rows: Sequence[ImageResult]) -> None:
 
 
 def _used_columns(rows: Sequence[ImageResult]) -> list[str]:
-    """The optional columns that any row has a value for."""
+    """Returns the optional columns that any row has a value for."""
     used = []
     for name, column in OPTIONAL_COLUMNS.items():
         if any(getattr(row, column.field) is not None for row in rows):
@@ -121,10 +121,10 @@ def _used_columns(rows: Sequence[ImageResult]) -> list[str]:
 
 
 def read_predictions(path: str | Path) -> list[ImageResult]:
-    """The rows that `write_predictions` was given.
+    """Reads the rows that `write_predictions` was given.
 
     Raises:
-        DataError: the file cannot be read, or does not hold predictions.
+        DataError: if the file cannot be read, or does not hold predictions.
     """
     try:
         with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:

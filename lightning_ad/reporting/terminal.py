@@ -19,7 +19,7 @@ def print_summary(results: RunResults, folder: RunFolder) -> None:
 
 
 def summary_lines(results: RunResults, folder: RunFolder) -> list[str]:
-    """What `print_summary` prints."""
+    """Returns the lines that `print_summary` prints."""
     lines = list_lines(results, folder)
     lines.append(headline(results))
     lines.append(metrics_table(results.metrics, results.intervals))
@@ -33,7 +33,7 @@ def summary_lines(results: RunResults, folder: RunFolder) -> list[str]:
 
 
 def list_lines(results: RunResults, folder: RunFolder) -> list[str]:
-    """Where the lists of suspicious and of skipped images are, if there are such images."""
+    """Says where the lists of suspicious and of skipped images are, if there are such images."""
     lines = []
     if results.suspects is not None:
         trimmed = sum(suspect.trimmed for suspect in results.suspects)
@@ -45,7 +45,7 @@ def list_lines(results: RunResults, folder: RunFolder) -> list[str]:
 
 
 def headline(results: RunResults) -> str:
-    """Method, data set, and numbers and size of the images."""
+    """Returns a line with method, data set, and numbers and size of the images."""
     counts = results.counts
     height, width = results.image_size
     trained = f"{counts['train']} training images, " if counts["train"] else ""
@@ -58,7 +58,7 @@ def headline(results: RunResults) -> str:
 def metrics_table(
     metrics: Mapping[str, float], intervals: Mapping[str, tuple[float, float]]
 ) -> str:
-    """One line for each metric: its value to six digits, or n/a, and its 95 % interval."""
+    """Returns a line for each metric: its value to six digits, or n/a, and its 95 % interval."""
     width = max(map(len, metrics))
     lines = []
     for name, value in metrics.items():
@@ -72,7 +72,7 @@ def metrics_table(
 
 
 def verdict_sentence(rows: Sequence[ImageResult], threshold: Threshold) -> str:
-    """What the threshold of a run does to its test images."""
+    """Says how many test images the threshold calls anomalous."""
     verdicts = Counter(row.verdict for row in rows)
     good = len(of_label(rows, 0))
     anomalous = len(of_label(rows, 1))
@@ -83,13 +83,13 @@ def verdict_sentence(rows: Sequence[ImageResult], threshold: Threshold) -> str:
 
 
 def bounds_table(bounds: Mapping[str, tuple[float, float]]) -> str:
-    """One line for each metric: the numbers between which its exact value lies."""
+    """Returns a line for each metric: the numbers between which its exact value lies."""
     lines = [f"{name:<16}  [{low:.6f}, {high:.6f}]" for name, (low, high) in bounds.items()]
     return "\n".join(lines)
 
 
 def warn_of_gaps(results: RunResults) -> None:
-    """Warns of what the metrics do not say."""
+    """Warns if pixel metrics leave out images, or mean little because maps have one value."""
     if results.small_defects:
         rank_zero_warn(
             f"{len(results.small_defects)} anomalous images have a mask, but no defective pixel as "

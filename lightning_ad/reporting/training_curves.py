@@ -10,12 +10,12 @@ Curves = dict[str, dict[int, float]]  # the value of each step, by name
 
 
 def training_curves(folder: Path, leave_out: Container[str] = ()) -> dict[str, Line]:
-    """Steps and values of everything that was logged in training, by name.
+    """Returns the steps and values of everything that was logged in training, by name.
 
     If a run was resumed, the steps that it repeated replace the earlier ones.
 
     Args:
-        folder: the one of the CSV logger, with a folder `version_<n>` for each start of the run.
+        folder: that of the CSV logger, with a folder `version_<n>` for each start of the run.
         leave_out: names of quantities that are not of the training, such as the test's metrics.
     """
     curves: Curves = {}

@@ -49,7 +49,7 @@ class ShrunkGaussian:
 
     @property
     def dimension(self) -> int:
-        """Number of components that are kept."""
+        """The number of components that are kept."""
         return len(self.whitening)
 
     def squared(self, vectors: Tensor) -> Tensor:

@@ -133,27 +133,27 @@ class VectorStore:
 
     @property
     def vectors(self) -> Tensor:
-        """Those stored so far, [n, P, D]: a view."""
+        """The vectors stored so far, [n, P, D]: a view."""
         if self._room is None:
             raise RuntimeError("nothing was stored yet")
         return self._room[: len(self.index)]
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated, in main memory or in a file."""
+        """The number of bytes allocated, in main memory or in a file."""
         if self._room is None:
             return 0
         return self._room.nbytes
 
     @property
     def held(self) -> int:
-        """Bytes allocated in main memory."""
+        """The number of bytes allocated in main memory."""
         if self._room is None or not in_memory(self._room):
             return 0
         return self._room.nbytes
 
     def put(self, index: Tensor, vectors: Tensor) -> None:
-        """Stores the vectors [B, P, D] of the items `index` [B]; each item comes once.
+        """Stores the vectors [B, P, D] of the items `index` [B]; each item is given once.
 
         Raises:
             DiskFullError: if they go to a file and the disk has no room for it.
@@ -185,7 +185,7 @@ def peak_held() -> int:
 
 
 def available() -> int | None:
-    """Returns the bytes of main memory that are still free; None if the system does not tell."""
+    """Returns the free bytes of main memory; None if the system does not report them."""
     try:
         with open("/proc/meminfo") as file:
             for line in file:

@@ -58,7 +58,7 @@ class RowStore(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows."""
+        """The size of all rows in bytes."""
         return sum(block.nbytes for block in self.blocks)
 
     def resize(self, count: int, length: int, dtype: torch.dtype, keep: int = 0) -> None:
@@ -118,7 +118,7 @@ class RowStore(nn.Module):
 
 
 class Rows(Protocol):
-    """What rows are read from and written to: a tensor [N, ...] or a `RowStore`."""
+    """Anything that rows are read from and written to: a tensor [N, ...] or a `RowStore`."""
 
     def __getitem__(self, rows: Tensor) -> Tensor: ...
 

@@ -52,7 +52,7 @@ class RunFolder:
         versions = cls.versions(output / name)
         unfinished = [version for version in versions if not version.finished]
         if not unfinished:
-            found = f"all {len(versions)} are finished" if versions else "there is none at all"
+            found = f"all {len(versions)} are finished" if versions else "it holds no run"
             raise UsageError(
                 f"no unfinished run in {output / name} to resume: {found}; start a new one"
             )
@@ -95,17 +95,17 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether all of the run's results are there."""
+        """True if all of the run's results are there."""
         return self.metrics.is_file()
 
     @property
     def resumable(self) -> bool:
-        """Whether it holds a checkpoint or the progress of a fit, from which it can continue."""
+        """True if the run can continue from a checkpoint or from the progress of a fit."""
         return self.last_checkpoint.is_file() or self.progress.is_dir()
 
     @property
     def config(self) -> Path:
-        """Everything needed to repeat the run."""
+        """The file with everything needed to repeat the run."""
         return self.path / "config.yaml"
 
     def write_config(self, text: str) -> None:
@@ -120,7 +120,7 @@ class RunFolder:
 
     @property
     def progress(self) -> Path:
-        """The folder of what a fit-only fit has done so far; gone once it is finished."""
+        """The folder with the progress of a fit-only method; removed once the fit is finished."""
         return self.checkpoints / "progress"
 
     @property
@@ -130,7 +130,7 @@ class RunFolder:
 
     @property
     def checkpoint(self) -> Path:
-        """The one that is tested: the best epoch's if one was chosen, or else the last."""
+        """The checkpoint that is tested: the best epoch's if one was chosen, or else the last."""
         return self.best_checkpoint if self.best_checkpoint.is_file() else self.last_checkpoint
 
     @property
@@ -140,22 +140,22 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """Metrics, counts, seconds, memory, versions; written last."""
+        """The file of metrics, counts, seconds, memory and versions; written last."""
         return self.path / "metrics.json"
 
     @property
     def predictions(self) -> Path:
-        """One row for each test image."""
+        """The table with a row for each test image."""
         return self.path / "predictions.csv"
 
     @property
     def suspects(self) -> Path:
-        """The training images, the most suspicious first, if they were scored."""
+        """The table of the training images, the most suspicious first, if they were scored."""
         return self.path / "suspects.csv"
 
     @property
     def skipped(self) -> Path:
-        """The images that were left out, if there were any."""
+        """The table of the images that were left out, if there were any."""
         return self.path / "skipped.csv"
 
     @property
@@ -165,7 +165,7 @@ class RunFolder:
 
     @property
     def report(self) -> Path:
-        """The page for people."""
+        """The HTML report."""
         return self.path / "report.html"
 
     @property

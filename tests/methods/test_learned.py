@@ -92,7 +92,7 @@ def test_the_average_of_the_last_epochs_is_the_mean_of_their_weights(validation,
     for average, *ends in zip(trained(module), *(steps.states[i] for i in (5, 7, 9)), strict=True):
         torch.testing.assert_close(average, torch.stack(ends).mean(0))
     assert len(module.calibration) == (2 if validation == "holdout" else 0)
-    with pytest.raises(UsageError, match=r"LastEpochsAveraging.epochs is 3, trainer.max_epochs 2"):
+    with pytest.raises(UsageError, match=r"at most trainer\.max_epochs \(2\), got 3"):
         fit(draem(), data(trees), epochs=2, callbacks=[LastEpochsAveraging(3)])
 
 

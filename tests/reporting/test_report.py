@@ -76,7 +76,7 @@ def test_one_kind_alone(tmp_path, label):
     assert page.count('<b class="none">n/a</b>') == len(METRICS)
     reason = ["<em>no anomalous images", "<em>no good images"][label]
     assert page.count(reason) == len(METRICS)
-    assert "nothing to tell apart" in page
+    assert "nothing to separate" in page
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])

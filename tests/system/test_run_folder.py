@@ -34,7 +34,7 @@ def test_an_empty_run_is_discarded_with_its_name(tmp_path):
 
 
 def test_the_newest_version_that_has_something_is_resumed(tmp_path):
-    with pytest.raises(UsageError, match=r"no unfinished run in .*: there is none at all"):
+    with pytest.raises(UsageError, match=r"no unfinished run in .*: it holds no run"):
         RunFolder.unfinished(tmp_path, "mine")
     version(tmp_path, 0, "checkpoints/last.ckpt")
     version(tmp_path, 1, "checkpoints/last.ckpt")

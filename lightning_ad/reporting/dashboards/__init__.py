@@ -22,7 +22,7 @@ __all__ = ["Dashboard", "PlottedLine", "ScoredImage", "dashboards"]
 
 
 def dashboards(loggers: Iterable[Logger]) -> list[Dashboard]:
-    """A dashboard for each logger that can show more than numbers."""
+    """Returns a dashboard for each logger that can show more than numbers."""
     found = []
     for logger in loggers:
         # By name: Fabric's loggers have the names of Lightning's.

@@ -41,10 +41,10 @@ class PlottedLine(NamedTuple):
 
 
 class Dashboard:
-    """Shows things with one logger; what a subclass leaves out is not shown.
+    """A view of a run in one logger; what a subclass leaves out is not shown.
 
     Attributes:
-        logger: Lightning's.
+        logger: the logger of Lightning.
     """
 
     def __init__(self, logger: Any) -> None:

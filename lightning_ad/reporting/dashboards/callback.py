@@ -32,7 +32,7 @@ class DashboardRecorder(Callback):
     been done; on the first process. A dashboard that fails is a warning, not the end of the run.
 
     Args:
-        facts: gives facts about the run by name, once its data are there.
+        facts: returns facts about the run by name; called once its data are there.
         config: the whole configuration as YAML.
         count: how many images of a set are shown; 0 for none.
     """
@@ -72,7 +72,7 @@ class DashboardRecorder(Callback):
                 dashboard.images("validation", images, panels, trainer.global_step)
 
     def _shows(self, trainer: Trainer) -> bool:
-        """Whether images of this validation are shown."""
+        """Returns whether images of this validation are shown."""
         if not trainer.is_global_zero or trainer.sanity_checking:
             return False
         has_images = self.count > 0 and bool(trainer.val_dataloaders)
@@ -138,7 +138,7 @@ def _held_out_batch(trainer: Trainer, module: AnomalyModule, rows: Sequence[int]
 def _with_every_other_anomalous(
     module: AnomalyModule, batch: Batch, first: int
 ) -> tuple[Tensor, Tensor]:
-    """Images and masks of a batch, with synthetic anomalies on good images of even number."""
+    """Returns images and masks of a batch, with synthetic anomalies on every other good image."""
     draws_anomalies = module.data is not None and module.data.validation_anomalies
     if not draws_anomalies or not batch.recipe:
         return batch.image, batch.mask
@@ -156,7 +156,7 @@ def _failure_is_a_warning(dashboard: Dashboard) -> Iterator[None]:
         yield
     except Exception as error:
         name = type(dashboard.logger).__name__
-        rank_zero_warn(f"{name} failed, and the run goes on: {type(error).__name__}: {error}")
+        rank_zero_warn(f"{name} failed, but the run continues: {type(error).__name__}: {error}")
 
 
 def show_test(
@@ -169,10 +169,10 @@ def show_test(
     """Shows images of the test, the distributions of the scores, and curves; logs `numbers`.
 
     Args:
-        trainer: whose loggers are used.
-        results: of the test.
+        trainer: has the loggers.
+        results: the results of the test.
         images: the pictures of its rows.
-        numbers: what the run took: seconds, memory, sizes.
+        numbers: the cost of the run by name: seconds, memory, sizes.
         count: how many images are shown.
     """
     step = trainer.global_step

@@ -28,11 +28,9 @@ class MLflowDashboard(Dashboard):
             self._log(f"{group}/step_{step:06d}/{number:02d}.png", panel)
 
     def distribution(self, name: str, values: NDArray[np.float32], step: int) -> None:
-        """Stores the drawn histogram."""
         self._log(f"{name}/step_{step:06d}.png", drawn_histogram(name, values))
 
     def curve(self, name: str, line: PlottedLine, step: int) -> None:
-        """Stores the drawn curve."""
         self._log(f"{name}/step_{step:06d}.png", drawn_curve(name, line))
 
     def _log(self, path: str, picture: Picture) -> None:

@@ -28,7 +28,7 @@ GRID = "#ddd"
 
 
 def panel(image: ScoredImage, low: float, high: float) -> Picture:
-    """Image and heat map side by side, the defect outlined in both, under its score and name.
+    """Draws image and heat map side by side, the defect outlined in both, under score and name.
 
     The colours of the heat map start at `low` and end at `high`.
     """
@@ -49,7 +49,7 @@ def panel(image: ScoredImage, low: float, high: float) -> Picture:
 
 
 def drawn_curve(name: str, line: PlottedLine) -> Picture:
-    """A line through points with axes, their numbers and their names."""
+    """Draws a line through points with axes, their numbers and their names."""
     across = Axis.fit([0, *line.x])
     up = Axis(0.0, max([1.0, *line.y]), line.y_label)
     chart = _chart(name, across, up, line.x_label)
@@ -60,7 +60,7 @@ def drawn_curve(name: str, line: PlottedLine) -> Picture:
 
 
 def drawn_histogram(name: str, values: NDArray[np.float32], bins: int = 40) -> Picture:
-    """The histogram of some values as bars."""
+    """Draws the histogram of some values as bars."""
     across = Axis.fit(values)
     edges = across.edges(bins)
     counts, _ = np.histogram(values, edges)
@@ -75,19 +75,19 @@ def drawn_histogram(name: str, values: NDArray[np.float32], bins: int = 40) -> P
 
 
 def _lefts(axis: Axis, values: ArrayLike) -> list[float]:
-    """Places of values along the x axis of a chart, in pixels from the left."""
+    """Returns the places of values along the x axis of a chart, in pixels from the left."""
     share = np.nan_to_num(axis.place(values))
     return (EDGE + share * (WIDTH - EDGE - RIGHT)).tolist()
 
 
 def _tops(axis: Axis, values: ArrayLike) -> list[float]:
-    """Places of values along the y axis of a chart, in pixels from the top."""
+    """Returns the places of values along the y axis of a chart, in pixels from the top."""
     share = np.nan_to_num(axis.place(values))
     return (HEIGHT - EDGE - share * (HEIGHT - EDGE - TOP)).tolist()
 
 
 def _chart(name: str, x: Axis, y: Axis, x_label: str = "") -> Image.Image:
-    """A chart without content: grid, numbers and names."""
+    """Draws a chart without content: grid, numbers and names."""
     chart = Image.new("RGB", (WIDTH, HEIGHT), "white")
     draw = ImageDraw.Draw(chart)
     bottom = HEIGHT - EDGE

@@ -24,16 +24,13 @@ class TensorBoardDashboard(Dashboard):
     def images(
         self, group: str, images: Sequence[ScoredImage], panels: Sequence[Picture], step: int
     ) -> None:
-        """Writes each panel as an image."""
         for image, panel in zip(images, panels, strict=True):
             self._add_image(f"{group}/{image.name}", panel, step)
 
     def distribution(self, name: str, values: NDArray[np.float32], step: int) -> None:
-        """Writes a histogram."""
         self.logger.experiment.add_histogram(name, values, step)
 
     def curve(self, name: str, line: PlottedLine, step: int) -> None:
-        """Writes the drawn curve as an image."""
         self._add_image(name, drawn_curve(name, line), step)
 
     def _add_image(self, name: str, picture: Picture, step: int) -> None:

@@ -14,7 +14,7 @@ class WandbDashboard(Dashboard):
     """Logs images with masks that can be switched on and off, heat maps, histograms and lines."""
 
     def facts(self, facts: Mapping[str, Any], config: str) -> None:
-        """Adds the facts and the configuration to the configuration of the run there."""
+        """Adds the facts and the configuration to the configuration of the W&B run."""
         self.logger.experiment.config.update({**facts, "config": config}, allow_val_change=True)
 
     def images(
@@ -32,13 +32,11 @@ class WandbDashboard(Dashboard):
         self._log(step, **{f"{group}/images": with_masks, f"{group}/heat_maps": heat_maps})
 
     def distribution(self, name: str, values: NDArray[np.float32], step: int) -> None:
-        """Logs a histogram."""
         from wandb import Histogram
 
         self._log(step, **{name: Histogram(values.tolist())})
 
     def curve(self, name: str, line: PlottedLine, step: int) -> None:
-        """Logs a line of a table."""
         from wandb import Table, plot
 
         points = [list(point) for point in zip(line.x, line.y, strict=True)]
@@ -51,7 +49,7 @@ class WandbDashboard(Dashboard):
 
 
 def _masks(image: ScoredImage) -> dict[str, dict[str, Any]]:
-    """The masks of an image as W&B takes them, by name."""
+    """Returns the masks of an image in the format of W&B, by name."""
     masks = {"truth": image.truth}
     if image.called is not None:
         masks["verdict"] = image.called

@@ -34,7 +34,7 @@ class Card(NamedTuple):
 
 
 def draw_cards(rows: Sequence[ImageResult], images: RunImages) -> list[Card]:
-    """A card for each row, in order; all pictures together stay below `BUDGET` characters."""
+    """Draws a card for each row, in order; all pictures together stay below `BUDGET` characters."""
     room = BUDGET // max(len(rows), FEW_IMAGES)
     names = _names(rows)
     low, high = images.colour_scale
@@ -53,7 +53,7 @@ def draw_cards(rows: Sequence[ImageResult], images: RunImages) -> list[Card]:
 
 
 def _names(rows: Sequence[ImageResult]) -> list[str]:
-    """The paths without the folders that all of them share."""
+    """Returns the paths without the folders that all of them share."""
     shared = os.path.commonprefix([row.path for row in rows])  # noqa: RUF071
     start = shared.rfind("/") + 1
     return [row.path[start:] for row in rows]
@@ -77,7 +77,7 @@ def _draw_card(
 
 
 def picture_layers(number: int, image: Picture, mask: Mask, heat: Picture | None, room: int) -> str:
-    """The pictures of one image as SVG for all cards to use, of about `room` characters.
+    """Draws the pictures of one image as SVG for all cards to use, of about `room` characters.
 
     Their ids are `p<number>` for the image, `i<number>` for the image with the outline of `mask`,
     and `h<number>` for both under the heat map.
@@ -102,9 +102,9 @@ def picture_layers(number: int, image: Picture, mask: Mask, heat: Picture | None
 
 
 def _outline(mask: Mask, most: int) -> tuple[str, str]:
-    """The border of a mask as a path of about `most` characters, and the attribute that scales it.
+    """Draws the border of a mask as a path of about `most` characters.
 
-    It is made coarser until it is short enough.
+    It is made coarser until it is short enough. The second value is the attribute that scales it.
     """
     height, width = mask.shape
     path = pictures.outline_path(mask)
@@ -120,7 +120,7 @@ def _outline(mask: Mask, most: int) -> tuple[str, str]:
 
 
 def _uri(image: Picture, most: int) -> str:
-    """`image` as text of at most `most` characters, with fewer pixels if it must be."""
+    """Returns `image` as text of at most `most` characters, with fewer pixels if needed."""
     side = max(image.shape[:2])
     text = pictures.data_uri(pictures.thumbnail(image, side))
     while len(text) > most and side > LEAST_SIDE:
@@ -130,7 +130,7 @@ def _uri(image: Picture, most: int) -> str:
 
 
 def _figure(number: int, row: ImageResult, name: str, height: int, width: int) -> str:
-    """The card of one image: its pictures (those of `picture_layers`), name, score and verdict."""
+    """Writes the card of one image: its pictures (of `picture_layers`), name, score and verdict."""
     p_value = "" if row.p_value is None else f"<span>p {row.p_value:.2g}</span>"
     verdict = f'<mark class="{row.verdict.replace(" ", "-")}">{row.verdict}</mark>'
     return (
@@ -144,7 +144,7 @@ def _figure(number: int, row: ImageResult, name: str, height: int, width: int) -
 
 
 def _pair(number: int, row: ImageResult, height: int, width: int) -> str:
-    """The image, and its heat map if it has one."""
+    """Writes the image, and its heat map if it has one."""
     views = {"i": "image"}
     if row.map_path:
         views["h"] = "heat map"

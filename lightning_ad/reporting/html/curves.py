@@ -30,7 +30,7 @@ UP_TO_LIMITS = (-0.005, 0.35)
 
 
 def curve_figures(plots: Mapping[str, Line]) -> str:
-    """A figure for each plot of the catalogue."""
+    """Draws a figure for each plot of the catalogue."""
     figures = []
     for name, plot in PLOTS.items():
         xs, ys = plots.get(name, ([], []))
@@ -54,7 +54,7 @@ def _test_chart(name: str, plot: Plot, line: Line) -> str:
 
 
 def training_section(training: Mapping[str, Line]) -> str:
-    """A chart for each quantity with two values or more; nothing if there is none."""
+    """Draws a chart for each quantity with two values or more; empty if there is none."""
     figures = []
     for name, (steps, values) in training.items():
         if len(steps) > 1:

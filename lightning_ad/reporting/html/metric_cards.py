@@ -1,4 +1,4 @@
-"""The metrics of a report: a card for each, with its value, its interval and what it says."""
+"""The metrics of a report: a card for each, with its value, its interval and its meaning."""
 
 import math
 from html import escape
@@ -52,10 +52,10 @@ class MetricGroups(NamedTuple):
 
 
 def metric_groups(results: RunResults, has_outlines: bool) -> MetricGroups:
-    """The metrics of a run; those of the catalogue come first, in its order.
+    """Returns the metrics of a run; those of the catalogue are first, in its order.
 
     Args:
-        results: of the run.
+        results: the run's.
         has_outlines: whether any test image has a true outline.
     """
     names = dict.fromkeys([*METRICS, *results.metrics])
@@ -80,7 +80,7 @@ def _level(name: str) -> str:
 
 
 def short_name(name: str) -> str:
-    """A metric's name without its level: `pixel_AUPRO_0.30` is `AUPRO 0.30`."""
+    """Returns a metric's name without its level: `pixel_AUPRO_0.30` gives `AUPRO 0.30`."""
     short = name.removeprefix(f"{_level(name)}_")
     short = SHORT_NAMES.get(short, short.replace("_", " "))
     return f"{short} (oracle)" if oracle(name) else short
@@ -100,7 +100,7 @@ def _card(name: str, results: RunResults, has_outlines: bool) -> str:
 
 
 def _value(name: str, value: float) -> str:
-    """A metric of the catalogue as a bar too: it lies in [0, 1]."""
+    """Writes a value; with a bar if the metric is of the catalogue, and so in [0, 1]."""
     if name in METRICS:
         return f'<b>{value:.4f}</b><i style="--share:{value:.4f}"></i>'
     return f"<b>{shown_number(value)}</b>"

@@ -35,7 +35,7 @@ def write_report(path: str | Path, results: RunResults, images: RunImages) -> No
     Args:
         path: the file; it is replaced only once the report is complete.
         results: numbers and rows.
-        images: the pictures of the rows.
+        images: the images of the rows.
     """
     rows = sorted(results.rows, key=_sort_score, reverse=True)
     cards = draw_cards(rows, images)
@@ -84,7 +84,7 @@ def _score_fields(rows: Sequence[ImageResult], results: RunResults) -> dict[str,
 
 
 def _worst_fields(rows: Sequence[ImageResult], cards: Sequence[Card]) -> dict[str, str]:
-    """The good images with the highest scores, and the anomalous ones with the lowest."""
+    """Returns the good images with the highest scores, and the anomalous ones with the lowest."""
     good = []
     anomalous = []
     for row, card in zip(rows, cards, strict=True):
@@ -117,7 +117,7 @@ def _gallery_fields(
 
 
 def _css_colours() -> str:
-    """The colours of heat maps as stops of a CSS gradient."""
+    """Returns the colours of heat maps as stops of a CSS gradient."""
     bar = pictures.translucent(pictures.COLOURS[None].astype(np.uint8))
     return ", ".join(f"rgb({r} {g} {b} / {a / 255:.2f})" for r, g, b, a in bar[0].tolist())
 

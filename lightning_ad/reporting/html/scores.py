@@ -31,14 +31,14 @@ HEIGHT = 122
 
 
 def verdict_text(rows: Sequence[ImageResult], threshold: Threshold | None) -> str:
-    """How well the scores tell good images from anomalous ones, and what the threshold does."""
+    """Says how well the scores separate good from anomalous images, and what the threshold does."""
     good = scores_of(of_label(rows, 0))
     anomalous = scores_of(of_label(rows, 1))
     sentences = [f"{len(good)} good and {len(anomalous)} anomalous images."]
     if len(good) and len(anomalous):
         sentences.append(_overlap_sentence(good, anomalous))
     else:
-        sentences.append("With one kind of image alone there is nothing to tell apart.")
+        sentences.append("With only one kind of image there is nothing to separate.")
     if has_verdicts(rows):
         sentences.append(_threshold_sentence(rows, threshold))
     return " ".join(sentences)
@@ -68,14 +68,14 @@ def _threshold_sentence(rows: Sequence[ImageResult], threshold: Threshold | None
 
 
 def has_verdicts(rows: Sequence[ImageResult]) -> bool:
-    """Whether the run has a threshold for images."""
+    """Returns whether the run has a threshold for images."""
     return any(row.anomalous is not None for row in rows)
 
 
 def histogram(rows: Sequence[ImageResult], threshold: Threshold | None) -> str:
-    """Two charts, good over anomalous, with the same axis of scores.
+    """Draws two charts, good over anomalous, with the same axis of scores.
 
-    The last bar takes what lies far above the good images. The threshold of the run is a line, if
+    The last bar counts what lies far above the good images. The threshold of the run is a line, if
     it lies among the scores.
     """
     good = _finite(scores_of(of_label(rows, 0)))
@@ -98,7 +98,7 @@ def _finite(scores: Scores) -> Scores:
 
 
 def _score_axis(good: Scores, anomalous: Scores) -> Axis:
-    """An axis of all scores, that ends early if a few lie far above the good images."""
+    """Makes an axis of all scores that ends early if a few lie far above the good images."""
     scores = np.concatenate([good, anomalous])
     axis = Axis.fit(scores, "image score")
     if axis.log or not len(good) or not len(anomalous):
@@ -125,7 +125,7 @@ def _histogram_of(
 
 
 def rows_by_defect(rows: Sequence[ImageResult]) -> dict[str, list[ImageResult]]:
-    """The rows of each kind of defect; `good` is the first."""
+    """Groups the rows by kind of defect; `good` is the first."""
     by_defect: dict[str, list[ImageResult]] = {}
     for row in sorted(rows, key=lambda row: (row.defect != GOOD, row.defect)):
         by_defect.setdefault(row.defect, []).append(row)
@@ -133,7 +133,7 @@ def rows_by_defect(rows: Sequence[ImageResult]) -> dict[str, list[ImageResult]]:
 
 
 def defect_table(rows: Sequence[ImageResult], results: RunResults) -> str:
-    """The table of the kinds of defect: numbers of images, mean scores and metrics."""
+    """Writes the table of the kinds of defect: numbers of images, mean scores and metrics."""
     columns = _metric_columns(results)
     heads = ["Defect", "images"]
     if has_verdicts(rows):
@@ -151,7 +151,7 @@ def defect_table(rows: Sequence[ImageResult], results: RunResults) -> str:
 
 
 def _metric_columns(results: RunResults) -> list[str]:
-    """The metrics of the table that any kind of defect has."""
+    """Returns the metrics of the table that any kind of defect has."""
     columns = []
     for name in METRICS_OF_DEFECTS:
         values = [metrics.get(name, math.nan) for metrics in results.by_defect.values()]

@@ -1,23 +1,23 @@
-"""Numbers and elements as text of the page."""
+"""Numbers and elements as HTML and JavaScript text."""
 
 import math
 from collections.abc import Iterable
 
 
 def elements(tag: str, contents: Iterable[str]) -> str:
-    """An HTML element for each of some contents."""
+    """Wraps each of the contents in an HTML element."""
     return "".join(f"<{tag}>{content}</{tag}>" for content in contents)
 
 
 def script_number(value: float) -> str:
-    """A number as a literal of JavaScript."""
+    """Formats a number as a literal of JavaScript."""
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
     return repr(value)
 
 
 def shown_number(value: float) -> str:
-    """A number with four digits, or n/a."""
+    """Formats a number with four digits, or as n/a."""
     if math.isnan(value):
         return "n/a"
     if 1000 <= abs(value) < 1e7:
