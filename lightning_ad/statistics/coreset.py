@@ -84,7 +84,7 @@ def k_center_greedy(
     processes. But the next centres are found among few candidates: as long as one of them is
     farther from all centres than any vector outside was, it is the next. Only then are all vectors
     compared with the new centres, all of them in one matrix product, whose rounding decides
-    nothing: where it leaves a doubt, distances are computed from differences.
+    nothing: if it leaves a doubt, distances are computed from differences.
 
     Cost: 2 N D count operations, nearly all in matrix products, divided by the processes; 4 floats
     a vector in addition to the vectors. Vectors stay on their process, which sends `POOL`
@@ -271,7 +271,7 @@ class _Selection:
         return limit, farthest == limit
 
     def _compare(self, centres: Tensor) -> None:
-        """Lowers the distances to those to new centres, where these are nearer."""
+        """Lowers the distances to those to new centres, if these are nearer."""
         centred = centres - self._mean
         squares = centred.square().sum(1)
         slack = 2 * ROUNDING * self.vectors.shape[1] ** 0.5

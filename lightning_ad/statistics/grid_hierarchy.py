@@ -130,7 +130,7 @@ class GridHierarchy:
         """Returns the vectors that lie in the given coarse cells, for each level.
 
         Args:
-            flat: as `flatten` gives it.
+            flat: as `flatten` returns it.
             coarse: some of the coarse cells.
 
         Returns:

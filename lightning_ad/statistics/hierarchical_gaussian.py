@@ -68,7 +68,7 @@ class HierarchicalGaussian:
         """Returns the squared Mahalanobis distances of images at each position.
 
         Args:
-            flat: [B, sum of n d], as `GridHierarchy.flatten` gives it.
+            flat: [B, sum of n d], as `GridHierarchy.flatten` returns it.
             scale: multiplies the covariances, but not epsilon.
 
         Returns:
@@ -158,7 +158,7 @@ class HierarchicalGaussian:
     def _write_transposed(
         self, target: list[Tensor], level: int, coarse: slice, mixed: Tensor, own: Tensor
     ) -> None:
-        """Writes a block row of some coarse cells as `inverse_factors` gives it."""
+        """Writes a block row of some coarse cells as `inverse_factors` returns it."""
         blocks = _split_columns(self.factors[level], mixed, own)
         for column, values in enumerate(blocks):
             cells = self.hierarchy.cell_range(column, coarse)
@@ -167,7 +167,7 @@ class HierarchicalGaussian:
             part.copy_(grouped.mT)
 
     def _empty_inverses(self) -> BlockRows:
-        """Allocates what `inverse_factors` gives."""
+        """Allocates what `inverse_factors` returns."""
         counts = self.hierarchy.cell_counts()
         inverses = []
         for blocks in self.factors:

@@ -2,25 +2,25 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Self
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from lightning_ad.statistics.grid_hierarchy import GridHierarchy, regroup_by_cell
-from lightning_ad.statistics.moments import BlockBuffer
-from lightning_ad.system.distributed import sum_over_processes, world_size
+from lightning_ad.statistics.moments import BlockwiseMoments
+from lightning_ad.system.distributed import sum_over_processes
 
 
-class HierarchicalMoments:
+class HierarchicalMoments(BlockwiseMoments):
     """Mean and scatter of the vectors at each level, of images that arrive batch by batch.
 
-    Images are taken in by blocks, and two sets of images are merged by the deviations from their
-    means (Chan, Golub & LeVeque 1983), so that nothing cancels, not even in float32. The bits are
-    the same on any number of threads. Memory is the scatters and one block of images, however many
-    images come; an image costs as many operations as there are numbers. To continue from earlier
-    moments, set `count` and fill `means` and `scatters`.
+    Images are given as `GridHierarchy.flatten` returns them, and taken in by blocks. Two sets of
+    images are merged by the deviations from their means (Chan, Golub & LeVeque 1983), so that
+    nothing cancels, not even in float32. The bits are the same on any number of threads. Memory is
+    the scatters and one block of images, however many images arrive; an image costs as many
+    operations as there are numbers. To continue from earlier moments, set `count` and fill `means`
+    and `scatters`.
 
     Attributes:
         count: number of images.
@@ -34,7 +34,7 @@ class HierarchicalMoments:
     """
 
     def __init__(self, hierarchy: GridHierarchy, dtype: torch.dtype) -> None:
-        self.count = 0
+        super().__init__()
         self.hierarchy = hierarchy
         self.means: list[Tensor] = []
         self.scatters: list[list[Tensor]] = []
@@ -44,34 +44,9 @@ class HierarchicalMoments:
             so_far = hierarchy.dimensions[: level + 1]
             self.means.append(nothing.new_zeros(cells, own))
             self.scatters.append([nothing.new_zeros(cells, own, d) for d in so_far])
-        self._buffer = BlockBuffer()
 
-    def update(self, flat: Tensor) -> None:
-        """Takes in N images as `GridHierarchy.flatten` gives them, in batches of any size."""
-        self._buffer.add(flat, self._take_in)
-
-    def state(self) -> dict[str, Any]:
-        """Returns all that `restore` needs to continue to the same bits."""
-        return {
-            "count": self.count,
-            "waiting": self._buffer.waiting().clone(),
-            "sums": [*self.means, *self._blocks()],
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continues from the `state` of moments of the same size."""
-        self.count = state["count"]
-        sums = [*self.means, *self._blocks()]
-        for own, saved in zip(sums, state["sums"], strict=True):
-            own.copy_(saved)
-        self.update(state["waiting"].to(self.means[0].device))
-
-    def finish(self) -> Self:
-        """Takes in what still waits and merges all processes, which then have the same moments."""
-        self._buffer.finish(self._take_in)
-        if world_size() > 1:
-            self._merge_processes()
-        return self
+    def _sums(self) -> list[Tensor]:
+        return [*self.means, *self._blocks()]
 
     def _blocks(self) -> list[Tensor]:
         return [block for block_row in self.scatters for block in block_row]

@@ -1,5 +1,6 @@
-"""Mean and scatter of vectors that arrive batch by batch: they come and go, their moments stay."""
+"""Mean and scatter of vectors that arrive batch by batch and are not kept."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -51,7 +52,56 @@ class BlockBuffer:
         return self._buffer[: self._count]
 
 
-class Moments:
+class BlockwiseMoments(ABC):
+    """Moments of images that are taken in by blocks, saved, and merged over processes.
+
+    Attributes:
+        count: number of images.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._buffer = BlockBuffer()
+
+    def update(self, images: Tensor) -> None:
+        """Takes in images [N, ...]; how they are split into batches makes no difference."""
+        self._buffer.add(images, self._take_in)
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that `restore` needs to continue to the same bits."""
+        return {
+            "count": self.count,
+            "waiting": self._buffer.waiting().clone(),
+            "sums": self._sums(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continues from the `state` of moments of the same size."""
+        self.count = state["count"]
+        sums = self._sums()
+        for own, saved in zip(sums, state["sums"], strict=True):
+            own.copy_(saved)
+        self.update(state["waiting"].to(sums[0].device))
+
+    def finish(self) -> Self:
+        """Takes in what still waits and merges all processes, which then have the same moments."""
+        self._buffer.finish(self._take_in)
+        if world_size() > 1:
+            self._merge_processes()
+        return self
+
+    @abstractmethod
+    def _sums(self) -> list[Tensor]:
+        """Returns views of all tensors that are summed, as saved fits have them."""
+
+    @abstractmethod
+    def _take_in(self, images: Tensor) -> None: ...
+
+    @abstractmethod
+    def _merge_processes(self) -> None: ...
+
+
+class Moments(BlockwiseMoments):
     """Moments in float64 of vectors, one an image, with those that Ledoit-Wolf shrinkage needs.
 
     Two sets of vectors are merged by the deviations from their means (Chan, Golub & LeVeque 1983),
@@ -66,41 +116,13 @@ class Moments:
     """
 
     def __init__(self, dimension: int, device: torch.device | str = "cpu") -> None:
-        self.count = 0
+        super().__init__()
         self.mean = torch.zeros(dimension, dtype=torch.float64, device=device)
         self.scatter = self.mean.new_zeros(dimension, dimension)
         self.third = self.mean.new_zeros(dimension)
         self.fourth = self.mean.new_zeros(1)
-        self._buffer = BlockBuffer()
-
-    def update(self, vectors: Tensor) -> None:
-        """Takes in vectors [N, D]; how they are split into batches makes no difference."""
-        self._buffer.add(vectors, self._take_in)
-
-    def state(self) -> dict[str, Any]:
-        """Returns all that `restore` needs to continue to the same bits."""
-        return {
-            "count": self.count,
-            "waiting": self._buffer.waiting().clone(),
-            "sums": self._sums(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Continues from the `state` of moments of the same dimension."""
-        self.count = state["count"]
-        for own, saved in zip(self._sums(), state["sums"], strict=True):
-            own.copy_(saved)
-        self.update(state["waiting"].to(self.mean.device))
-
-    def finish(self) -> Self:
-        """Takes in what still waits and merges all processes, which then have the same moments."""
-        self._buffer.finish(self._take_in)
-        if world_size() > 1:
-            self._merge_processes()
-        return self
 
     def _sums(self) -> list[Tensor]:
-        """Returns views, with the mean and the scatter shaped as saved fits have them."""
         return [self.mean[None], self.scatter[None], self.third, self.fourth]
 
     def _merge_processes(self) -> None:
