@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """What was asked for is not possible: a wrong argument, or two that exclude each other."""
+    """A request that is not possible: a wrong argument, or two that exclude each other."""
 
     exit_code = 2
 

@@ -58,7 +58,6 @@ class RowStore(nn.Module):
 
     @property
     def nbytes(self) -> int:
-        """The size of all rows in bytes."""
         return sum(block.nbytes for block in self.blocks)
 
     def resize(self, count: int, length: int, dtype: torch.dtype, keep: int = 0) -> None:

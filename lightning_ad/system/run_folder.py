@@ -115,7 +115,6 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of checkpoints."""
         return self.path / "checkpoints"
 
     @property
@@ -160,17 +159,14 @@ class RunFolder:
 
     @property
     def maps(self) -> Path:
-        """The folder of anomaly maps."""
         return self.path / "maps"
 
     @property
     def report(self) -> Path:
-        """The HTML report."""
         return self.path / "report.html"
 
     @property
     def logs(self) -> Path:
-        """The folder of the loggers."""
         return self.path / "logs"
 
 
