@@ -1,7 +1,5 @@
 """Metrics by kind of defect and more, against outside references."""
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -11,6 +9,7 @@ from sklearn.metrics import (
     roc_auc_score,
     roc_curve,
 )
+from slow_aupro import area_up_to
 
 from lightning_ad.data.sample import Regions
 from lightning_ad.errors import UsageError
@@ -137,13 +136,7 @@ def slow_spro(maps, regions, limit):
     for t in sorted(set(maps.ravel().tolist()), reverse=True):
         overlap = np.mean([min((m[mask] >= t).sum() / enough, 1.0) for m, mask, enough in of_all])
         points.append(((maps[~union] >= t).mean(), overlap))
-    area = 0.0
-    for (x0, y0), (x1, y1) in pairwise(points):
-        end = min(x1, limit)
-        if end > x0:
-            at_end = y0 + (y1 - y0) * (end - x0) / (x1 - x0)
-            area += (end - x0) * (y0 + at_end) / 2
-    return area / limit
+    return area_up_to(limit, points)
 
 
 @pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])

@@ -1,13 +1,12 @@
 """The curves against scikit-learn, and AUPRO against a plain loop over all thresholds."""
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
-from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
+from slow_aupro import slow_aupro
 
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.evaluation import (
@@ -48,29 +47,6 @@ def scene(case, images=5, size=24):
         maps[maps > 80] = np.inf
         maps[maps < 2] = -np.inf
     return maps.astype(np.float32), masks
-
-
-def slow_aupro(maps, masks, limit):
-    """MVTec's definition, word for word, in float64."""
-    regions = []
-    for index, mask in enumerate(masks):
-        labels, count = ndimage.label(mask, structure=[[1, 1, 1]] * 3)
-        regions += [
-            maps[index][labels == label].astype(np.float64) for label in range(1, count + 1)
-        ]
-    good = maps[~masks].astype(np.float64)
-    points = [(0.0, 0.0)]
-    for threshold in sorted(set(maps.ravel().tolist()), reverse=True):
-        points.append(
-            ((good >= threshold).mean(), np.mean([(r >= threshold).mean() for r in regions]))
-        )
-    area = 0.0
-    for (x0, y0), (x1, y1) in pairwise(points):
-        if x1 > limit:
-            area += (limit - x0) * (y0 + y0 + (y1 - y0) * (limit - x0) / (x1 - x0)) / 2
-            break
-        area += (x1 - x0) * (y0 + y1) / 2
-    return area / limit
 
 
 def pixel_curve(maps, masks):
