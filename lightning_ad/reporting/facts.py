@@ -13,11 +13,11 @@ from lightning.pytorch import Trainer
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.reporting.provenance import versions
-from lightning_ad.reporting.run import Run
+from lightning_ad.reporting.run import TestedRun
 from lightning_ad.system.cost import Stopwatch
 
 
-def report_facts(run: Run, counts: Mapping[str, int], watch: Stopwatch) -> dict[str, str]:
+def report_facts(run: TestedRun, counts: Mapping[str, int], watch: Stopwatch) -> dict[str, str]:
     """Returns what the report lists about a tested run, as text by name."""
     height, width = run.datamodule.geometry.output
     facts = {
@@ -68,7 +68,7 @@ def dashboard_facts(
     return facts
 
 
-def dashboard_costs(run: Run, watch: Stopwatch) -> dict[str, float]:
+def dashboard_costs(run: TestedRun, watch: Stopwatch) -> dict[str, float]:
     """Returns the seconds, peak memory, images per second and size of a tested run, by name."""
     costs = {}
     for stage, seconds in {**watch.seconds, **run.model.seconds_by_stage}.items():

@@ -11,7 +11,7 @@ from lightning_ad.reporting.recorder import TestRecorder
 from lightning_ad.system.run_folder import RunFolder
 
 
-class Run(Protocol):
+class TestedRun(Protocol):
     """A run that was tested.
 
     Attributes:

@@ -12,7 +12,7 @@ from lightning_ad.reporting.dashboards.callback import show_test
 from lightning_ad.reporting.facts import dashboard_costs, device_name, report_facts
 from lightning_ad.reporting.html.report import write_report
 from lightning_ad.reporting.provenance import protocol, versions
-from lightning_ad.reporting.run import Run
+from lightning_ad.reporting.run import TestedRun
 from lightning_ad.reporting.run_images import RunImages, picture_reader
 from lightning_ad.reporting.run_results import RunResults
 from lightning_ad.reporting.tables import (
@@ -29,7 +29,7 @@ from lightning_ad.system.files import write_json
 from lightning_ad.system.run_folder import RunFolder
 
 
-def summarise(run: Run, watch: Stopwatch) -> None:
+def summarise(run: TestedRun, watch: Stopwatch) -> None:
     """Collects what a tested run found, writes it and prints it; on the first process only."""
     if not run.trainer.is_global_zero:
         return
@@ -42,7 +42,7 @@ def summarise(run: Run, watch: Stopwatch) -> None:
     print_summary(results, run.folder)
 
 
-def collect(run: Run, watch: Stopwatch) -> RunResults:
+def collect(run: TestedRun, watch: Stopwatch) -> RunResults:
     """Collects everything that a tested run found; writes nothing."""
     model = run.model
     data = run.datamodule
@@ -137,13 +137,13 @@ def _image_intervals(rows: Sequence[ImageResult]) -> Intervals:
     return intervals(of_kind(METRICS, "image"), scores_of(rows), labels)
 
 
-def _small_defects(run: Run) -> list[str]:
+def _small_defects(run: TestedRun) -> list[str]:
     """Lists the test images with a mask of which nothing is left at the network's image size."""
     with_mask = {s.path for s in run.datamodule.samples["test"] if s.mask_path is not None}
     return [path for path in run.recorder.without_outline if path in with_mask]
 
 
-def _environment(run: Run) -> dict[str, Any]:
+def _environment(run: TestedRun) -> dict[str, Any]:
     """Returns what the run was made with, for metrics.json."""
     return {
         "device": device_name(run.trainer),
