@@ -22,7 +22,7 @@ from trees import mvtec_tree
 from lightning_ad.commands.benchmark.cells import Cell, plan
 from lightning_ad.commands.benchmark.page import write_page
 from lightning_ad.commands.benchmark.slurm import job_array
-from lightning_ad.commands.benchmark.table import COSTS, Result, Table, caveats, rows
+from lightning_ad.commands.benchmark.table import COSTS, CellResult, Table, caveats, rows
 from lightning_ad.commands.benchmark.writing import write_tables
 from lightning_ad.commands.train import train
 from lightning_ad.errors import Preempted, UsageError
@@ -139,7 +139,7 @@ def test_a_cell_knows_what_it_was_run_with(root, tmp_path):
 
 def measured(metrics, layout="mvtec", method="PatchCore", **protocol):
     known = dict.fromkeys(METRIC_NAMES, 0.5) | metrics
-    return Result(
+    return CellResult(
         method,
         layout,
         known,
@@ -312,7 +312,7 @@ def test_killed_and_continued_gives_the_same_table(
         )
     )
     teller.start()
-    with pytest.raises(Preempted, match="told to stop: the same command goes on with what is left"):
+    with pytest.raises(Preempted, match="stopped: the same command goes on with what is left"):
         typed("benchmark", *args)
     teller.join()
     capfd.readouterr()

@@ -14,7 +14,7 @@ from lightning_ad.commands.benchmark.cells import Cell, plan
 from lightning_ad.commands.benchmark.page import write_page
 from lightning_ad.commands.benchmark.running import check_cells, run_cells
 from lightning_ad.commands.benchmark.slurm import job_array
-from lightning_ad.commands.benchmark.table import Result, read_result, table_of
+from lightning_ad.commands.benchmark.table import CellResult, read_result, table_of
 from lightning_ad.commands.benchmark.writing import write_tables
 from lightning_ad.errors import UsageError, UserError, did_you_mean
 from lightning_ad.system.run_folder import RunFolder
@@ -109,7 +109,7 @@ def _slurm_script(arguments: argparse.Namespace, count: int, folder: Path) -> st
 
 def _write_finished(folder: Path, cells: Sequence[Cell]) -> None:
     """Writes the table of the cells that are finished and prints its metrics."""
-    results: dict[Cell, Result] = {}
+    results: dict[Cell, CellResult] = {}
     reports: dict[str, Path] = {}
     for cell in cells:
         finished = [run for run in RunFolder.versions(folder / cell.name) if run.finished]
@@ -127,7 +127,7 @@ def _write_finished(folder: Path, cells: Sequence[Cell]) -> None:
     print(f"Tables and plots: {page}; beside it metrics and costs as .md, .csv, .tex")
 
 
-def _print_missing(cells: Sequence[Cell], results: Mapping[Cell, Result]) -> None:
+def _print_missing(cells: Sequence[Cell], results: Mapping[Cell, CellResult]) -> None:
     missing = [cell.name for cell in cells if cell not in results]
     if missing:
         print(f"{len(results)} of {len(cells)} cells are finished; missing: {', '.join(missing)}")

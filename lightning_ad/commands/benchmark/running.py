@@ -52,7 +52,7 @@ def run_cells(
     with forward_signals(runner.stop), ThreadPoolExecutor(len(devices)) as pool:
         reasons = list(pool.map(runner.run, cells, labels))
     if runner.is_stopped:
-        raise Preempted("told to stop: the same command goes on with what is left")
+        raise Preempted("stopped: the same command goes on with what is left")
     failed: dict[Cell, str] = {}
     for cell, reason in zip(cells, reasons, strict=True):
         if reason:

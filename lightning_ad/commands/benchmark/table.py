@@ -47,7 +47,7 @@ class Estimate(NamedTuple):
         return cls(fmean(values), quantile * stdev(values) / math.sqrt(len(values)))
 
 
-class Result(NamedTuple):
+class CellResult(NamedTuple):
     """What a finished cell measured.
 
     Attributes:
@@ -118,7 +118,7 @@ class PublishedValue(NamedTuple):
     source: str
 
 
-def read_result(folder: RunFolder) -> Result:
+def read_result(folder: RunFolder) -> CellResult:
     """Reads a finished run."""
     found = json.loads(folder.metrics.read_text())
     config = yaml.safe_load(folder.config.read_text())
@@ -132,7 +132,7 @@ def read_result(folder: RunFolder) -> Result:
         "peak_memory_gib": max(found["peak_memory_gib"].values()),
         "checkpoint_mib": checkpoint_bytes / 2**20,
     }
-    return Result(
+    return CellResult(
         method=config["model"]["class_path"].rpartition(".")[2],
         layout=config["data"]["layout"],
         metrics=found["metrics"],
@@ -142,12 +142,12 @@ def read_result(folder: RunFolder) -> Result:
     )
 
 
-def table_of(results: Mapping[Cell, Result]) -> Table:
+def table_of(results: Mapping[Cell, CellResult]) -> Table:
     """Returns the table of the cells that are finished."""
     return Table(rows(results), caveats(results), environment(results))
 
 
-def rows(results: Mapping[Cell, Result]) -> list[Row]:
+def rows(results: Mapping[Cell, CellResult]) -> list[Row]:
     """Returns the rows by data set, category and method, and the mean over categories.
 
     Published numbers stand below measured ones.
@@ -163,15 +163,15 @@ def rows(results: Mapping[Cell, Result]) -> list[Row]:
 
 
 def _grouped(
-    results: Mapping[Cell, Result], key: Callable[[Cell], Key]
-) -> dict[Key, dict[Cell, Result]]:
-    groups: dict[Key, dict[Cell, Result]] = {}
+    results: Mapping[Cell, CellResult], key: Callable[[Cell], Key]
+) -> dict[Key, dict[Cell, CellResult]]:
+    groups: dict[Key, dict[Cell, CellResult]] = {}
     for cell, result in results.items():
         groups.setdefault(key(cell), {})[cell] = result
     return groups
 
 
-def _category_rows(data: str, category: str, results: Mapping[Cell, Result]) -> Iterator[Row]:
+def _category_rows(data: str, category: str, results: Mapping[Cell, CellResult]) -> Iterator[Row]:
     for name, own in _grouped(results, lambda cell: cell.method).items():
         runs = list(own.values())
         yield _measured_row(data, category, name, runs)
@@ -179,7 +179,7 @@ def _category_rows(data: str, category: str, results: Mapping[Cell, Result]) -> 
 
 
 def _mean_rows(
-    data: str, categories: Sequence[str], results: Mapping[Cell, Result]
+    data: str, categories: Sequence[str], results: Mapping[Cell, CellResult]
 ) -> Iterator[Row]:
     """Yields each method's mean over the categories for which all of its seeds are finished."""
     for method, own in _grouped(results, lambda cell: cell.method).items():
@@ -188,7 +188,7 @@ def _mean_rows(
         complete = [name for name in categories if _is_complete(name, seeds, by_place)]
         if not complete:
             continue
-        means: list[Result] = []
+        means: list[CellResult] = []
         for seed in seeds:
             runs = [by_place[category, seed] for category in complete]
             means.append(_mean(runs))
@@ -200,13 +200,13 @@ def _mean_rows(
 
 
 def _is_complete(
-    category: str, seeds: Sequence[int], by_place: Mapping[tuple[str, int], Result]
+    category: str, seeds: Sequence[int], by_place: Mapping[tuple[str, int], CellResult]
 ) -> bool:
     return all((category, seed) in by_place for seed in seeds)
 
 
 def _measured_row(
-    data: str, category: str, configuration: str, runs: Sequence[Result], note: str = ""
+    data: str, category: str, configuration: str, runs: Sequence[CellResult], note: str = ""
 ) -> Row:
     """Returns the row of one method on one category, from one run for each seed."""
     metrics: dict[str, Estimate] = {}
@@ -218,7 +218,7 @@ def _measured_row(
     return Row(data, category, runs[0].method, configuration, len(runs), metrics, costs, note)
 
 
-def _mean(runs: Sequence[Result]) -> Result:
+def _mean(runs: Sequence[CellResult]) -> CellResult:
     """Returns the mean of results; a metric that one of them lacks is None."""
     metrics: dict[str, float | None] = {}
     for name in METRIC_NAMES:
@@ -231,7 +231,7 @@ def _mean(runs: Sequence[Result]) -> Result:
     return runs[0]._replace(metrics=metrics, costs=costs)
 
 
-def _values(runs: Sequence[Result], metric: str) -> list[float]:
+def _values(runs: Sequence[CellResult], metric: str) -> list[float]:
     """Returns the values of a metric that are known."""
     values: list[float] = []
     for run in runs:
@@ -241,7 +241,7 @@ def _values(runs: Sequence[Result], metric: str) -> list[float]:
     return values
 
 
-def _published_rows(result: Result, data: str, category: str) -> Iterator[Row]:
+def _published_rows(result: CellResult, data: str, category: str) -> Iterator[Row]:
     """Yields what was published about a method on a category, a row for each source."""
     by_source: dict[str, dict[str, Estimate]] = {}
     for line in published():
@@ -251,7 +251,7 @@ def _published_rows(result: Result, data: str, category: str) -> Iterator[Row]:
         yield Row(data, category, result.method, "", 0, metrics, {}, source)
 
 
-def _published_mean_rows(result: Result, data: str, categories: Sequence[str]) -> Iterator[Row]:
+def _published_mean_rows(result: CellResult, data: str, categories: Sequence[str]) -> Iterator[Row]:
     """Yields the published mean if it is over these categories, else their own published mean."""
     every = {line.category for line in published() if line.data == result.layout} - {MEAN, ""}
     if every and every <= {*categories}:
@@ -289,13 +289,13 @@ def published() -> list[PublishedValue]:
     return lines
 
 
-def caveats(results: Mapping[Cell, Result]) -> list[str]:
+def caveats(results: Mapping[Cell, CellResult]) -> list[str]:
     """Returns what to know of the metrics: overridden settings, other preprocessing of images."""
     lines = [*_override_lines(results), *_protocol_lines(results)]
     return list(dict.fromkeys(lines))
 
 
-def _protocol_lines(results: Mapping[Cell, Result]) -> Iterator[str]:
+def _protocol_lines(results: Mapping[Cell, CellResult]) -> Iterator[str]:
     """Yields how a cell was measured otherwise than the first one of its category."""
     for cells in _grouped(results, lambda cell: (cell.data, cell.category)).values():
         (first, reference), *others = cells.items()
@@ -309,7 +309,7 @@ def _protocol_lines(results: Mapping[Cell, Result]) -> Iterator[str]:
                 yield f"{cell.data}, not measured alike: {usual}, {other}"
 
 
-def _override_lines(results: Mapping[Cell, Result]) -> Iterator[str]:
+def _override_lines(results: Mapping[Cell, CellResult]) -> Iterator[str]:
     """Yields the flags beside the YAML files, by the methods and data sets that had them."""
     runs: dict[tuple[str, str], list[str]] = {}
     for cell in results:
@@ -337,7 +337,7 @@ def _title(some: Sequence[tuple[str, str]], runs: Sequence[tuple[str, str]]) -> 
     return ", ".join(map(" on ".join, some))
 
 
-def environment(results: Mapping[Cell, Result]) -> list[str]:
+def environment(results: Mapping[Cell, CellResult]) -> list[str]:
     """Returns what the costs depend on: devices, and the size of images."""
     devices = ", ".join(sorted({result.device for result in results.values()}))
     lines = [f"on {devices}; other work on the machine counts too"]
