@@ -62,7 +62,8 @@ class Parser(LightningArgumentParser):
         """Ends the parsing with a `UsageError`."""
         if not self.exit_on_error:  # parsing a part: the whole repeats the error and adds its place
             super().error(message, ex)
-        raise UsageError(explain(message, Known(self._flags(), self._method_names))) from ex
+        known = Known(self._flags(), self._method_names)
+        raise UsageError(explain_parser_error(message, known)) from ex
 
     def _flags(self) -> list[str]:
         flags: list[str] = []
@@ -102,7 +103,7 @@ def unmade(error: ValueError) -> UserError | None:
     )
 
 
-def explain(message: str, known: Known = NOTHING_KNOWN) -> str:
+def explain_parser_error(message: str, known: Known = NOTHING_KNOWN) -> str:
     """Turns an error of jsonargparse into one sentence.
 
     Args:

@@ -10,7 +10,7 @@ from lightning.pytorch.cli import ReduceLROnPlateau as Plateau
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_ad.cli.parser import Parser, explain
+from lightning_ad.cli.parser import Parser, explain_parser_error
 from lightning_ad.cli.run import method_names
 from lightning_ad.errors import UsageError
 from lightning_ad.methods import AnomalyModule
@@ -70,4 +70,4 @@ def test_an_error_is_one_sentence(parser, flags):
 
 
 def test_an_unknown_message_stays_as_it_is():
-    assert explain("something new") == "something new"
+    assert explain_parser_error("something new") == "something new"
