@@ -7,7 +7,7 @@ must know the categories, folds and names in what the user typed, without buildi
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from lightning.pytorch.utilities import rank_zero_info
@@ -43,6 +43,26 @@ def read_config(path: Path) -> dict[str, Any]:
     return content
 
 
+class _Flag(NamedTuple):
+    key: str
+    value: str
+
+    def find(self, key: str) -> str | None:
+        return self.value if key == self.key else None
+
+
+class _File(NamedTuple):
+    content: dict[str, Any]
+
+    def find(self, key: str) -> Any:
+        found: Any = self.content
+        for part in key.split("."):
+            if not isinstance(found, dict):
+                return None
+            found = found.get(part)
+        return found
+
+
 class GivenSettings:
     """The settings in flags and in the YAML files among them; of a key, the last one counts.
 
@@ -51,20 +71,18 @@ class GivenSettings:
     """
 
     def __init__(self, args: Sequence[str]) -> None:
-        self._given: list[tuple[str, Any]] = []  # of a flag key and value, of a file "" and content
+        self._given: list[_Flag | _File] = []
         for flag, value in pairwise(split_flags(args)):
             if flag in ("-c", "--config"):
-                self._given.append(("", read_config(Path(value))))
+                self._given.append(_File(read_config(Path(value))))
             elif flag.startswith("--"):
-                self._given.append((flag.removeprefix("--"), value))
+                self._given.append(_Flag(flag.removeprefix("--"), value))
 
     def get(self, key: str) -> Any:
         """Returns the value of a key such as `data.root`; None if it is not given."""
         found: Any = None
-        for name, content in self._given:
-            value = content if name == key else None
-            if not name:
-                value = _look_up(content, key)
+        for given in self._given:
+            value = given.find(key)
             if value is not None:
                 found = value
         return found
@@ -87,14 +105,6 @@ class GivenSettings:
             if value is not None:
                 options[name] = value
         return options
-
-
-def _look_up(content: Any, key: str) -> Any:
-    for part in key.split("."):
-        if not isinstance(content, dict):
-            return None
-        content = content.get(part)
-    return content
 
 
 def without(args: Sequence[str], *flags: str) -> list[str]:
