@@ -40,7 +40,7 @@ class StopRequest:
         """Ends the run.
 
         Args:
-            where: where it was, and what --resume does then.
+            where: where it was, and how it can go on.
 
         Raises:
             Preempted: always.
