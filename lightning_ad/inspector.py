@@ -5,8 +5,9 @@ result = inspector("part.png")
 result.score, result.anomalous, result.map
 """
 
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,17 +18,23 @@ from typing import Any, NamedTuple, Self, overload
 import numpy as np
 import torch
 import yaml
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
 from lightning_ad.data.geometry import Geometry
 from lightning_ad.data.ignoring import fill
-from lightning_ad.data.reading import ImageLike, as_image
+from lightning_ad.data.reading import ImageLike, as_image, check_same_size, read_nonzero, verify
 from lightning_ad.data.sample import Prediction
 from lightning_ad.data.tiling import Tiles
 from lightning_ad.errors import DataError, UsageError, WeightsError
-from lightning_ad.evaluation.thresholds import Threshold, choose, conformal_p_values
+from lightning_ad.evaluation.thresholds import (
+    Calibration,
+    Threshold,
+    choose,
+    conformal_p_values,
+)
 from lightning_ad.features.weights import read_state, skip_weights
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.system.checkpoints import CONFIG_KEY
@@ -37,6 +44,7 @@ BATCH_SIZE = 8  # images of a list that are scored together
 Images = list[ImageLike] | tuple[ImageLike, ...]
 TOUCHING = np.ones((3, 3), dtype=bool)  # pixels that touch by a corner are of one region
 HALF_PRECISION = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+IGNORED_FILE = "file of ignored regions"
 
 
 class Region(NamedTuple):
@@ -102,7 +110,7 @@ class FinishedRun:
     config: dict[str, Any]
 
     @classmethod
-    def read(cls, target: str | Path) -> Self:
+    def read(cls, target: str | os.PathLike[str]) -> Self:
         """Reads a run's folder or a .ckpt file.
 
         Raises:
@@ -135,6 +143,39 @@ class FinishedRun:
         return module
 
 
+@dataclass(frozen=True)
+class IgnoredRegion:
+    """The region that a run ignores in all of its images.
+
+    Attributes:
+        path: the file that it was read from.
+        mask: bool [h, w], true where an image of h x w pixels is ignored.
+    """
+
+    path: str
+    mask: Tensor
+
+    @classmethod
+    def read(cls, path: str) -> Self:
+        """Reads the file of a region.
+
+        Raises:
+            DataError: if it cannot be read.
+        """
+        return cls(path, read_nonzero(path, verify(path, IGNORED_FILE), IGNORED_FILE))
+
+    def of_image(self, image: Tensor) -> Tensor:
+        """Returns the region in an image [3, h, w].
+
+        Raises:
+            DataError: if the image has another size, as in the run's test.
+        """
+        found = (self.mask.shape[0], self.mask.shape[1])
+        expected = (image.shape[-2], image.shape[-1])
+        check_same_size(self.path, found, expected, IGNORED_FILE)
+        return self.mask
+
+
 class Inspector:
     """Scores images by a finished method, exactly as the run's test did.
 
@@ -145,6 +186,9 @@ class Inspector:
         method: how the threshold is chosen (`evaluation.thresholds.choose`), or the threshold.
         reject: the share of good parts that may be called anomalous, in (0, 1), or None.
         precision: of the run's trainer; its half precision is used here too.
+        ignored: what the run ignored in each image; None for nothing.
+        unknown: what the run ignored that cannot be ignored here, in words: its held-out images are
+            not like the images here then, and give no p-values and no threshold.
 
     Raises:
         UsageError: if `method` needs held-out images that the run does not have.
@@ -158,26 +202,51 @@ class Inspector:
         method: Any = None,
         reject: float | None = None,
         precision: str = "32-true",
+        ignored: IgnoredRegion | None = None,
+        unknown: str = "",
     ) -> None:
         self.module = module.eval().requires_grad_(False)
         self._geometry = geometry
         self._tiles = tiles
-        self._method = method
         self._half = HALF_PRECISION.get(precision)
-        self.reject = reject
+        self._ignored = ignored
+        self._unknown = unknown
+        self._calibration = Calibration.empty() if unknown else module.calibration
+        self._threshold: Threshold | None = None
+        self._reject: float | None = None
+        by_held_out = method != "chi2" and not isinstance(method, int | float)
+        if not (unknown and by_held_out):
+            chi_square = module.chi_square_threshold
+            self._threshold = choose(method, reject, self._calibration, chi_square)
+            self._reject = reject
 
     @classmethod
     def of(cls, run: FinishedRun) -> Self:
-        """Builds the inspector of a finished run; raises what `load` raises."""
+        """Builds the inspector of a finished run; raises what `load` raises.
+
+        Warns if the run ignored regions that are not known here.
+        """
         data = run.config["data"]
         geometry = Geometry.of(data["image_size"], data["center_crop"])
         tiles = None
         if data["tile"] is not None:
             tiles = Tiles.of(geometry.output, data["tile"], data["tile_overlap"])
-        module = run.module()
-        precision = str(run.config["trainer"].get("precision") or "32-true")
-        threshold = run.config.get("threshold")
-        return cls(module, geometry, tiles, threshold, run.config.get("reject"), precision)
+        ignored, unknown = _ignored(data)
+        if unknown:
+            rank_zero_warn(
+                f"The run ignored regions that are not known here ({unknown}): scores are not "
+                "those of its test; p-values, and a threshold by held-out images, are not available"
+            )
+        return cls(
+            run.module(),
+            geometry,
+            tiles,
+            run.config.get("threshold"),
+            run.config.get("reject"),
+            str(run.config["trainer"].get("precision") or "32-true"),
+            ignored,
+            unknown,
+        )
 
     @property
     def threshold(self) -> float | None:
@@ -187,6 +256,7 @@ class Inspector:
     @threshold.setter
     def threshold(self, score: float | None) -> None:
         self._threshold = None
+        self._reject = None
         if score is not None:
             self._threshold = Threshold(float(score), None, "number", "a number that was given")
 
@@ -197,7 +267,10 @@ class Inspector:
 
     @property
     def reject(self) -> float | None:
-        """The share of good parts that may be called anomalous; setting it chooses the threshold.
+        """The share of good parts that may be called anomalous; None if none was named.
+
+        Setting it chooses a conformal threshold by the run's held-out images, however the run chose
+        its own; None chooses the threshold of a run that names neither a share nor a threshold.
 
         Raises:
             UsageError: on setting a share outside (0, 1), or one that takes more held-out images.
@@ -206,9 +279,12 @@ class Inspector:
 
     @reject.setter
     def reject(self, share: float | None) -> None:
-        calibration = self.module.calibration
-        chi_square = self.module.chi_square_threshold
-        self._threshold = choose(self._method, share, calibration, chi_square)
+        if self._unknown and share is not None:
+            raise UsageError(
+                f"no share can be promised: the run ignored regions that are not known here "
+                f"({self._unknown}), so its held-out images are not like the images here"
+            )
+        self._threshold = choose(None, share, self._calibration)
         self._reject = share
 
     def to(self, device: str | torch.device) -> Self:
@@ -246,6 +322,12 @@ class Inspector:
             batch = images[start : start + BATCH_SIZE]
             yield from self._inspect([as_image(image) for image in batch])
 
+    def _inspect(self, images: Sequence[Tensor]) -> list[Result]:
+        if self._ignored is None:
+            batch = torch.stack([self._geometry.image(image) for image in images])
+            return self._results(self._score(batch), images)
+        return self._inspect_filled(images, [self._ignored.of_image(image) for image in images])
+
     def _inspect_around(self, image: Tensor, ignore: NDArray[np.bool_]) -> Result:
         ignored = torch.from_numpy(np.asarray(ignore, dtype=bool))
         if ignored.shape != image.shape[-2:]:
@@ -253,13 +335,18 @@ class Inspector:
                 f"expected ignore to have the size of its image, {list(image.shape[-2:])}, "
                 f"got {list(ignored.shape)}"
             )
-        seen = self._geometry.mask(ignored)
-        prediction = self._score(self._geometry.image(fill(image, ignored))[None], seen[None])
-        return self._results(prediction, [image])[0]
+        if self._ignored is not None:
+            ignored = ignored | self._ignored.of_image(image)
+        return self._inspect_filled([image], [ignored])[0]
 
-    def _inspect(self, images: Sequence[Tensor]) -> list[Result]:
-        batch = torch.stack([self._geometry.image(image) for image in images])
-        return self._results(self._score(batch), images)
+    def _inspect_filled(self, images: Sequence[Tensor], ignored: Sequence[Tensor]) -> list[Result]:
+        """Inspects images, each bool [h, w] of `ignored` filled with the colours around it."""
+        filled: list[Tensor] = []
+        seen: list[Tensor] = []
+        for image, region in zip(images, ignored, strict=True):
+            filled.append(self._geometry.image(fill(image, region)))
+            seen.append(self._geometry.mask(region))
+        return self._results(self._score(torch.stack(filled), torch.stack(seen)), images)
 
     def _score(self, batch: Tensor, ignore: Tensor | None = None) -> Prediction:
         device = self.module.device
@@ -278,8 +365,8 @@ class Inspector:
 
     def _result(self, score: float, map: Tensor) -> Result:
         p_value = None
-        if len(self.module.calibration):
-            p_value = conformal_p_values(torch.tensor([score]), self.module.calibration.good).item()
+        if len(self._calibration):
+            p_value = conformal_p_values(torch.tensor([score]), self._calibration.good).item()
         anomalous = None
         mask = None
         if self._threshold is not None:
@@ -294,7 +381,7 @@ class Inspector:
         return torch.autocast(self.module.device.type, self._half)
 
 
-def load(target: str | Path) -> Inspector:
+def load(target: str | os.PathLike[str]) -> Inspector:
     """Loads a finished run for inspecting images.
 
     Args:
@@ -307,6 +394,23 @@ def load(target: str | Path) -> Inspector:
         WeightsError: if the file is damaged, or not a checkpoint of lightning_ad.
     """
     return Inspector.of(FinishedRun.read(target))
+
+
+def _ignored(data: Mapping[str, Any]) -> tuple[IgnoredRegion | None, str]:
+    """Returns what a run ignored in all images, and in words what is not known of other images."""
+    unknown: list[str] = []
+    region = None
+    path = data.get("ignore")
+    value = data.get("ignore_value")
+    if path is not None and Path(path).is_file():
+        region = IgnoredRegion.read(path)
+    elif path is not None and Path(path).is_dir():
+        unknown.append(f"data.ignore {path}, a folder with one for each image")
+    elif path is not None:
+        unknown.append(f"data.ignore {path}, which is not there")
+    if value is not None:
+        unknown.append(f"data.ignore_value {value} of each image's own mask")
+    return region, "; ".join(unknown)
 
 
 def _method_class(class_path: str) -> type[AnomalyModule]:

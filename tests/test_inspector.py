@@ -1,6 +1,8 @@
 """A finished run that inspects images gives what its test gave, wherever the run was moved to."""
 
 import shutil
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import lightning_ad as ad
 from lightning_ad.commands.train import train
 from lightning_ad.data.geometry import Geometry
 from lightning_ad.data.reading import as_image, read_image
-from lightning_ad.inspector import Result
+from lightning_ad.inspector import FinishedRun, Inspector, Result
 from lightning_ad.reporting.maps import read_map
 from lightning_ad.reporting.tables import read_predictions
 from lightning_ad.system.checkpoints import write_whole
@@ -123,6 +125,87 @@ def test_the_threshold_can_be_set_by_a_score_or_by_a_share(run):
     assert "50 %" in inspector.promise
     with pytest.raises(ad.UsageError, match="held-out"):
         inspector.reject = 0.01
+
+
+def with_settings(run, **settings):
+    """The inspector of a run that differs in some settings from a given one."""
+    finished = FinishedRun.read(run.path)
+    data = {**finished.config["data"], **settings.pop("data", {})}
+    return Inspector.of(replace(finished, config={**finished.config, **settings, "data": data}))
+
+
+@pytest.mark.parametrize("method", [3.5, "quantile", "conformal"])
+def test_a_share_is_kept_by_held_out_images_however_the_run_chose(run, method):
+    share = None if method == 3.5 else 0.5
+    inspector = with_settings(run, threshold=method, reject=share)
+    promise = inspector.promise
+    inspector.reject = 0.6
+    assert inspector.reject == 0.6
+    assert inspector.promise != promise
+    assert inspector.promise.startswith("at most 60 %")
+    assert inspector.threshold == float(inspector.module.calibration.good.max())
+    inspector.threshold = 3.5
+    assert inspector.reject is None
+    inspector.reject = None
+    assert inspector.threshold is None  # a run with so few held-out images has none
+
+
+@pytest.fixture(scope="module")
+def ignoring(trees, tmp_path_factory):
+    """A run that ignores the upper left of its images, and the file that says so."""
+    folder = tmp_path_factory.mktemp("ignoring")
+    ignored = np.zeros((40, 48), np.uint8)
+    ignored[:20, :24] = 255
+    Image.fromarray(ignored).save(folder / "ignored.png")
+    args = [*flags("PatchCore", "mvtec", trees, folder), *HELD_OUT]
+    return train([*args, "--data.ignore", str(folder / "ignored.png")]), folder / "ignored.png"
+
+
+def test_the_region_that_a_run_ignores_is_ignored(ignoring):
+    run, file = ignoring
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The run ignored")
+        inspector = ad.load(run.path)
+    assert_as_tested(inspector, run)
+    path = read_predictions(run.predictions)[0].path
+    ignored = np.asarray(Image.open(file)) > 0
+    array = np.asarray(Image.open(path).convert("RGB")).copy()
+    array[ignored] = 255 - array[ignored]
+    expected = inspector(path)
+    for found in (
+        inspector(array),
+        inspector([array])[0],
+        inspector(array, np.zeros_like(ignored)),
+    ):
+        assert found.score == expected.score
+    more = ~ignored & (np.arange(48) < 30)
+    changed = array.copy()
+    changed[more] = 255 - changed[more]
+    assert inspector(changed, more).score == inspector(array, more).score
+    with pytest.raises(ad.DataError, match=r"they must be of one size"):
+        inspector(array[1:])
+
+
+def test_regions_that_are_not_known_leave_no_promise(ignoring, tmp_path):
+    run, _ = ignoring
+    path = read_predictions(run.predictions)[0].path
+    for data, named in (
+        ({"ignore": str(tmp_path)}, "a folder with one for each image"),
+        ({"ignore": "gone.png"}, r"data\.ignore gone\.png, which is not there"),
+        ({"ignore": None, "ignore_value": 128}, r"data\.ignore_value 128"),
+    ):
+        with pytest.warns(UserWarning, match=named) as warned:
+            inspector = with_settings(run, data=data)
+        assert len(warned) == 1
+        found = inspector(path)
+        assert (found.p_value, found.anomalous, found.mask) == (None, None, None)
+        with pytest.raises(ad.UsageError, match="ignored regions that are not known here"):
+            inspector.reject = 0.5
+        inspector.threshold = found.score - 1e-6
+        assert inspector(path).anomalous is True
+    with pytest.warns(UserWarning, match="not known here"):
+        numbered = with_settings(run, data={"ignore": "gone.png"}, threshold=3.5, reject=None)
+    assert numbered.threshold == 3.5
 
 
 def test_what_is_ignored_does_not_matter(run):
