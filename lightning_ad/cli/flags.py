@@ -5,7 +5,7 @@ from typing import Literal
 from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_ad.evaluation.thresholds import Method
+from lightning_ad.evaluation.thresholds import ThresholdMethod
 
 
 def add_flags(parser: LightningArgumentParser) -> None:
@@ -72,7 +72,7 @@ def _add_evaluation_flags(parser: LightningArgumentParser) -> None:
     )
     parser.add_argument(
         "--threshold",
-        type=Method | float | None,
+        type=ThresholdMethod | float | None,
         default=None,
         help="how the threshold above which an image is called anomalous is chosen: conformal "
         "(default) or quantile, from held-out good images; f1, from labelled validation images; "

@@ -18,7 +18,7 @@ from lightning_ad.evaluation.curve import curve_of
 from lightning_ad.evaluation.functional import f1_max
 
 REJECT = 0.01  # the share of good parts that may be rejected, if none is named
-Method = Literal["conformal", "quantile", "f1", "chi2"]
+ThresholdMethod = Literal["conformal", "quantile", "f1", "chi2"]
 NUMBER = "number"  # the method of a threshold that was given
 _ROUNDING = 1e-9
 
@@ -62,7 +62,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Threshold:
-    """What is called anomalous.
+    """The limits above which an image or a pixel is called anomalous.
 
     Attributes:
         image: an image is if its score is above this.
@@ -127,12 +127,16 @@ def images_needed(reject: float) -> int:
     Raises:
         UsageError: the share is outside (0, 1).
     """
+    _check_share(reject)
+    return max(1, math.ceil(1 / reject - _ROUNDING) - 1)
+
+
+def _check_share(reject: float) -> None:
     if not 0 < reject < 1:
         raise UsageError(
             "the share of good parts that may be rejected lies between 0 and 1 (exclusive), "
             f"got {reject:g}"
         )
-    return max(1, math.ceil(1 / reject - _ROUNDING) - 1)
 
 
 def conformal_threshold(calibration: Tensor, reject: float) -> float:
@@ -170,7 +174,7 @@ def quantile_threshold(calibration: Tensor, reject: float) -> float:
         UsageError: the share is outside (0, 1), or there is no score.
         UserError: a score is NaN.
     """
-    images_needed(reject)  # checks the share
+    _check_share(reject)
     _check_any(calibration.numel())
     reject_nan(calibration, "calibration scores")
     return float(calibration.detach().cpu().double().flatten().quantile(1 - reject))
@@ -202,7 +206,7 @@ def f1_threshold(good: Tensor, anomalous: Tensor) -> float:
 
 
 def check_requirements(
-    method: Method | float | None,
+    method: ThresholdMethod | float | None,
     reject: float | None,
     good: int,
     anomalous: int,
@@ -281,7 +285,7 @@ def _check_enough(good: int, reject: float) -> None:
 
 
 def choose(
-    method: Method | float | None,
+    method: ThresholdMethod | float | None,
     reject: float | None,
     calibration: Calibration,
     chi_square: Callable[[float], float | None] = lambda share: None,
@@ -302,10 +306,12 @@ def choose(
     Raises:
         UsageError: the share is outside (0, 1), or the method lacks what it needs.
     """
+    share = REJECT if reject is None else reject
+    _check_share(share)
+    limit = chi_square(share) if method == "chi2" else None
     good = len(calibration)
     anomalous = len(calibration.anomalous)
-    chosen = check_requirements(method, reject, good, anomalous, has_chi_square=True)
-    share = REJECT if reject is None else reject
+    chosen = check_requirements(method, reject, good, anomalous, limit is not None)
     if chosen is None:
         return None
     if chosen == NUMBER:
@@ -313,7 +319,8 @@ def choose(
     if chosen == "f1":
         return _by_labels(calibration)
     if chosen == "chi2":
-        return _by_chi_square(chi_square(share), share)
+        assert limit is not None  # `check_requirements` has raised otherwise
+        return _by_chi_square(limit, share)
     if chosen == "quantile":
         return _by_quantile(calibration, share)
     return _conformal(calibration, share)
@@ -325,23 +332,18 @@ def _by_labels(calibration: Calibration) -> Threshold:
     return Threshold(image, None, "f1", f"labels: the best F1 on {images}")
 
 
-def _by_chi_square(image: float | None, share: float) -> Threshold:
-    _check_chi_square(image is not None)
+def _by_chi_square(limit: float, share: float) -> Threshold:
     basis = f"{_per_cent(share)} of good parts, were distances chi-square distributed"
-    return Threshold(image, None, "chi2", basis)
+    return Threshold(limit, None, "chi2", basis)
 
 
 def _by_quantile(calibration: Calibration, share: float) -> Threshold:
-    image = quantile_threshold(calibration.good, share)
-    pixel = quantile_threshold(calibration.maxima, share)
     images = f"{len(calibration)} held-out good images"
     basis = f"the {1 - share:g} quantile of {images}; of new ones, more lie above it"
-    return Threshold(image, pixel, "quantile", basis)
+    return _by_good_images("quantile", quantile_threshold, calibration, share, basis)
 
 
 def _conformal(calibration: Calibration, share: float) -> Threshold:
-    image = conformal_threshold(calibration.good, share)
-    pixel = conformal_threshold(calibration.maxima, share)
     by = f"by {len(calibration)} held-out good images"
     basis = f"at most {_per_cent(share)} of good parts, on average, {by}"
     if calibration.chosen:
@@ -349,7 +351,19 @@ def _conformal(calibration: Calibration, share: float) -> Threshold:
             f"about {_per_cent(share)} of good parts, {by}; they had a part in the training, so "
             "this is no promise"
         )
-    return Threshold(image, pixel, "conformal", basis)
+    return _by_good_images("conformal", conformal_threshold, calibration, share, basis)
+
+
+def _by_good_images(
+    method: str,
+    find: Callable[[Tensor, float], float],
+    calibration: Calibration,
+    share: float,
+    basis: str,
+) -> Threshold:
+    image = find(calibration.good, share)
+    pixel = find(calibration.maxima, share)
+    return Threshold(image, pixel, method, basis)
 
 
 def _per_cent(share: float) -> str:

@@ -18,7 +18,13 @@ from lightning_ad.evaluation import (
     curve_of,
     images_needed,
 )
-from lightning_ad.evaluation.thresholds import REJECT, Calibration, Method, Threshold, choose
+from lightning_ad.evaluation.thresholds import (
+    REJECT,
+    Calibration,
+    Threshold,
+    ThresholdMethod,
+    choose,
+)
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.reporting.maps import write_map
 from lightning_ad.reporting.tables import ImageResult
@@ -53,7 +59,10 @@ class TestRecorder(Callback):
     """
 
     def __init__(
-        self, folder: RunFolder, method: Method | float | None = None, reject: float | None = None
+        self,
+        folder: RunFolder,
+        method: ThresholdMethod | float | None = None,
+        reject: float | None = None,
     ) -> None:
         self.folder = folder
         self.method = method

@@ -131,6 +131,21 @@ def test_a_number_and_a_known_distribution():
         choose("chi2", 0.05, calibration())
 
 
+def test_a_known_distribution_is_asked_once_and_only_if_it_decides():
+    asked = []
+
+    def chi_square(share):
+        asked.append(share)
+        return 7.0
+
+    choose("quantile", 0.05, calibration(), chi_square)
+    with pytest.raises(UsageError, match="lies between 0 and 1"):
+        choose("chi2", 5, calibration(), chi_square)
+    assert not asked
+    choose("chi2", 0.05, calibration(), chi_square)
+    assert asked == [0.05]
+
+
 @pytest.mark.parametrize("method", [None, "conformal", "quantile", "f1", "chi2", 0.3])
 @pytest.mark.parametrize("reject", [0, 5, -0.1])
 def test_every_method_refuses_a_share_outside_0_and_1(method, reject):
