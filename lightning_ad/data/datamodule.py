@@ -32,7 +32,7 @@ YOUR_OWN = ("folder", "table")  # layouts of no data set in particular
 
 @runtime_checkable
 class Method(Protocol):
-    """What the data module asks of the method that it loads images for.
+    """The part of a method that the data module needs to load images for it.
 
     Attributes:
         synthesis: the synthetic anomalies to draw for training images, or None.
@@ -44,8 +44,7 @@ class Method(Protocol):
     validation_synthesis: Synthesis
 
     @property
-    def batches_kept(self) -> int:
-        """Batches that need not be read."""
+    def batches_kept(self) -> int: ...
 
 
 class AnomalyDataModule(LightningDataModule):
@@ -127,6 +126,7 @@ class AnomalyDataModule(LightningDataModule):
     ) -> None:
         given = dict(locals())
         super().__init__()
+        # By the signature: a run's configuration is written from them, and must not miss one.
         self.arguments = {name: given[name] for name in signature(AnomalyDataModule).parameters}
         self.layout = layout
         self.root = Path(root)
@@ -370,6 +370,7 @@ class AnomalyDataModule(LightningDataModule):
                 f"{len(data)} training images are too few for {processes} processes; lower "
                 "trainer.devices"
             )
+        kept = self._batches_kept() if is_training else 0
         sampler = KeySampler(
             data,
             shuffle=is_training,
@@ -377,18 +378,18 @@ class AnomalyDataModule(LightningDataModule):
             rank=rank,
             world_size=processes,
             tiles=data.tiles_per_image,
+            start=kept * self.batch_size,
         )
         if self.trainer is not None:
             # In a resumed run, workers ask for their first rows before Lightning sets the epoch.
             epochs: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(epochs.processed)
         if is_training:
-            sampler.done = self._batches_done(len(sampler)) * self.batch_size
-            sampler.start = self._batches_kept() * self.batch_size
+            sampler.leave_out_once(self._batches_done(sampler.num_samples) * self.batch_size)
         return sampler
 
     def _batches_done(self, rows: int) -> int:
-        """Returns how many batches of the current epoch a resumed run has consumed already."""
+        """Returns how many batches of the current epoch, of `rows`, a resumed run has consumed."""
         if self.trainer is None or not self.trainer.fit_loop.restarting:
             return 0
         # The batch after which the run was saved is processed, but not yet completed.

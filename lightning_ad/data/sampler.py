@@ -1,4 +1,4 @@
-"""Which row is read when: a function of (seed, epoch, process), so that a run can be resumed."""
+"""The order of the rows: a function of (seed, epoch, process), so that a run can be resumed."""
 
 from collections.abc import Iterator, Sized
 from typing import NamedTuple
@@ -7,13 +7,12 @@ import torch
 from torch.utils.data import DistributedSampler
 
 MIXED = 4  # images whose tiles take turns in training
-HELD_OUT = (
-    2**31
-)  # the epoch of sets that are not trained on: their synthetic anomalies never change
+# The epoch of sets that are not trained on: their synthetic anomalies never change.
+HELD_OUT = 2**31
 
 
 class RowKey(NamedTuple):
-    """What a data set is asked for.
+    """A request for one row of a data set.
 
     Attributes:
         index: the row.
@@ -42,9 +41,6 @@ class KeySampler(DistributedSampler):
         world_size: the number of processes, n.
         tiles: rows of each image. The tiles of `MIXED` images take turns, so that few images need
             to be in memory at a time.
-
-    Attributes:
-        done: rows of this process that the next pass leaves out: a resumed run has read them.
         start: rows of this process that every pass leaves out; its length does not count them.
     """
 
@@ -57,18 +53,36 @@ class KeySampler(DistributedSampler):
         rank: int = 0,
         world_size: int = 1,
         tiles: int = 1,
+        start: int = 0,
     ) -> None:
         super().__init__(data, num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)  # type: ignore[arg-type]
         self.tiles = tiles
-        self.done = 0
-        self.start = 0
+        self._start = start
+        self._read_before = 0  # rows that the next pass leaves out
+
+    def leave_out_once(self, rows: int) -> None:
+        """Leaves these rows of this process out of the next pass: a resumed run has read them."""
+        self._read_before = rows
+
+    def from_the_start(self) -> "KeySampler":
+        """Returns a sampler of all rows of this process, in the order of this epoch."""
+        sampler = KeySampler(
+            self.dataset,  # type: ignore[arg-type]
+            shuffle=self.shuffle,
+            seed=self.seed,
+            rank=self.rank,
+            world_size=self.num_replicas,
+            tiles=self.tiles,
+        )
+        sampler.set_epoch(self.epoch)
+        return sampler
 
     def __len__(self) -> int:
-        return self.num_samples - self.start
+        return self.num_samples - self._start
 
     def __iter__(self) -> Iterator[RowKey]:
-        left_out = self.done + self.start
-        self.done = 0
+        left_out = self._read_before + self._start
+        self._read_before = 0
         count = len(self.dataset)  # type: ignore[arg-type]
         if self.shuffle:
             order = self._shuffled(count)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lightning_ad.data.sample import Batch
+from lightning_ad.data.sampler import KeySampler
 from lightning_ad.errors import UserError
 from lightning_ad.system.distributed import gather_rows
 from lightning_ad.system.progress import progress
@@ -28,34 +29,24 @@ class Refittable(Protocol):
     trainer: Trainer
 
     @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        ...
+    def device(self) -> torch.device: ...
 
     @property
-    def tiles_per_image(self) -> int:
-        """Rows of the training set that belong to one image."""
-        ...
+    def tiles_per_image(self) -> int: ...
 
-    def begin(self) -> None:
-        """Makes room, and forgets the fit."""
-        ...
+    def begin(self) -> None: ...
 
-    def observe(self, image: Tensor, index: Tensor) -> None:
-        """Takes a batch."""
-        ...
+    def observe(self, image: Tensor, index: Tensor) -> None: ...
 
-    def complete(self) -> None:
-        """Builds the summary."""
-        ...
+    def complete(self) -> None: ...
 
-    def leave_one_out(self, image: Tensor, index: Tensor, ignore: Tensor | None = None) -> Tensor:
-        """Scores training images as if each had not been in the fit."""
-        ...
+    def leave_one_out(
+        self, image: Tensor, index: Tensor, ignore: Tensor | None = None
+    ) -> Tensor: ...
 
 
 class Refit(NamedTuple):
-    """What is known of the training images after they were scored.
+    """The training images after they were scored.
 
     Attributes:
         suspects: all of them, the most suspicious first.
@@ -144,11 +135,13 @@ def _images_again(method: Refittable, description: str) -> Iterator[Batch]:
     """Yields the batches of training images of this process once more."""
     strategy = method.trainer.strategy
     loader = method.trainer.train_dataloader
-    loader.sampler.start = 0  # a resumed fit had left out those that it had read before
+    sampler = loader.sampler
+    if isinstance(sampler, KeySampler):
+        sampler = sampler.from_the_start()  # a resumed fit leaves out what it had read before
     again = DataLoader(
         loader.dataset,
         batch_size=loader.batch_size,
-        sampler=loader.sampler,
+        sampler=sampler,
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         worker_init_fn=loader.worker_init_fn,

@@ -1,4 +1,5 @@
 import shutil
+from inspect import signature
 from types import SimpleNamespace
 
 import numpy as np
@@ -105,6 +106,15 @@ def test_a_module_that_is_no_method_gets_plain_images(trees):
     data = trained_by(module(trees), LightningModule())
     assert data.method is None
     assert not any(recipes(data.train_dataloader()))
+
+
+def test_its_arguments_make_the_same_again(trees):
+    data = module(trees, batch_size=2, validation="holdout", center_crop=16)
+    again = AnomalyDataModule(**data.arguments)
+    assert again.arguments == data.arguments
+    assert again.arguments.keys() == signature(AnomalyDataModule).parameters.keys()
+    assert again.preprocessing == data.preprocessing
+    assert again.batch_size == 2
 
 
 def indices(loader):

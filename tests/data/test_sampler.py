@@ -37,3 +37,30 @@ def test_order_is_a_function_of_seed_and_epoch():
     assert order(0, 3) == order(0, 3)
     assert order(0, 3) != order(0, 4)
     assert order(0, 3) != order(1, 3)
+
+
+def rows(sampler):
+    return [key.index for key in sampler]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rows_that_were_read_before_are_left_out(rank):
+    def sampler(**options):
+        return KeySampler(range(12), shuffle=True, seed=0, rank=rank, world_size=2, **options)
+
+    every = rows(sampler())
+    resumed = sampler(start=2)
+    assert len(resumed) == 4
+    resumed.leave_out_once(1)
+    assert rows(resumed) == every[3:]
+    assert rows(resumed) == every[2:]
+
+
+def test_a_sampler_from_the_start_is_another_one():
+    resumed = KeySampler(range(12), shuffle=True, seed=0, rank=1, world_size=2, tiles=2, start=2)
+    resumed.set_epoch(3)
+    whole = resumed.from_the_start()
+    assert len(whole) == 6
+    assert len(resumed) == 4
+    assert rows(whole)[2:] == rows(resumed)
+    assert {key.epoch for key in whole} == {3}
