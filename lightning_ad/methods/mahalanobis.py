@@ -146,7 +146,6 @@ class MahalanobisAD(FitOnlyModule):
 
     @property
     def compile_targets(self) -> list[nn.Module]:
-        """The backbone."""
         return [self.backbone.body]
 
     def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
@@ -154,15 +153,16 @@ class MahalanobisAD(FitOnlyModule):
         self.require_fitted()
         size = (image.shape[2], image.shape[3])
         maps = self._feature_maps(image)
+        gaussians = self._gaussians()
         distances = []
-        for gaussian, level in zip(self._gaussians(), maps, strict=True):
+        for gaussian, level in zip(gaussians, maps, strict=True):
             distances.append(gaussian.squared(spatial_mean(level).double()).sqrt())
         score = self._combined(distances).float()
         if not self.has_localization:
             return Prediction(score[:, None, None].expand(-1, *size), score)
         local_maps = []
         with torch.autocast(image.device.type, enabled=False):
-            for gaussian, level in zip(self._gaussians(), maps, strict=True):
+            for gaussian, level in zip(gaussians, maps, strict=True):
                 local = _local_distances(gaussian, level)
                 local_maps.append(score_map(local, *size, self.sigma, ignore))
         return Prediction(self._combined(local_maps), score)
@@ -246,13 +246,10 @@ class MahalanobisAD(FitOnlyModule):
         )
         stored = []
         for mean, triangle, third, fourth in levels:
-            moments = Moments(len(mean), self.device)
             lower = unpack_triangle(triangle[None], len(mean))[0]
-            moments.count = int(self.count)
-            moments.mean.copy_(mean)
-            moments.scatter.copy_(lower + lower.tril(-1).mT)
-            moments.third.copy_(third)
-            moments.fourth.copy_(fourth)
+            scatter = lower + lower.tril(-1).mT
+            moments = Moments(len(mean), self.device)
+            moments.fill(int(self.count), mean, scatter, third, fourth)
             stored.append(moments)
         return stored
 

@@ -105,7 +105,7 @@ class Moments(BlockwiseMoments):
     """Moments in float64 of vectors, one an image, with those that Ledoit-Wolf shrinkage needs.
 
     Two sets of vectors are merged by the deviations from their means (Chan, Golub & LeVeque 1983),
-    so that nothing cancels. To continue from earlier moments, set `count` and fill the tensors.
+    so that nothing cancels. `fill` continues from earlier moments.
 
     Attributes:
         count: number of vectors.
@@ -121,6 +121,16 @@ class Moments(BlockwiseMoments):
         self.scatter = self.mean.new_zeros(dimension, dimension)
         self.third = self.mean.new_zeros(dimension)
         self.fourth = self.mean.new_zeros(1)
+
+    def fill(
+        self, count: int, mean: Tensor, scatter: Tensor, third: Tensor, fourth: Tensor
+    ) -> None:
+        """Copies the moments of `count` vectors in place of its own."""
+        self.count = count
+        self.mean.copy_(mean)
+        self.scatter.copy_(scatter)
+        self.third.copy_(third)
+        self.fourth.copy_(fourth)
 
     def _sums(self) -> list[Tensor]:
         return [self.mean[None], self.scatter[None], self.third, self.fourth]

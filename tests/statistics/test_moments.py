@@ -61,9 +61,7 @@ def test_continuing_from_earlier_moments():
     values = vectors()
     before = moments_of(values[:33]).finish()
     after = Moments(7)
-    after.count = before.count
-    for name in ("mean", "scatter", "third", "fourth"):
-        getattr(after, name).copy_(getattr(before, name))
+    after.fill(before.count, before.mean, before.scatter, before.third, before.fourth)
     after.update(values[33:])
     assert_are_numpys(after.finish(), values)
 
