@@ -27,6 +27,8 @@ from lightning_ad.evaluation.curve import Curve, ranked
 from lightning_ad.evaluation.functional import thin
 from lightning_ad.evaluation.pixel_states import PixelStates, counted_pixels
 
+KINDS = (GOOD, "anomalous")  # of defect, if no data set names them
+
 
 class AnomalyMetrics(PixelStates):
     """All metrics of `METRIC_NAMES` from one sort of the images and one of the pixels.
@@ -52,9 +54,7 @@ class AnomalyMetrics(PixelStates):
     details: dict[str, Any]
     intervals: Intervals
 
-    def __init__(
-        self, memory_gb: float = 4.0, kinds: Sequence[str] = (GOOD, "anomalous"), **kwargs: Any
-    ) -> None:
+    def __init__(self, memory_gb: float = 4.0, kinds: Sequence[str] = KINDS, **kwargs: Any) -> None:
         super().__init__("image_", memory_gb=memory_gb, kinds=kinds, **kwargs)
         self.image_kinds: list[Tensor]
         self.add_state("image_kinds", [], dist_reduce_fx="cat")
@@ -136,7 +136,7 @@ class AnomalyMetrics(PixelStates):
         self.intervals = {}
 
     def _image_groups(self) -> dict[str, Group]:
-        """The images of each kind of defect, sorted."""
+        """Returns the images of each kind of defect, sorted."""
         scores = self._join("image_scores")
         labels = self._join("image_weights")
         kinds = self._join("image_kinds")
@@ -176,5 +176,5 @@ def _plots_of(curves: dict[str, Curve]) -> dict[str, tuple[list[float], list[flo
 
 
 def _ranked_by(name: str) -> str:
-    """What a metric or a plot ranks: images or pixels."""
+    """Returns what a metric or a plot ranks: image or pixel."""
     return "pixel" if name.startswith("pixel") else "image"

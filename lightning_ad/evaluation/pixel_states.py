@@ -112,15 +112,20 @@ class PixelStates(CurveMetric):
         self._held_bytes = 0
         self._rows = ROWS
 
+    def begin(self, memory_gb: float, kinds: Sequence[str]) -> None:
+        """Forgets all that was seen, and takes the budget and the kinds of defect of a new test."""
+        self.reset()
+        self.memory_gb = memory_gb
+        self.kinds = kinds
+
     def reset(self) -> None:
-        """Forgets all pixels."""
         super().reset()
         self._held_bytes = 0
         self._rows = ROWS
 
     @property
     def binned(self) -> bool:
-        """Whether a process has counted pixels in bins."""
+        """Returns whether a process has counted pixels in bins."""
         return len(self.pixel_bins) > 0
 
     def _keep_pixels(self, pixels: CountedPixels) -> None:
@@ -155,7 +160,7 @@ class PixelStates(CurveMetric):
             self._rows = max(ROWS, 2 * added.numel() // FLOATS_A_ROW)
 
     def _pixel_groups(self) -> list[dict[str, Group]]:
-        """The pixels by kind of defect for each of `RANKINGS`, sorted or in bins."""
+        """Returns the pixels by kind of defect for each of `RANKINGS`, sorted or in bins."""
         groups = self._binned_groups() if self.binned else self._sorted_groups()
         by_ranking: list[dict[str, Group]] = [{} for _ in RANKINGS]
         for key, group in groups.items():
@@ -178,7 +183,7 @@ class PixelStates(CurveMetric):
         return groups
 
     def _pixels_by_kind(self) -> Iterator[tuple[GroupKey, Tensor, Tensor]]:
-        """Scores and weights of the pixels held, for each ranking and each kind of defect."""
+        """Yields scores and weights of pixels held, for each ranking and each kind of defect."""
         kinds, sizes = self._places()
         scores = self._join("pixel_scores").split(sizes)
         for ranking, name in enumerate(RANKINGS):
@@ -193,7 +198,7 @@ class PixelStates(CurveMetric):
                 yield GroupKey(ranking, kind), some, gains
 
     def _pixels_by_image(self) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Scores and region weights of each image that is held."""
+        """Returns scores and region weights of each image that is held."""
         _, sizes = self._places()
         if not sizes:
             return []
@@ -205,7 +210,7 @@ class PixelStates(CurveMetric):
         return images
 
     def _places(self) -> tuple[list[int], list[int]]:
-        """The kind and the number of pixels of each image that is held."""
+        """Returns the kind and the number of pixels of each image that is held."""
         places = self._join("pixel_places").reshape(-1, 3).long()
         kinds, high, low = places.unbind(1)
         return kinds.tolist(), (high * HALF + low).tolist()

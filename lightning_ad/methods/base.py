@@ -1,4 +1,4 @@
-"""What every method is to the rest of the program: an image in, a map and a score out."""
+"""The base of all methods: an image in, a map and a score out."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -14,7 +14,7 @@ from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.tiling import Tiles
 from lightning_ad.errors import UsageError, WeightsError
 from lightning_ad.evaluation import catalogue
-from lightning_ad.evaluation.anomaly_metrics import AnomalyMetrics
+from lightning_ad.evaluation.anomaly_metrics import KINDS, AnomalyMetrics
 from lightning_ad.evaluation.curve import curve_of
 from lightning_ad.evaluation.evaluator import Evaluators
 from lightning_ad.evaluation.functional import auroc
@@ -91,11 +91,14 @@ class AnomalyModule(LightningModule):
         raise NotImplementedError
 
     def stages(self, plan: Plan) -> list[Stage]:
-        """The memory that each stage of a run takes, the test last; empty if that is not known."""
+        """Returns the memory that each stage of a run takes, the test last; empty if not known."""
         return []
 
     def chi_square_threshold(self, reject: float) -> float | None:
-        """The score that a good image exceeds with a probability of `reject`; None if not known."""
+        """Returns the score that a good image exceeds with a probability of `reject`.
+
+        None if the distribution of the scores is not known.
+        """
         return None
 
     @property
@@ -103,20 +106,29 @@ class AnomalyModule(LightningModule):
         """The networks that are worth compiling (`--compile true`)."""
         return []
 
-    def configure_run(self, settings: RunSettings) -> None:
+    def configure_run(self, settings: RunSettings, extend: dict[str, Any] | None = None) -> None:
         """Takes what a run asks for; once, before the trainer runs. Without it, the defaults hold.
+
+        Args:
+            settings: of the run.
+            extend: the checkpoint of a finished fit, to which the fit adds its images; None to
+                start with nothing. Fit-only methods.
 
         Raises:
             UsageError: if the method cannot do what is asked for.
         """
-        self.check_run(settings)
+        self.check_run(settings, extends=extend is not None)
         self.run_settings = settings
-        self.metrics.memory_gb = settings.metrics_gb
 
-    def check_run(self, settings: RunSettings) -> None:
-        """Raises UsageError if the method cannot do what a run asks for."""
+    def check_run(self, settings: RunSettings, extends: bool = False) -> None:
+        """Raises UsageError if the method cannot do what a run asks for.
+
+        Args:
+            settings: of the run.
+            extends: whether it adds images to a finished fit.
+        """
         asked = {
-            "--extend": settings.extend is not None,
+            "--extend": extends,
             "--suspects": settings.list_suspects,
             "--trim": settings.trim > 0,
         }
@@ -132,7 +144,7 @@ class AnomalyModule(LightningModule):
 
     @property
     def training_set(self) -> AnomalyDataset:
-        """What the trainer's loader of training images reads."""
+        """The data set that the trainer's loader of training images reads."""
         loader = self.trainer.train_dataloader
         assert loader is not None
         return loader.dataset
@@ -149,7 +161,7 @@ class AnomalyModule(LightningModule):
 
     @property
     def seconds_before(self) -> float:
-        """What the fit had taken before it was stopped, if its checkpoint does not say it."""
+        """Seconds that the fit took before it was stopped, if its checkpoint does not say it."""
         return 0.0
 
     def score(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
@@ -300,12 +312,13 @@ class AnomalyModule(LightningModule):
             self.log("validation_AUROC", area, prog_bar=True, rank_zero_only=True)
 
     def on_test_epoch_start(self) -> None:
-        """Forgets an earlier test, and learns the kinds of defect."""
-        self.metrics.reset()
-        self.evaluators.reset()
+        """Forgets an earlier test, and begins one with the kinds of defect of the data."""
+        kinds: Sequence[str] = KINDS
         if self.data is not None:
             defects = {sample.defect for sample in self.data.samples["test"]}
-            self.metrics.kinds = [GOOD, *sorted(defects - {GOOD})]
+            kinds = [GOOD, *sorted(defects - {GOOD})]
+        self.metrics.begin(self.run_settings.metrics_gb, kinds)
+        self.evaluators.reset()
 
     def test_step(  # type: ignore[override]  # callbacks get the prediction
         self, batch: Batch, batch_idx: int
@@ -328,7 +341,7 @@ class AnomalyModule(LightningModule):
         return prediction
 
     def _kinds_of(self, batch: Batch) -> Tensor | None:
-        """The place of each image's defect in `metrics.kinds`; None if one is not among them."""
+        """Returns each defect's place in `metrics.kinds`; None if one is not among them."""
         kinds = self.metrics.kinds
         if not set(batch.defect) <= set(kinds):
             return None

@@ -148,6 +148,19 @@ def test_state_survives_pickling_and_cloning_and_forgets_on_reset(data):
     assert metrics.state_dict() == {}
 
 
+def test_a_new_test_begins_with_its_own_budget_and_kinds_of_defect(data):
+    metrics = filled(data)
+    exact = metrics.compute()
+    metrics.begin(memory_gb=0.0, kinds=["good", "scratch"])
+    assert metrics.plots == {}
+    metrics.update(*data)
+    with pytest.warns(UserWarning, match="were counted in bins"):
+        got = metrics.compute()
+    assert got["image_AUROC"] == exact["image_AUROC"]
+    assert metrics.bounds
+    assert "scratch" in metrics.details["by_defect"]
+
+
 def test_goes_on_after_compute(data):
     metrics = filled([tensor[:4] for tensor in data])
     metrics.compute()

@@ -9,6 +9,7 @@ from small import make_small
 from lightning_ad.data.sample import collate
 from lightning_ad.errors import UsageError, WeightsError
 from lightning_ad.evaluation import METRIC_NAMES, catalogue
+from lightning_ad.methods.run_settings import RunSettings
 
 
 class HighestScore:
@@ -49,6 +50,14 @@ def test_test_metrics_are_those_that_are_logged(trees, tmp_path):
     run.test(module, datamodule=tree_data(trees["mvtec"]), verbose=False)
     logged = {name: float(value) for name, value in run.callback_metrics.items()}
     assert module.test_metrics == pytest.approx(logged)
+
+
+def test_the_metrics_take_no_more_memory_than_the_run_allows(trees, tmp_path):
+    module = Minimal()
+    module.configure_run(RunSettings(metrics_gb=0.0))
+    _, run = fitted(module, tree_data(trees["mvtec"]), tmp_path)
+    with pytest.warns(UserWarning, match="The pixels take more than 0 GiB"):
+        run.test(module, datamodule=tree_data(trees["mvtec"]), verbose=False)
 
 
 def test_an_image_size_that_does_not_fit_names_the_nearest_that_does(trees, tmp_path):
