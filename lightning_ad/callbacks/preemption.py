@@ -71,7 +71,7 @@ class StopOnSignal(Callback):
         if _must_go_on(trainer) or not self._stop_requested(trainer):
             return
         if isinstance(pl_module, FitOnlyModule):
-            then = _keep_progress(pl_module)
+            then = _save_progress(pl_module)
             self._request.stop(f"while the training images were read: {then}")
         if self.checkpoint is None:
             self._request.stop("and nothing is kept: trainer.enable_checkpointing is false")
@@ -137,11 +137,11 @@ def _must_go_on(trainer: Trainer) -> bool:
     return loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 
 
-def _keep_progress(method: FitOnlyModule) -> str:
+def _save_progress(method: FitOnlyModule) -> str:
     """Keeps what a fit has observed; returns what --resume does then."""
-    if method.keep_progress():
+    if method.save_progress():
         return "--resume goes on with those that are left"
-    if not method.keeps_progress:
+    if not method.can_resume:
         name = type(method).__name__
         return f"{name} keeps nothing of an unfinished fit, and --resume reads them anew"
     return "--resume reads them anew"

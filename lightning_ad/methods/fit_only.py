@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import NotFittedError, UsageError, UserError
 from lightning_ad.methods.base import AnomalyModule
-from lightning_ad.methods.fit_progress import FitProgress, ProgressFiles, SelectionKeeper
+from lightning_ad.methods.fit_progress import FitProgress, ProgressFiles, ProgressSaver
 from lightning_ad.methods.run_settings import RunSettings
 from lightning_ad.methods.suspects import leave_out_suspects
 from lightning_ad.system.distributed import sum_over_processes
@@ -107,15 +106,17 @@ class FitOnlyModule(AnomalyModule):
         """
         raise NotImplementedError
 
-    def check_run(self, settings: RunSettings) -> None:
+    def check_run(self, settings: RunSettings, extends: bool = False) -> None:
         """Raises UsageError if the method cannot do what a run asks for."""
         name = type(self).__name__
-        if settings.extend is not None and not self.can_extend:
+        if extends and settings.trim > 0:
+            raise UsageError("--trim goes with a fit from the start: leave out --extend, or --trim")
+        if extends and not self.can_extend:
             raise UsageError(f"--extend: {name} cannot add images to a finished fit")
         if settings.scores_training_images and not self._has("leave_one_out"):
             raise UsageError(f"{name} cannot list suspects: leave out --suspects and --trim")
 
-    def configure_run(self, settings: RunSettings) -> None:
+    def configure_run(self, settings: RunSettings, extend: dict[str, Any] | None = None) -> None:
         """Takes what a run asks for, and the fit that it extends.
 
         Raises:
@@ -123,16 +124,15 @@ class FitOnlyModule(AnomalyModule):
             WeightsError: if the fit that is extended is of another method.
             NotFittedError: if it is not finished.
         """
-        super().configure_run(settings)
-        self.extending = settings.extend is not None
-        if settings.extend is not None:
-            self.load_learned(settings.extend)
+        super().configure_run(settings, extend)
+        self.extending = extend is not None
+        if extend is not None:
+            self.load_learned(extend)
             self.require_fitted()
-            self.run_settings = replace(settings, extend=None)  # it may be large
 
     @property
-    def keeps_progress(self) -> bool:
-        """Whether an unfinished fit can be kept."""
+    def can_resume(self) -> bool:
+        """Returns whether an unfinished fit can be saved, and go on."""
         return self._has("partial_state") and self._has("restore")
 
     @property
@@ -147,16 +147,16 @@ class FitOnlyModule(AnomalyModule):
 
     @property
     def seconds_before(self) -> float:
-        """What the fit had taken before it was stopped."""
+        """Seconds that the fit took before it was stopped."""
         return 0.0 if self.progress is None else self.progress.seconds_before
 
-    def keep_progress(self) -> bool:
-        """Saves what was observed; on all processes at once. Returns whether it is kept."""
-        return self.progress is not None and self.progress.keep(self)
+    def save_progress(self) -> bool:
+        """Saves what was observed; on all processes at once. Returns whether it is saved."""
+        return self.progress is not None and self.progress.save(self)
 
-    def selection_keeper(self, series: str) -> SelectionKeeper | None:
-        """Returns what keeps a selection beside what was observed; None if nothing is kept."""
-        return None if self.progress is None else self.progress.keeper(self, series)
+    def selection_saver(self, series: str) -> ProgressSaver | None:
+        """Returns what saves a selection beside what was observed; None if nothing is saved."""
+        return None if self.progress is None else self.progress.selection_saver(self, series)
 
     def require_fitted(self) -> None:
         """Raises NotFittedError before a fit."""
@@ -215,7 +215,7 @@ class FitOnlyModule(AnomalyModule):
         folder, training_set = self.trainer.strategy.broadcast(
             (settings.progress_folder, settings.training_set)
         )
-        if folder is None or self.data is None or not self.keeps_progress:
+        if folder is None or self.data is None or not self.can_resume:
             return None
         data = self.data
         identity = [training_set, len(data.samples["train"]), data.batch_size, data.seed]
@@ -262,7 +262,7 @@ class FitOnlyModule(AnomalyModule):
         return self.anchor * 0
 
     def on_validation_start(self) -> None:
-        """Validation runs inside the epoch, before its end: the summary must be there."""
+        """Builds the summary: a validation comes before the end of the epoch."""
         self._complete_once()
 
     def on_train_epoch_end(self) -> None:
@@ -308,5 +308,5 @@ class FitOnlyModule(AnomalyModule):
         self.trained_images = int(self.images) // self.tiles_per_image
 
     def _has(self, method: str) -> bool:
-        """Whether the class writes a method that it need not write."""
+        """Returns whether the class writes a method that it need not write."""
         return is_overridden(method, self, FitOnlyModule)

@@ -32,13 +32,9 @@ class Resumable(Protocol):
 
     cumulative: bool
 
-    def partial_state(self, first: int) -> Iterator[dict[str, Any]]:
-        """What this process has observed, by pieces."""
-        ...
+    def partial_state(self, first: int) -> Iterator[dict[str, Any]]: ...
 
-    def restore(self, piece: dict[str, Any]) -> None:
-        """Takes a piece of `partial_state`."""
-        ...
+    def restore(self, piece: dict[str, Any]) -> None: ...
 
 
 class ProgressFiles:
@@ -109,7 +105,6 @@ class ProgressFiles:
         return sorted(found)
 
     def remove(self, series: str, numbers: Iterable[int]) -> None:
-        """Removes saves."""
         for number in numbers:
             self._file(series, number).unlink()  # from now on it does not count
             for piece in self.folder.glob(f"{series}-{number:012d}-*.ckpt"):
@@ -187,10 +182,10 @@ class FitProgress:
         self._batches += 1
         self.reads_again = False
         if (self._batches % ASKED == 0 or world_size() == 1) and not self._ended and self.due():
-            self.keep(method)
+            self.save(method)
 
-    def keep(self, method: Resumable) -> bool:
-        """Saves what was observed since the last time; returns whether all of it is kept."""
+    def save(self, method: Resumable) -> bool:
+        """Saves what was observed since the last time; returns whether all of it is saved."""
         if self._ended:
             return False
         if self._batches <= self.last(IMAGES):
@@ -202,27 +197,27 @@ class FitProgress:
             return False
         self._images_written = self._images
         if method.cumulative:
-            self.keep_two(IMAGES)
+            self.prune(IMAGES)
         return True
 
-    def keep_or_end(self, method: Resumable) -> None:
-        """Keeps what was observed, before the method gives back a part of it.
+    def save_or_end(self, method: Resumable) -> None:
+        """Saves what was observed, before the method gives back a part of it.
 
-        Only now can all of it be kept. If it is too early for a save, the fit goes on without.
+        Only now can all of it be saved. If it is too early for that, the fit goes on without.
         """
         wanted = not self._ended and (self.last(IMAGES) > 0 or self.due())
-        if not (wanted and self.keep(method)):
+        if not (wanted and self.save(method)):
             self.end()
 
     def end(self) -> None:
-        """Keeps nothing more."""
+        """Saves nothing more."""
         self._ended = True
 
-    def keeper(self, method: Resumable, series: str) -> "SelectionKeeper | None":
-        """Returns what keeps a selection beside what was observed; None after the end."""
+    def selection_saver(self, method: Resumable, series: str) -> "ProgressSaver | None":
+        """Returns what saves a selection beside what was observed; None after the end."""
         if self._ended:
             return None
-        return SelectionKeeper(self, series, partial(self.keep, method))
+        return ProgressSaver(self, series, partial(self.save, method))
 
     def listen_to(self, stop: StopRequest) -> None:
         """Lets a selection end early if a stop is requested."""
@@ -230,7 +225,7 @@ class FitProgress:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether any process was asked to stop; all of them must ask."""
+        """Returns whether any process was asked to stop; all of them must ask."""
         return self._stop is not None and self._stop.made_anywhere(self._device)
 
     def stop(self, where: str) -> None:
@@ -243,7 +238,7 @@ class FitProgress:
         self._stop.stop(where)
 
     def due(self) -> bool:
-        """Whether it is time to save, on any process; all of them must ask."""
+        """Returns whether it is time to save, on any process; all of them must ask."""
         now = time.perf_counter() - self._saved >= self._wait
         return sum_over_processes(int(now), self._device) > 0
 
@@ -285,7 +280,7 @@ class FitProgress:
             return None
         return next(self._files.read(series, number))
 
-    def keep_two(self, series: str) -> None:
+    def prune(self, series: str) -> None:
         """Removes all but the last two saves, one of which all processes have."""
         self._files.remove(series, self._files.numbers(series)[:-2])
 
@@ -293,37 +288,37 @@ class FitProgress:
         return self.seconds_before + time.perf_counter() - self._began
 
 
-class SelectionKeeper:
-    """Keeps a selection while it goes on (`statistics.coreset.Keeper`).
+class ProgressSaver:
+    """Saves a selection while it goes on (`statistics.coreset.SelectionSaver`).
 
     Args:
         progress: of the fit.
         series: of the selection's saves.
-        keep_observed: saves what the selection is made from, and says whether it could.
+        save_observed: saves what the selection is made from; returns whether it could.
     """
 
     def __init__(
-        self, progress: FitProgress, series: str, keep_observed: Callable[[], bool]
+        self, progress: FitProgress, series: str, save_observed: Callable[[], bool]
     ) -> None:
         self._progress = progress
         self._series = series
-        self._keep_observed = keep_observed
+        self._save_observed = save_observed
         self._stopping = False
 
     def due(self) -> bool:
-        """Whether it is time to save, or to stop, on any process."""
+        """Returns whether it is time to save, or to stop, on any process."""
         self._stopping = self._progress.stop_requested
         return self._stopping or self._progress.due()
 
-    def keep(self, count: int, state: dict[str, Tensor]) -> None:
+    def save(self, count: int, state: dict[str, Tensor]) -> None:
         """Saves the state with `count` centres, and stops if that was requested."""
-        kept = self._keep_observed() and self._progress.write(self._series, count, [state])
-        if kept:
-            self._progress.keep_two(self._series)
+        saved = self._save_observed() and self._progress.write(self._series, count, [state])
+        if saved:
+            self._progress.prune(self._series)
         if self._stopping:
-            then = "goes on from there" if kept else "begins anew"
+            then = "goes on from there" if saved else "begins anew"
             self._progress.stop(f"after {count} patches were selected: --resume {then}")
 
-    def held(self) -> dict[str, Tensor] | None:
+    def saved_state(self) -> dict[str, Tensor] | None:
         """Returns what all processes have saved last."""
         return self._progress.read_last(self._series)

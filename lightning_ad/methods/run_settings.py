@@ -1,8 +1,7 @@
-"""What a run asks of a method, beside the arguments that the method was made with."""
+"""The settings of a run for its method, beside the arguments that the method was made with."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lightning_ad.errors import UsageError
 
@@ -15,8 +14,6 @@ class RunSettings:
         metrics_gb: GiB of main memory for the exact pixel metrics of each process.
         validation_used_for_selection: held-out images choose the epoch, the end of the training or
             the learning rate, so that they are no longer like new images.
-        extend: the checkpoint of a finished fit, to which the fit adds its images; None to start
-            with nothing. Fit-only methods.
         list_suspects: after the fit, score each training image as if it had not been in the fit.
             Fit-only methods.
         trim: the share of the training images, in [0, 1), that is left out: the most suspicious
@@ -26,12 +23,11 @@ class RunSettings:
         training_set: the fingerprint of the training set; progress with another one is refused.
 
     Raises:
-        UsageError: if `trim` is not a share, or an extended fit is to be trimmed.
+        UsageError: if `trim` is not a share.
     """
 
     metrics_gb: float = 4.0
     validation_used_for_selection: bool = False
-    extend: dict[str, Any] | None = field(default=None, repr=False, compare=False)
     list_suspects: bool = False
     trim: float = 0.0
     progress_folder: Path | None = None
@@ -43,10 +39,8 @@ class RunSettings:
             raise UsageError(
                 f"--trim is a share of the training images, from 0 to below 1; got {self.trim}"
             )
-        if self.extend is not None and self.trim > 0:
-            raise UsageError("--trim goes with a fit from the start: leave out --extend, or --trim")
 
     @property
     def scores_training_images(self) -> bool:
-        """Whether the training images are scored after the fit."""
+        """Returns whether the training images are scored after the fit."""
         return self.list_suspects or self.trim > 0

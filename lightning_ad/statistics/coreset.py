@@ -47,7 +47,7 @@ class Coreset(NamedTuple):
     radius: float
 
 
-class Keeper(Protocol):
+class SelectionSaver(Protocol):
     """Saves a selection while it runs, so that one that is stopped can continue.
 
     All processes call each method together and get the same answer.
@@ -56,10 +56,10 @@ class Keeper(Protocol):
     def due(self) -> bool:
         """Returns whether it is time to save."""
 
-    def keep(self, count: int, state: dict[str, Tensor]) -> None:
+    def save(self, count: int, state: dict[str, Tensor]) -> None:
         """Saves the state of a selection of `count` vectors; each process saves its own."""
 
-    def held(self) -> dict[str, Tensor] | None:
+    def saved_state(self) -> dict[str, Tensor] | None:
         """Returns the state that was saved last; None if there is none."""
 
 
@@ -76,7 +76,7 @@ def k_center_greedy(
     starting_points: int | None = 10,
     rows: Tensor | None = None,
     advance: Advance = _ignore_progress,
-    keeper: Keeper | None = None,
+    saver: SelectionSaver | None = None,
 ) -> Coreset:
     """Selects `count` vectors, each the farthest from those before it (Sener & Savarese 2018).
 
@@ -100,7 +100,7 @@ def k_center_greedy(
         rows: int64 [n], the numbers of this process's vectors among all, 0 to N - 1; None for one
             process's order. Of equally far vectors, the one of the lowest number is selected.
         advance: is called with how many more have been selected.
-        keeper: saves the selection while it runs; a selection that it saved earlier continues, to
+        saver: saves the selection while it runs; a selection that it saved earlier continues, to
             the same rows.
 
     Returns:
@@ -110,8 +110,8 @@ def k_center_greedy(
         rows = torch.arange(len(vectors), device=vectors.device)
     selection = _Selection(vectors, rows.to(vectors.device))
     saved = None
-    if keeper is not None:
-        saved = keeper.held()
+    if saver is not None:
+        saved = saver.saved_state()
     if saved is not None:
         selection.restore(saved)
     elif starting_points is None:
@@ -124,8 +124,8 @@ def k_center_greedy(
         before = selection.count
         selection.extend(count - before)
         advance(selection.count - before)
-        if keeper is not None and keeper.due():
-            keeper.keep(selection.count, selection.state())
+        if saver is not None and saver.due():
+            saver.save(selection.count, selection.state())
     return selection.finish()
 
 

@@ -1,5 +1,8 @@
 """The base of fit-only methods: a method with the four functions that it must have is enough."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from contract import extending, fitted, trainer, training_images, tree_data
@@ -70,6 +73,27 @@ def test_a_method_that_cannot_be_extended_says_so(trees, tmp_path):
     run.save_checkpoint(tmp_path / "a.ckpt")
     with pytest.raises(UsageError, match="Minimal cannot add images to a finished fit"):
         extending(Minimal(), tmp_path / "a.ckpt")
+
+
+def test_an_extended_fit_is_not_trimmed():
+    with pytest.raises(UsageError, match="leave out --extend, or --trim"):
+        small_padim().configure_run(RunSettings(trim=0.1), {})
+
+
+def test_the_settings_stay_and_the_checkpoint_goes_once_a_fit_is_extended(trees, tmp_path):
+    first, run = fitted(small_padim(), tree_data(trees["mvtec"]), tmp_path)
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    factors = weakref.ref(checkpoint["state_dict"]["factors"])
+    settings = RunSettings(list_suspects=True)
+    module = small_padim()
+    module.configure_run(settings, checkpoint)
+    assert module.run_settings is settings
+    assert module.extending
+    assert torch.equal(module.factors, first.factors)
+    del checkpoint
+    gc.collect()
+    assert factors() is None
 
 
 def test_a_second_fit_without_suspects_forgets_those_of_the_first(trees, tmp_path):

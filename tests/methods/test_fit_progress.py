@@ -110,7 +110,7 @@ def test_progress_of_other_images_or_another_version_or_damaged_is_refused(
         progress(tmp_path).resume(Rows())
 
 
-def test_a_disk_that_takes_nothing_ends_the_keeping_and_not_the_fit(tmp_path, clock):
+def test_a_disk_that_takes_nothing_ends_the_saving_and_not_the_fit(tmp_path, clock):
     (tmp_path / "file").touch()
     kept = progress(tmp_path / "file")
     method = Rows()
@@ -118,21 +118,21 @@ def test_a_disk_that_takes_nothing_ends_the_keeping_and_not_the_fit(tmp_path, cl
     with pytest.warns(UserWarning, match="cannot be kept, and it goes on without"):
         observe(method, kept, [[0]])
     observe(method, kept, [[1]])
-    assert not kept.keep(method)
-    assert kept.keeper(method, "selection") is None
+    assert not kept.save(method)
+    assert kept.selection_saver(method, "selection") is None
 
 
-def test_a_selection_is_kept_beside_what_it_is_made_from(tmp_path, clock):
+def test_a_selection_is_saved_beside_what_it_is_made_from(tmp_path, clock):
     kept = progress(tmp_path)
     method = Rows()
     kept.resume(method)
     observe(method, kept, [[0]])
-    keeper = kept.keeper(method, "selection")
-    assert keeper.held() is None
+    saver = kept.selection_saver(method, "selection")
+    assert saver.saved_state() is None
     for count in (1, 2, 3):
-        keeper.keep(count, {"chosen": torch.arange(count)})
-    again = progress(tmp_path)
-    assert again.keeper(method, "selection").held()["chosen"].tolist() == [0, 1, 2]
+        saver.save(count, {"chosen": torch.arange(count)})
+    saved = progress(tmp_path).selection_saver(method, "selection").saved_state()
+    assert saved["chosen"].tolist() == [0, 1, 2]
     assert ProgressFiles(tmp_path).numbers("selection") == [2, 3]
 
 

@@ -116,8 +116,8 @@ print((held("VmHWM") - before) * 1024 / vectors.nbytes)
     assert float(ran.stdout) < 0.5
 
 
-class Kept:
-    """A keeper that saves after some rounds, and then raises what a stop would."""
+class Saver:
+    """A saver that saves after some rounds, and then raises what a stop would."""
 
     def __init__(self, rounds, state=None):
         self.rounds, self.state = rounds, state
@@ -126,12 +126,12 @@ class Kept:
         self.rounds -= 1
         return self.rounds == 0
 
-    def keep(self, count, state):
+    def save(self, count, state):
         self.state = {name: value.clone() for name, value in state.items()}
         assert len(state["selected"]) == count
         raise InterruptedError
 
-    def held(self):
+    def saved_state(self):
         return self.state
 
 
@@ -141,15 +141,15 @@ def test_a_selection_goes_on_where_it_was_stopped(monkeypatch, starting_points, 
     monkeypatch.setattr(coreset, "POOL", 8)
     vectors = torch.randn(500, 6, generator=torch.Generator().manual_seed(3))
 
-    def select(keeper=None):
+    def select(saver=None):
         return coreset.k_center_greedy(
-            vectors, 60, torch.Generator().manual_seed(0), starting_points, keeper=keeper
+            vectors, 60, torch.Generator().manual_seed(0), starting_points, saver=saver
         )
 
-    whole, stopped = select(), Kept(rounds)
+    whole, stopped = select(), Saver(rounds)
     with pytest.raises(InterruptedError):
         select(stopped)
     assert 0 < len(stopped.state["selected"]) < 60
-    again = select(Kept(-1, stopped.state))
+    again = select(Saver(-1, stopped.state))
     assert torch.equal(again.rows, whole.rows)
     assert again.radius == whole.radius

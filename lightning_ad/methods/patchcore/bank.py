@@ -11,7 +11,7 @@ from lightning_ad.errors import CapacityError, UserError
 from lightning_ad.methods.dynamic_buffers import register_dynamic_buffer
 from lightning_ad.statistics.coreset import (
     Coreset,
-    Keeper,
+    SelectionSaver,
     coresets_of_parts,
     k_center_greedy,
     random_projection,
@@ -103,7 +103,10 @@ class PatchBank(nn.Module):
         self.origin = self.origin.new_empty(0, 3)
 
     def select(
-        self, patches: TrainingPatches, options: SelectionOptions, keeper: Keeper | None = None
+        self,
+        patches: TrainingPatches,
+        options: SelectionOptions,
+        saver: SelectionSaver | None = None,
     ) -> None:
         """Selects the bank from its rows and new patches of all processes; the same on all of them.
 
@@ -113,7 +116,7 @@ class PatchBank(nn.Module):
         Args:
             patches: of this process.
             options: of the selection, the same on all processes.
-            keeper: saves the selection while it runs (`k_center_greedy`).
+            saver: saves the selection while it runs (`k_center_greedy`).
 
         Raises:
             UserError: if there are not as many patches, the bank's rows are of another length, or
@@ -126,7 +129,7 @@ class PatchBank(nn.Module):
                 f"those to be added {patches.vectors.shape[2]}"
             )
         selection = _BankSelection(self.bank, patches, options)
-        coreset, part_radius = selection.run(keeper)
+        coreset, part_radius = selection.run(saver)
         self._fill(coreset.rows.cpu(), patches)
         if held:
             part_radius = max(part_radius, float(self.radius))
@@ -212,16 +215,16 @@ class _BankSelection:
             self.matrix = random_projection(self.length, options.projection, self.generator)
             self.length = options.projection
 
-    def run(self, keeper: Keeper | None) -> tuple[Coreset, float]:
+    def run(self, saver: SelectionSaver | None) -> tuple[Coreset, float]:
         """Returns the coreset, and the largest radius of a part that was merged; 0 for none."""
         room = self._room()
         if room is None:
-            return self._select(None, self._with_bank(self.numbers), keeper), 0.0
+            return self._select(None, self._with_bank(self.numbers), saver), 0.0
         left, radius = self._reduce(room)
         numbers = self._with_bank(self.numbers[left]).to(self.device)
         all_numbers = gather_rows(numbers).sort().values
         places = torch.searchsorted(all_numbers, numbers)  # numbers without gaps
-        coreset = self._select(left, places, keeper)
+        coreset = self._select(left, places, saver)
         return coreset._replace(rows=all_numbers[coreset.rows]), radius
 
     def _room(self) -> int | None:
@@ -277,13 +280,13 @@ class _BankSelection:
                     f"for {error.capacity}; raise it, or lower model.coreset_ratio"
                 ) from error
 
-    def _select(self, left: Tensor | None, rows: Tensor, keeper: Keeper | None) -> Coreset:
+    def _select(self, left: Tensor | None, rows: Tensor, saver: SelectionSaver | None) -> Coreset:
         """Selects from the bank's rows and the patches.
 
         Args:
             left: rows of this process's patches that are selected from; None for all.
             rows: the numbers of the bank's rows and of these patches among those of all processes.
-            keeper: saves the selection while it runs.
+            saver: saves the selection while it runs.
         """
         candidates = self._candidates(left)
         with counting(self.options.count, "Selecting the coreset", "patch") as advance:
@@ -294,7 +297,7 @@ class _BankSelection:
                 self.options.starting_points,
                 rows,
                 advance,
-                keeper,
+                saver,
             )
 
     def _with_bank(self, numbers: Tensor) -> Tensor:

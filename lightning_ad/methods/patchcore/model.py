@@ -34,7 +34,7 @@ class Member(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a search in a bank finds for the patches of a batch.
+    """The result of a search in a bank for the patches of a batch.
 
     Attributes:
         scores: [B, P], of each patch.
@@ -188,7 +188,7 @@ class PatchCore(FitOnlyModule):
             if len(self.banks) > 1:
                 bank.measure_scale()
                 if self.progress is not None:
-                    self.progress.keep_or_end(self)
+                    self.progress.save_or_end(self)
             self._stores[member] = VectorStore(0)  # gives the features back
         self._stores = []
 
@@ -205,11 +205,11 @@ class PatchCore(FitOnlyModule):
             seed=self.seed,
             memory_bytes=self._memory_left(),
         )
-        keeper = self.selection_keeper(f"selection{member}")
-        self.banks[member].select(patches, options, keeper)
+        saver = self.selection_saver(f"selection{member}")
+        self.banks[member].select(patches, options, saver)
 
     def _memory_left(self) -> int | None:
-        """Bytes that a selection may take beside the features; None for no limit."""
+        """Returns the bytes that a selection may take beside the features; None for no limit."""
         if self.memory_bytes is None:
             return None
         return self.memory_bytes - sum(store.held for store in self._stores)
@@ -236,7 +236,6 @@ class PatchCore(FitOnlyModule):
 
     @property
     def compile_targets(self) -> list[nn.Module]:
-        """The backbones."""
         return [backbone.body for backbone in self.backbones]
 
     def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
@@ -252,7 +251,7 @@ class PatchCore(FitOnlyModule):
         return Prediction(mean_map, mean_score, nearest[0])
 
     def _predict(self, member: int, image: Tensor, ignore: Tensor | None) -> Prediction:
-        """The prediction of one member, in units of its scale."""
+        """Returns the prediction of one member, in units of its scale."""
         bank = self.banks[member]
         features, grid = self._patches(image, member)
         with torch.autocast(image.device.type, enabled=False):  # distances and maps in float32
@@ -295,7 +294,7 @@ class PatchCore(FitOnlyModule):
         return Sizes(finest.height * finest.width, length, selected_numbers(self.projection))
 
     def _room(self, size: Sizes, memory_bytes: int | None) -> int | None:
-        """Bytes that one member's features may take, so that their selection fits beside them."""
+        """Returns the bytes of one member's features beside which their selection still fits."""
         if memory_bytes is None:
             return None
         of_member = memory_bytes / len(self.banks)
@@ -310,7 +309,7 @@ class PatchCore(FitOnlyModule):
         return Found(scores, rows[:, 0].view(shape))
 
     def _unit(self, bank: PatchBank) -> Tensor | float:
-        """What an ensemble member's scores are divided by.
+        """Returns the number that an ensemble member's scores are divided by.
 
         Its bank's scale, squared for squared distances.
         """
@@ -319,7 +318,7 @@ class PatchCore(FitOnlyModule):
         return bank.scale**2 if self.distance == "squared" else bank.scale
 
     def _patches(self, image: Tensor, member: int) -> tuple[Tensor, tuple[int, int]]:
-        """Patch features [B, P, D] of images, and height and width of their grid."""
+        """Returns patch features [B, P, D] of images, and height and width of their grid."""
         (features,) = self.backbones[member](image, self._features)
         _, height, width, _ = features.shape
         return features.flatten(1, 2).float(), (height, width)
@@ -338,7 +337,7 @@ class PatchCore(FitOnlyModule):
         return count
 
     def _weight(self, bank: PatchBank, queries: Tensor, nearest: Tensor) -> Tensor:
-        """The weight of the image score (equation 7).
+        """Returns the weight of the image score (equation 7).
 
         1 - exp|q - m*| / sum over the b bank patches m nearest to m* of exp|q - m|.
         """
@@ -352,7 +351,7 @@ def _members(
     weights: str | list[str | None] | None,
     layers: list[str] | list[list[str]] | None,
 ) -> list[Member]:
-    """The members of the ensemble; one if `backbone` is no list."""
+    """Returns the members of the ensemble; one if `backbone` is no list."""
     if isinstance(backbone, str):
         if isinstance(weights, list) or (layers and not isinstance(layers[0], str)):
             raise UsageError(
