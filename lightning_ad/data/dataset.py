@@ -27,7 +27,6 @@ class _Item(NamedTuple):
     ignore: Tensor
 
     def cut(self, tiles: Tiles, number: int) -> Self:
-        """Returns one tile of it."""
         return self._replace(
             image=tiles.cut(self.image, number),
             mask=tiles.cut(self.mask, number),
@@ -99,7 +98,10 @@ class AnomalyDataset(Dataset[Batch]):
         else:
             item = self._whole(number).cut(self.tiles, tile)
         index = -1 if key.padding else key.index
-        batch = Batch(
+        regions = []
+        if sample.saturations:
+            regions.append(self._regions(sample, item.ignore))
+        return Batch(
             image=item.image[None],
             label=torch.tensor([sample.label]),
             mask=item.mask[None],
@@ -107,12 +109,9 @@ class AnomalyDataset(Dataset[Batch]):
             path=[sample.path],
             defect=[sample.defect],
             recipe=self._recipe(key, *item.mask.shape),
+            regions=regions,
+            ignore=item.ignore[None] if self._has_ignored else None,
         )
-        if sample.saturations:
-            batch.regions = [self._regions(sample, item.ignore)]
-        if self._has_ignored:
-            batch.ignore = item.ignore[None]
-        return batch
 
     def __getitems__(self, keys: list[RowKey]) -> list[Batch]:
         """Reads the rows of a batch, in threads if this process has some (a worker has none)."""

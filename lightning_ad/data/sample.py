@@ -160,7 +160,7 @@ class Batch:
 
 
 class Prediction(NamedTuple):
-    """What a method says of a batch. Higher is more anomalous; raw values, never normalised.
+    """The result of a method for a batch. Higher is more anomalous; raw values, never normalised.
 
     Attributes:
         map: float32 [B, H, W] at the size of the input.
@@ -176,21 +176,24 @@ class Prediction(NamedTuple):
 
 def collate(items: list[Batch]) -> Batch:
     """Joins items (batches of one) into one batch."""
-    batch = Batch(
+    paths: list[str] = []
+    defects: list[str] = []
+    regions: list[Regions | None] = []
+    for item in items:
+        paths += item.path
+        defects += item.defect
+        regions += item.regions
+    return Batch(
         image=torch.cat([item.image for item in items]),
         label=torch.cat([item.label for item in items]),
         mask=torch.cat([item.mask for item in items]),
         index=torch.cat([item.index for item in items]),
-        path=[],
-        defect=[],
+        path=paths,
+        defect=defects,
         recipe=_joined_recipe(items),
+        regions=regions,
         ignore=_joined_ignore(items),
     )
-    for item in items:
-        batch.path += item.path
-        batch.defect += item.defect
-        batch.regions += item.regions
-    return batch
 
 
 def _joined_recipe(items: list[Batch]) -> dict[str, Tensor]:

@@ -94,8 +94,7 @@ class DiskFeatures:
 
     def _count(self, pace: "_Pace", seconds: float) -> None:
         with self._lock:
-            pace.images += 1
-            pace.seconds += seconds
+            pace.add(seconds)
             known = self._computing.images >= TRIED and self._reading.images >= TRIED
         if known and self.pays and self._reading.mean > self._computing.mean:
             self.pays = False
@@ -110,6 +109,10 @@ class _Pace:
 
     images = 0
     seconds = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.images += 1
+        self.seconds += seconds
 
     @property
     def mean(self) -> float:

@@ -19,4 +19,4 @@ def _allocate(
     incoming = state.get(prefix + name)
     if incoming is not None:
         device = module.get_buffer(name).device
-        setattr(module, name, torch.empty_like(incoming, device=device))
+        module.register_buffer(name, torch.empty_like(incoming, device=device))

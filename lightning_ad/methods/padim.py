@@ -112,7 +112,7 @@ class PaDiM(FitOnlyModule):
         # What was made of `channels` and `factors`, each beside the tensor that it was made of.
         self._chosen: tuple[Tensor, list[ChosenChannels]] | None = None
         self._fitted: tuple[Tensor, HierarchicalGaussian] | None = None
-        self.register_load_state_dict_post_hook(_forget_chosen)
+        self.register_load_state_dict_post_hook(PaDiM._forget_chosen)
 
     def begin(self) -> None:
         """Starts with empty moments, or an incremental fit with the earlier ones on one process.
@@ -132,12 +132,10 @@ class PaDiM(FitOnlyModule):
         self._forget()
 
     def observe(self, image: Tensor, index: Tensor) -> None:
-        """Takes a batch into the moments."""
         assert self._moments is not None
         self._moments.update(self._embed(image))
 
     def partial_state(self, first: int) -> Iterator[dict[str, Any]]:
-        """Yields the moments."""
         assert self._moments is not None
         yield self._moments.state()
 
@@ -190,7 +188,6 @@ class PaDiM(FitOnlyModule):
 
     @property
     def compile_targets(self) -> list[nn.Module]:
-        """The backbone."""
         return [self.backbone.body]
 
     def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:
@@ -245,6 +242,10 @@ class PaDiM(FitOnlyModule):
         if self._chosen is None or self._chosen[0] is not self.channels:
             self._chosen = (self.channels, self._split_by_layer(self.channels))
         return self._chosen[1]
+
+    def _forget_chosen(self, _keys: object) -> None:
+        """Splits the channels anew: others are loaded into the tensor that is there."""
+        self._chosen = None
 
     def _split_by_layer(self, channels: Tensor) -> list[ChosenChannels]:
         chosen = []
@@ -309,7 +310,3 @@ class PaDiM(FitOnlyModule):
                 f"size have {grids[0][0]}x{grids[0][1]}: set data.image_size and data.center_crop "
                 "as they were in the fit"
             )
-
-
-def _forget_chosen(padim: PaDiM, _keys: object) -> None:
-    padim._chosen = None  # channels are loaded into the tensor that is there

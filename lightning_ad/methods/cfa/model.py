@@ -20,7 +20,7 @@ from lightning_ad.methods.cfa.losses import (
     nearest_squared_distances,
     softmin_score,
 )
-from lightning_ad.methods.cfa.networks import PatchDescriptor, tap_sums
+from lightning_ad.methods.cfa.networks import PatchDescriptor, SumBackbone
 from lightning_ad.methods.forecast import Plan, Stage
 from lightning_ad.methods.learned import LearnedModule
 from lightning_ad.statistics.kmeans import kmeans, kmeans_plus_plus
@@ -106,9 +106,8 @@ class CFA(LearnedModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         # With blocks of a fixed size, features are the same bits in every batch; on a GPU that
         # costs too much.
-        self.backbone = Backbone(backbone, weights, layers, strides=(4, 8, 16), blocks={"cpu": 1})
-        if features == "pre_relu":
-            tap_sums(self.backbone)
+        made = SumBackbone if features == "pre_relu" else Backbone
+        self.backbone = made(backbone, weights, layers, strides=(4, 8, 16), blocks={"cpu": 1})
         self.descriptor = _descriptor(self.backbone, gamma_d, seed)
         self.radius = nn.Parameter(torch.tensor(FIRST_RADIUS))
         self.register_dynamic_buffer("bank", torch.empty(0, 0))
@@ -125,7 +124,6 @@ class CFA(LearnedModule):
 
     @property
     def compile_targets(self) -> list[nn.Module]:
-        """The backbone and the descriptor."""
         return [self.backbone.body, self.descriptor]
 
     def stages(self, plan: Plan) -> list[Stage]:
@@ -188,7 +186,6 @@ class CFA(LearnedModule):
         return {"loss_attraction": attraction, "loss_repulsion": repulsion}
 
     def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """AdamW with amsgrad."""
         return torch.optim.AdamW(
             groups, lr=self.learning_rate, weight_decay=self.weight_decay, amsgrad=True
         )

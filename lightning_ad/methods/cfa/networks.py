@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,16 +14,27 @@ from lightning_ad.features.patches import patch_features
 SUMS = (operator.add, operator.iadd, torch.add)
 
 
-def tap_sums(backbone: Backbone) -> None:
-    """Makes a backbone return the sums at the ends of its residual blocks instead of their ReLUs.
+class SumBackbone(Backbone):
+    """Gives the sums at the ends of residual blocks instead of their ReLUs.
 
     As released: there the ReLU is moved to the start of the next block. What the network computes
     stays the same.
 
+    Args:
+        args: of `Backbone`.
+        options: of `Backbone`.
+
     Raises:
         UsageError: for a layer that does not end in the ReLU of a sum.
     """
-    body: fx.GraphModule = backbone.body
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.body = _with_tapped_sums(self.body)
+
+
+def _with_tapped_sums(body: fx.GraphModule) -> fx.GraphModule:
+    """Makes a network of the same modules that returns the sums; the given one cannot be used."""
     output = body.graph.output_node()
     sums = {}
     for layer, last in output.args[0].items():  # type: ignore[union-attr]
@@ -38,7 +50,7 @@ def tap_sums(backbone: Backbone) -> None:
         relu.inplace = False  # it would overwrite the sum
         sums[layer] = last.args[0]
     output.args = (sums,)
-    backbone.body = fx.GraphModule(body, body.graph).eval()
+    return fx.GraphModule(body, body.graph).eval()
 
 
 class PatchDescriptor(nn.Module):
