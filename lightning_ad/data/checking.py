@@ -34,7 +34,7 @@ class Fault(NamedTuple):
 
 
 class Findings(NamedTuple):
-    """What is in a data set.
+    """The contents of a data set, and what is wrong with them.
 
     Attributes:
         faults: samples that cannot be used, in the order of the samples.
@@ -158,7 +158,7 @@ def examine(samples: Sequence[Sample]) -> Findings:
 
 
 class _Read(NamedTuple):
-    """What reading a sample found.
+    """The findings of reading one sample.
 
     Attributes:
         wrong: why it cannot be used; None if it can.
@@ -252,7 +252,7 @@ def _digest(path: str) -> bytes:
 
 @dataclass
 class _Uses:
-    """What the images of one content are used for: a path for each label, and for each split."""
+    """The uses of all images of one content: a path for each label, and for each split."""
 
     by_label: dict[int, str] = field(default_factory=dict)
     by_split: dict[Split, str] = field(default_factory=dict)

@@ -24,7 +24,7 @@ def by_split(samples: Sequence[Sample]) -> dict[Split, list[Sample]]:
 
 @dataclass(frozen=True)
 class HoldOut:
-    """Which training images are held out, by the arguments of the data module.
+    """The choice of the training images that are held out, by the arguments of the data module.
 
     Attributes:
         validation: none, holdout, given or fold.

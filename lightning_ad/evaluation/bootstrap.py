@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from lightning_ad.errors import UsageError
-from lightning_ad.evaluation.curve import Curve, curve_of
+from lightning_ad.evaluation.checks import reject_nan
+from lightning_ad.evaluation.curve import Curve
 
 DRAWS = 1000
 PIXEL_DRAWS = 200
@@ -63,9 +64,10 @@ def intervals(
     """
     if not _both_kinds(labels):
         return {}
+    levels = _levels(scores)
     drawn = []
     for rows in _resampled(labels, seed, draws):
-        curve = _image_curve(scores[rows], labels[rows])
+        curve = _curve_of_images(levels, rows, labels)
         drawn.append([metric(curve) for metric in metrics.values()])
     return _intervals_of(metrics, drawn)
 
@@ -108,7 +110,7 @@ def _order_of(scores: NDArray) -> tuple[float, float]:
 
 
 def _bin_edges(images: Sequence[tuple[NDArray, NDArray]]) -> NDArray:
-    """Quantiles of a sample of all scores, and of the scores of all positives."""
+    """Returns quantiles of a sample of all scores, and of the scores of all positives."""
     step = max(1, sum(scores.size for scores, _ in images) // SAMPLED)
     half = max(FEWEST_PIXEL_BINS, min(PIXEL_BINS, COUNTS // len(images)) // 2)
     shares = np.linspace(0, 1, half + 1)[1:-1]
@@ -122,7 +124,7 @@ def _bin_edges(images: Sequence[tuple[NDArray, NDArray]]) -> NDArray:
 
 
 def _counted(scores: NDArray, weights: NDArray, edges: NDArray) -> NDArray[np.float32]:
-    """Negatives, positives and overlap of an image in each bin."""
+    """Counts negatives, positives and overlap of an image in each bin."""
     size = len(edges) + 1
     bins = np.searchsorted(edges, scores, side="right")
     positive = weights > 0
@@ -173,7 +175,7 @@ def pixel_intervals(
 def _curve_of_counts(
     counts: NDArray[np.float32], rows: NDArray[np.int64], lowest: NDArray[np.float32]
 ) -> Curve:
-    """The curve of images that were drawn, each as often as its number is among the rows."""
+    """Returns the curve of drawn images, each as often as its number is among the rows."""
     times = np.bincount(rows, minlength=len(counts)).astype(np.float32)
     total = np.tensordot(times, counts, 1)[:, ::-1]
     some = total[:2].any(0)
@@ -208,17 +210,19 @@ def paired_difference(
             "runs are compared on good and anomalous images; the test set has only one kind"
         )
 
-    def difference(first: NDArray, second: NDArray, labels: NDArray) -> float:
-        return metric(_image_curve(second, labels)) - metric(_image_curve(first, labels))
+    levels = _levels(first)
+    other_levels = _levels(second)
 
-    drawn = []
-    for rows in _resampled(labels, seed, draws):
-        drawn.append(difference(first[rows], second[rows], labels[rows]))
+    def difference(rows: NDArray[np.int64]) -> float:
+        before = metric(_curve_of_images(levels, rows, labels))
+        return metric(_curve_of_images(other_levels, rows, labels)) - before
+
+    drawn = [difference(rows) for rows in _resampled(labels, seed, draws)]
     below = sum(value <= 0 for value in drawn)
     above = sum(value >= 0 for value in drawn)
     p = min(1.0, 2 * (1 + min(below, above)) / (draws + 1))
     low, high = _percentiles(drawn)
-    return Difference(difference(first, second, labels), low, high, p)
+    return Difference(difference(np.arange(len(labels))), low, high, p)
 
 
 def _both_kinds(labels: NDArray) -> bool:
@@ -226,7 +230,7 @@ def _both_kinds(labels: NDArray) -> bool:
 
 
 def _resampled(labels: NDArray, seed: int, draws: int) -> Iterator[NDArray[np.int64]]:
-    """The rows of each test set that is drawn."""
+    """Yields the rows of each test set that is drawn."""
     rng = np.random.default_rng(seed)
     good = np.flatnonzero(labels == 0)
     anomalous = np.flatnonzero(labels == 1)
@@ -236,13 +240,50 @@ def _resampled(labels: NDArray, seed: int, draws: int) -> Iterator[NDArray[np.in
         yield np.concatenate([drawn_good, drawn_anomalous])
 
 
-def _image_curve(scores: NDArray, labels: NDArray) -> Curve:
-    weights = torch.from_numpy(labels.astype(np.float32))
-    return curve_of(torch.from_numpy(np.ascontiguousarray(scores)), weights)
+class _Levels(NamedTuple):
+    """The scores of N images, of which K are distinct.
+
+    Attributes:
+        scores: float32 [K], distinct, falling.
+        of_image: int64 [N], the place of each image's score among them.
+    """
+
+    scores: NDArray[np.float32]
+    of_image: NDArray[np.int64]
+
+
+def _levels(scores: NDArray) -> _Levels:
+    """Sorts the scores of images once, for all draws.
+
+    Raises:
+        UserError: a score is NaN.
+    """
+    reject_nan(torch.from_numpy(np.ascontiguousarray(scores)), "scores")
+    falling, of_image = np.unique(-scores.astype(np.float32), return_inverse=True)
+    return _Levels(-falling, of_image)
+
+
+def _curve_of_images(levels: _Levels, rows: NDArray[np.int64], labels: NDArray) -> Curve:
+    """Returns the curve that `curve_of` gives of the images in these rows, each as often."""
+    positive = labels[rows] > 0
+    drawn = levels.of_image[rows]
+    size = len(levels.scores)
+    positives = np.bincount(drawn[positive], minlength=size)
+    negatives = np.bincount(drawn[~positive], minlength=size)
+    present = np.flatnonzero(positives + negatives)
+    has_positives = positives[present] > 0
+    kept = has_positives.copy()
+    kept[:-1] |= has_positives[1:]  # a level of negatives alone, next above one of positives
+    kept[np.flatnonzero(negatives[present])[-1]] = True  # the lowest score of negatives
+    places = present[kept]
+    true_positives = np.cumsum(positives)[places]
+    false_positives = np.cumsum(negatives)[places]
+    overlap = true_positives.astype(np.float64)
+    return Curve(levels.scores[places], false_positives, true_positives, overlap)
 
 
 def _intervals_of(names: Iterable[str], drawn: Sequence[Sequence[float]]) -> Intervals:
-    """The intervals of metrics, from their values on each test set that was drawn."""
+    """Returns the intervals of metrics, from their values on each test set that was drawn."""
     columns = zip(*drawn, strict=True)
     return {name: _percentiles(column) for name, column in zip(names, columns, strict=True)}
 

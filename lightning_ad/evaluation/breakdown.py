@@ -122,7 +122,7 @@ def _read(curve: Curve, metrics: Mapping[str, Metric]) -> dict[str, float]:
 
 
 def _mean(of_each: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each metric over those that have it; NaN if none has."""
+    """Returns the mean of each metric over those that have it; NaN if none has."""
     names: dict[str, None] = {}
     for one in of_each:
         names |= dict.fromkeys(one)

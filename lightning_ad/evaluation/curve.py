@@ -15,7 +15,7 @@ from lightning_ad.evaluation.checks import check_scores
 
 
 class Curve(NamedTuple):
-    """What lies at or above each of K falling thresholds. The last threshold is the lowest score.
+    """Counts at or above each of K falling thresholds. The last threshold is the lowest score.
 
     Attributes:
         thresholds: float32 [K], distinct scores, falling.
@@ -32,7 +32,7 @@ class Curve(NamedTuple):
 
     @property
     def defined(self) -> bool:
-        """Whether there are both positives and negatives."""
+        """Returns whether there are both positives and negatives."""
         if not self.thresholds.size:
             return False
         return bool(self.true_positives[-1] > 0 and self.false_positives[-1] > 0)
@@ -116,7 +116,7 @@ def merge(groups: Sequence[Ranked]) -> Curve:
 def _thresholds(
     levels: NDArray[np.float32], negatives: Sequence[NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    """The scores that a curve keeps, falling.
+    """Returns the scores that a curve keeps, falling.
 
     Args:
         levels: the distinct scores of positives, rising.

@@ -50,11 +50,11 @@ class Evaluators(nn.Module):
         super().__init__()
         self._taken = frozenset(taken)
         self._evaluators = [make() for make in makers]
+        # An evaluator need not be a module; one that is must move to the model's device.
         modules = [one for one in self._evaluators if isinstance(one, nn.Module)]
-        self._modules_among_them = nn.ModuleList(modules)  # so that they move with the model
+        self._moved_with_model = nn.ModuleList(modules)
 
     def update(self, batch: Batch, prediction: Prediction) -> None:
-        """Hands a batch to all."""
         for evaluator in self._evaluators:
             evaluator.update(batch, prediction)
 
@@ -73,6 +73,5 @@ class Evaluators(nn.Module):
         return found
 
     def reset(self) -> None:
-        """Makes all forget what they have seen."""
         for evaluator in self._evaluators:
             evaluator.reset()

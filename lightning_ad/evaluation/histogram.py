@@ -152,7 +152,7 @@ def _two_steps(counts: NDArray, first: bool) -> NDArray:
 
 
 def _before(counts: NDArray) -> NDArray:
-    """The counts before each bin."""
+    """Returns the counts before each bin."""
     return np.append(0, counts[:-1])
 
 
@@ -167,7 +167,7 @@ def _ap_at_least(binned: Curve) -> float:
 
 
 class GroupKey(NamedTuple):
-    """Which pixels a histogram counts: the number of their ranking, and of their kind of defect."""
+    """The pixels that a histogram counts: the numbers of their ranking and their kind of defect."""
 
     ranking: int
     kind: int
@@ -199,7 +199,7 @@ def unpack_histograms(packed: Tensor) -> dict[GroupKey, Histogram]:
 
 
 def _packed_parts(table: NDArray[np.float64]) -> Iterator[tuple[GroupKey, Histogram]]:
-    """The histograms in a table: one begins when the key changes or the bins do not rise."""
+    """Yields the histograms in a table: one begins when the key changes or the bins do not rise."""
     another_key = (np.diff(table[:, :2], axis=0) != 0).any(1)
     no_rise = np.diff(table[:, 2]) <= 0
     starts = np.flatnonzero(another_key | no_rise) + 1

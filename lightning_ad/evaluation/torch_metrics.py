@@ -40,7 +40,7 @@ class CurveMetric(Metric):
         getattr(self, f"{prefix}weights").append(weights.flatten().float())
 
     def _join(self, name: str) -> Tensor:
-        """All pieces of a state as one tensor, which takes their place.
+        """Returns all pieces of a state as one tensor, which takes their place.
 
         So many pixels need not lie in memory twice.
         """
@@ -84,7 +84,6 @@ class AUROC(RankingMetric):
     """Area under the ROC curve, see `functional.auroc`."""
 
     def value(self, curve: Curve) -> float:
-        """Returns the area, in [0, 1]."""
         return auroc(curve)
 
 
@@ -92,7 +91,6 @@ class AveragePrecision(RankingMetric):
     """Average precision, see `functional.average_precision`."""
 
     def value(self, curve: Curve) -> float:
-        """Returns the average precision, in [0, 1]."""
         return average_precision(curve)
 
 
@@ -100,7 +98,6 @@ class F1Max(RankingMetric):
     """The best F1 score of all thresholds, see `functional.f1_max`."""
 
     def value(self, curve: Curve) -> float:
-        """Returns the best F1 score, in [0, 1]."""
         return f1_max(curve)[0]
 
 

@@ -142,7 +142,7 @@ class Backbone(nn.Module):
         return super()._apply(fn, recurse)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """A deep copy of a traced network forgets that it was in eval mode."""
+        """Puts a copy back into eval mode: a deep copy of a traced network forgets it."""
         super().__setstate__(state)
         self.body.eval()
 

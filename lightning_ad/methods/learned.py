@@ -51,7 +51,7 @@ class LearnedModule(AnomalyModule):
 
     @property
     def has_own_optimizer(self) -> bool:
-        """Whether it was given an optimizer or a schedule in place of its released one."""
+        """Returns whether an optimizer or a schedule was given in place of the released one."""
         return self._make_optimizer is not None or self._make_scheduler is not None
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -155,7 +155,7 @@ class LearnedModule(AnomalyModule):
         return {name: value * share for name, value in parts.items()}
 
     def _is_finite(self, loss: Tensor) -> bool:
-        """Whether the loss is finite on all processes."""
+        """Returns whether the loss is finite on all processes."""
         finite = loss.detach().isfinite()
         if world_size() > 1:
             finite = finite.int()

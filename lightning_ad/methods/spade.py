@@ -184,7 +184,6 @@ class SPADE(FitOnlyModule):
 
     @property
     def compile_targets(self) -> list[nn.Module]:
-        """The backbone."""
         return [self.backbone.body]
 
     def forward(self, image: Tensor, ignore: Tensor | None = None) -> Prediction:

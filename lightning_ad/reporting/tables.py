@@ -53,7 +53,7 @@ class ImageResult:
         label: 0 good, 1 anomalous.
         defect: the kind of defect, `good` for a good part.
         score: raw, higher is more anomalous.
-        p_value: the probability that a good image scores at least this high, in [0, 1]; None if
+        p_value: the probability that a good image scores at least this high, in (0, 1]; None if
             there is no calibration.
         anomalous: the verdict; None without a threshold.
         area: the share of the image's pixels above the pixel threshold, in [0, 1]; None without

@@ -29,7 +29,7 @@ Point = tuple[float, float]
 
 
 class Conditions:
-    """What differs between two photographs of good parts; lengths in units, angles in radians."""
+    """Differences between two photographs of good parts; lengths in units, angles in radians."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.angle = np.deg2rad(rng.uniform(-2, 2))

@@ -1,4 +1,4 @@
-"""What layouts share: listing images, pairing masks with them, choosing a category."""
+"""Functions that layouts share: listing images, pairing masks with them, choosing a category."""
 
 from collections.abc import Sequence
 from pathlib import Path

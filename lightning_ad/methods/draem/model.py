@@ -131,7 +131,6 @@ class DRAEM(LearnedModule):
 
     @property
     def compile_targets(self) -> list[nn.Module]:
-        """The sub-networks."""
         if self.discriminative is None:
             return [self.reconstructive]
         return [self.reconstructive, self.discriminative]
@@ -168,7 +167,6 @@ class DRAEM(LearnedModule):
         return losses
 
     def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Adam."""
         return torch.optim.Adam(groups, lr=self.learning_rate)
 
     def default_scheduler(
@@ -213,7 +211,7 @@ def _initialise_originals(*networks: nn.Module | None) -> None:
 
 
 def _takes_encoders(reconstructor: str, discriminator: str | None) -> bool:
-    """Whether one of the sub-networks is of segmentation-models-pytorch."""
+    """Returns whether one of the sub-networks is of segmentation-models-pytorch."""
     return reconstructor != ORIGINAL or discriminator not in (ORIGINAL, None)
 
 

@@ -57,7 +57,6 @@ class ReconstructiveNetwork(nn.Module):
         self.head = nn.Conv2d(w, 3, 3, padding=1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Returns the reconstruction."""
         x = self.encoder[0](image)
         for stage in self.encoder[1:]:
             x = stage(F.max_pool2d(x, 2))

@@ -107,7 +107,6 @@ class PFM(LearnedModule):
 
     @property
     def compile_targets(self) -> list[nn.Module]:
-        """Both backbones and the mappings."""
         return [self.source.body, self.target.body, *self.mappings.values()]
 
     def on_train_start(self) -> None:
@@ -169,7 +168,6 @@ class PFM(LearnedModule):
         return groups
 
     def default_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Adam."""
         return torch.optim.Adam(groups, weight_decay=self.weight_decay)
 
     def _features(self, image: Tensor) -> list[Tensor]:
