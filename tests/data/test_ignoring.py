@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_fits import tree_data
 
-from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.ignoring import fill, read_ignored, with_ignored
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError, UsageError
@@ -21,14 +21,7 @@ def save(path, array):
 
 
 def data(root, **options):
-    tree = {
-        "layout": "mvtec",
-        "root": str(root),
-        "category": "bottle",
-        "image_size": 64,
-        "num_workers": 0,
-    }
-    module = AnomalyDataModule(**{**tree, **options})
+    module = tree_data(root, **options)
     module.setup()
     return module
 

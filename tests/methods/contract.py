@@ -4,29 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 from runs import script
 from small import make_small
+from small_fits import trainer, tree_data
 from tiling import assert_together_as_alone
 
-from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.methods import FitOnlyModule, NotFittedError
 from lightning_ad.methods.run_settings import RunSettings
-
-
-def tree_data(root, **options):
-    """The tiny MVTec tree of conftest: 7 good images train, 3 good and 4 anomalous ones test."""
-    tree = {
-        "layout": "mvtec",
-        "root": str(root),
-        "category": "bottle",
-        "image_size": 64,
-        "batch_size": 4,
-        "num_workers": 0,
-    }
-    return AnomalyDataModule(**{**tree, **options})
 
 
 def training_images(data):
@@ -34,12 +20,6 @@ def training_images(data):
     data.setup()
     dataset = data.training_set()
     return torch.cat([dataset[row].image for row in range(len(dataset))])
-
-
-def trainer(folder, **options):
-    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary"), False)
-    machine = {"accelerator": "cpu", "devices": 1, "max_epochs": 1}
-    return Trainer(**{**quiet, **machine, **options}, default_root_dir=folder)
 
 
 def fitted(module, data, folder):

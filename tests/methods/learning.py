@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from small_fits import trainer, tree_data
 
-from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.methods import DRAEM, PFM
 
 SMALL_PFM = {
@@ -27,28 +26,14 @@ METHODS = pytest.mark.parametrize("build", [draem, pfm])
 
 
 def data(trees, **more):
-    options = {
-        "layout": "mvtec",
-        "category": "bottle",
-        "image_size": 64,
-        "batch_size": 4,
-        "num_workers": 0,
-    }
-    return AnomalyDataModule(root=str(trees["even"]), **{**options, **more})
+    return tree_data(trees["even"], **more)
 
 
 def fit(model, datamodule, epochs=2, **more):
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    trainer = Trainer(
-        **{**quiet, "accelerator": "cpu", "max_epochs": epochs, "num_sanity_val_steps": 0, **more}
-    )
-    trainer.fit(model, datamodule=datamodule)
-    return trainer
+    options = {"enable_checkpointing": False, "num_sanity_val_steps": 0, **more}
+    run = trainer(max_epochs=epochs, **options)
+    run.fit(model, datamodule=datamodule)
+    return run
 
 
 def trained(module):

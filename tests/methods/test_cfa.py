@@ -7,24 +7,17 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from contract import LearnedContract
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from scipy.spatial.distance import cdist
+from small_fits import trainer, tree_data
 from tiling import assert_together_as_alone
 
-from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.dataset import AnomalyDataset
 from lightning_ad.errors import UsageError
 from lightning_ad.methods import NotFittedError
 from lightning_ad.methods.cfa.losses import hypersphere_losses, nearest_squared_distances
 from lightning_ad.methods.cfa.model import CFA
 from lightning_ad.methods.cfa.networks import coordinates
-
-QUIET = {
-    "logger": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-    "num_sanity_val_steps": 0,
-}
 
 
 def small(**more):
@@ -41,27 +34,13 @@ def small(**more):
 
 
 def data(trees, **more):
-    options = {
-        "layout": "mvtec",
-        "category": "bottle",
-        "image_size": 64,
-        "batch_size": 4,
-        "num_workers": 0,
-    }
-    return AnomalyDataModule(root=str(trees["mvtec"]), **{**options, **more})
+    return tree_data(trees["mvtec"], **more)
 
 
 def fit(module, datamodule, folder, epochs=1, resumed=None, **more):
-    options = {
-        **QUIET,
-        "accelerator": "cpu",
-        "default_root_dir": folder,
-        "max_epochs": epochs,
-        **more,
-    }
-    trainer = Trainer(**options)
-    trainer.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
-    return trainer
+    run = trainer(folder, max_epochs=epochs, num_sanity_val_steps=0, **more)
+    run.fit(module, datamodule=datamodule, ckpt_path=resumed, weights_only=True)
+    return run
 
 
 def descriptors(module, image):

@@ -10,9 +10,9 @@ import torch
 from learning import fit
 from PIL import Image
 from small import ALL, small_arguments
+from small_fits import tree_data
 
 from lightning_ad import methods
-from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.tiling import Tiles
 
 OPTIONS = {
@@ -44,13 +44,8 @@ def twins(trees, tmp_path_factory):
 def fitted(name, twins, which):
     torch.manual_seed(0)
     module = getattr(methods, name)(**{**small_arguments(name), **OPTIONS.get(name, {})})
-    data = AnomalyDataModule(
-        "mvtec",
-        str(twins / which),
-        "bottle",
-        image_size=64,
-        batch_size=4,
-        num_workers=0,
+    data = tree_data(
+        twins / which,
         validation="holdout",
         validation_share=0.25,
         validation_anomalies=True,

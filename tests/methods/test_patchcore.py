@@ -1,19 +1,17 @@
 import numpy as np
 import pytest
 import torch
-from contract import FitOnlyContract, extending, training_images, tree_data
-from lightning.pytorch import Trainer
+from contract import FitOnlyContract, extending, training_images
 from scipy.spatial.distance import cdist
+from small_fits import trainer, tree_data
 
-from lightning_ad.data.datamodule import AnomalyDataModule
-from lightning_ad.errors import UsageError, UserError
+from lightning_ad.errors import UserError
 from lightning_ad.methods import PatchCore
 from lightning_ad.statistics.coreset import random_projection
 
 
 def data(trees, **options):
-    tree = {"layout": "mvtec", "root": str(trees["mvtec"]), "category": "bottle", "image_size": 64}
-    return AnomalyDataModule(**{**tree, "batch_size": 4, "num_workers": 0, **options})
+    return tree_data(trees["mvtec"], **options)
 
 
 def model(**options):
@@ -29,17 +27,9 @@ def model(**options):
 
 
 def fit(module, datamodule, folder, **options):
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=folder,
-        **options,
-    )
-    trainer.fit(module, datamodule=datamodule)
-    return trainer
+    run = trainer(folder, **options)
+    run.fit(module, datamodule=datamodule)
+    return run
 
 
 @pytest.fixture
@@ -104,23 +94,6 @@ def test_validation_sees_a_complete_bank_and_calibrates(trees, tmp_path):
     assert module.calibration.good[0] > 0
 
 
-@pytest.mark.parametrize(
-    "wish", [{"max_epochs": 2}, {"max_steps": 1}, {"accumulate_grad_batches": 2}]
-)
-def test_a_trainer_that_reads_the_images_not_once_is_refused(trees, tmp_path, wish):
-    trainer = Trainer(
-        **{
-            "max_epochs": 1,
-            "accelerator": "cpu",
-            "logger": False,
-            "default_root_dir": tmp_path,
-            **wish,
-        }
-    )
-    with pytest.raises(UsageError, match=rf"trainer\.{next(iter(wish))}"):
-        trainer.fit(model(), datamodule=data(trees))
-
-
 def test_a_coreset_of_nothing_says_what_would_be_something(trees, tmp_path):
     with pytest.raises(UserError, match=r"model\.coreset_ratio to at least 0\.0022"):
         fit(model(coreset_ratio=1e-4), data(trees), tmp_path)
@@ -150,11 +123,11 @@ def test_a_tight_budget_merges_coresets(trees, images, tmp_path):
 
 def test_a_bank_is_extended_within_a_tight_budget(trees, tmp_path):
     first = model(coreset_ratio=0.1)
-    trainer = fit(first, data(trees), tmp_path)
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    run = fit(first, data(trees), tmp_path)
+    run.save_checkpoint(tmp_path / "a.ckpt")
     room = 4 * (8 + 4) * (3 * 64 + len(first.banks[0].bank))
     grown = extending(model(coreset_ratio=0.1, memory_gb=room / 2**30), tmp_path / "a.ckpt")
-    fit(grown, data(trees, root=str(trees["more"])), tmp_path)
+    fit(grown, tree_data(trees["more"]), tmp_path)
     bank = grown.banks[0]
     assert len(bank.bank) == int(12 * 64 * 0.1)
     rows = {tuple(row) for row in bank.origin.tolist()}

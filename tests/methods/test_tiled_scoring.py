@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from small_fits import trainer, tree_data
 from torch import nn
 
-from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.sample import Prediction
 from lightning_ad.data.tiling import Tiles
 from lightning_ad.errors import UsageError
@@ -68,13 +67,7 @@ def test_patchcore_by_tiles_is_patchcore_on_the_whole_image(trees, tmp_path):
         "sigma": 1.0,
     }
     module = PatchCore(backbone="resnet18", weights=None, layers=["layer1"], **options)
-    data = AnomalyDataModule(
-        "mvtec", str(trees["mvtec"]), "bottle", image_size=64, batch_size=4, num_workers=0
-    )
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **quiet).fit(
-        module, datamodule=data
-    )
+    trainer(tmp_path).fit(module, datamodule=tree_data(trees["mvtec"]))
     image = synthetic_image(192, 320)
     with torch.no_grad():
         whole = module.eval()(image)
