@@ -3,16 +3,17 @@
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from paths import ROOT
 from scripts import ServedTraining, script_server
 from trees import layout_tests, mvtec_tree
 
-ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LIGHTNING_AD_SHARED", ROOT.parent / "shared"))
 
 
@@ -53,6 +54,17 @@ def no_network(monkeypatch):
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def interruptible():
+    """Restores Python's own handler for Ctrl+C.
+
+    It is ignored if the tests run in the background, and Lightning ignores it after the first.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -1,11 +1,11 @@
 """The rules of plain code that ruff does not know, for every file of the package."""
 
 import ast
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-PACKAGE = Path(__file__).parents[1] / "lightning_ad"
+PACKAGE = ROOT / "lightning_ad"
 MOST_COMPLEX = 10
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)

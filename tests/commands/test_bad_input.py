@@ -4,11 +4,11 @@ import shutil
 import subprocess
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from paths import ROOT
 from PIL import Image
 from torchvision.models import squeezenet1_1
 
@@ -18,8 +18,6 @@ from lightning_ad.errors import UsageError, WeightsError
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.methods import DRAEM, PatchCore
 from lightning_ad.system.run_folder import RunFolder
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 import itertools
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import METHODS, QUIET, ROOT, method_of, script
+from agents import run_agents
+from paths import ROOT
+from runs import METHODS, QUIET, method_of, script
 from small import small_flags
 from trees import draw_image, folder_tree, mvtec_tree
 
@@ -122,12 +122,9 @@ def test_torchrun_on_two_machines(home, monkeypatch):
     agents = []
     for command in (first, second):
         words = shlex.split(command)
-        launcher = [sys.executable, "-m", "torch.distributed.run", *words[1:], *small(words)]
-        agents.append(
-            subprocess.Popen(launcher, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        )
-    printed = [agent.communicate(timeout=240)[0] for agent in agents]
-    assert [agent.returncode for agent in agents] == [0, 0], printed
+        agents.append([*words[1:], *small(words)])
+    codes, printed = run_agents(agents)
+    assert codes == [0, 0], printed
 
 
 def test_targets_of_make_are_in_the_makefile():

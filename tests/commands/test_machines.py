@@ -2,16 +2,13 @@
 
 import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+from agents import run_agents
+from paths import ROOT
 from runs import assert_same_weights, flags, metrics_of, script
 
 from lightning_ad.commands.train import train
-
-ROOT = Path(__file__).parents[2]
 
 
 def two_machines(args):
@@ -25,41 +22,19 @@ def two_machines(args):
         port = free.getsockname()[1]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    agent = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nnodes",
-        "2",
-        "--nproc_per_node",
-        "1",
-    ]
-    agent += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    meeting = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    agent = ["--nnodes", "2", "--nproc_per_node", "1", *meeting]
     training = [str(ROOT / "train.py"), *args, "--trainer.num_nodes", "2"]
-    agents = [
-        subprocess.Popen(
-            [*agent, "--node_rank", str(rank), *training],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [agent.communicate(timeout=240)[0] for agent in agents]
-    finally:
-        for agent in agents:
-            agent.kill()
-    return [agent.returncode for agent in agents], said
+    agents = [[*agent, "--node_rank", str(rank), *training] for rank in range(2)]
+    return run_agents(agents, environment)
 
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("method", ["PatchCore", "DRAEM"])
 def test_two_machines_give_the_result_of_one(method, trees, tmp_path):
     args = flags(method, "mvtec", {"mvtec": trees["even"]}, tmp_path)
-    codes, said = two_machines([*args, "--name", "two"])
-    assert codes == [0, 0], said
+    codes, printed = two_machines([*args, "--name", "two"])
+    assert codes == [0, 0], printed
     if method == "PatchCore":  # whose result does not depend on the number of processes
         train([*args, "--name", "one"])
     else:

@@ -97,17 +97,6 @@ def test_a_signal_to_the_whole_job_leaves_the_workers_alone(name, trees, tmp_pat
     assert stopped.stderr.count("Ctrl+C again: at once") == (name == "SIGINT")
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl+C is heard, also if these tests run in the background.
-
-    Lightning ignores it after the first.
-    """
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 def test_a_second_interrupt_ends_the_run_at_once(trees, tmp_path, capfd, interruptible):
     twice = [*stopped_by("SIGINT", step=4), "--trainer.callbacks.again", "true"]
     args = flags("DRAEM", "mvtec", trees, tmp_path)

@@ -1,10 +1,10 @@
 """Real images and real weights: a small part of MTD through the real command."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 
 from lightning_ad.commands.evaluate import evaluate
 from lightning_ad.commands.train import train
@@ -17,7 +17,6 @@ from lightning_ad.features.patches import patch_features
 from lightning_ad.reporting.tables import read_predictions
 from lightning_ad.statistics.coreset import k_center_greedy
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.real
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paths import CONFIGS
 from PIL import Image
 from runs import typed
 from trees import draw_image, mvtec_tree, save
@@ -17,7 +18,6 @@ from lightning_ad.data.layouts import find_samples, layout_module, layout_names
 from lightning_ad.data.reading import read_image, verify
 from lightning_ad.errors import DataError, UsageError
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = [
     *("--data.image_size", "64", "--data.center_crop", "null", "--data.num_workers", "0"),
     *("--model.backbone", "squeezenet1_1", "--model.weights", "null"),

@@ -3,17 +3,17 @@
 import importlib.util
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import yaml
+from paths import ROOT
 from runs import typed
 
 from lightning_ad.data import layouts
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import DataError
 
-PAGE = Path(__file__).parents[2] / "docs/extending.md"
+PAGE = ROOT / "docs/extending.md"
 
 
 def printed():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from paths import ROOT
 from PIL import Image
 from runs import typed
 from trees import category_of, layout_tests
@@ -20,7 +21,6 @@ from lightning_ad.data.layouts import (
 )
 from lightning_ad.errors import DataError, UsageError
 
-ROOT = Path(__file__).parents[2]
 LAYOUTS = layout_names()
 WITH_TREE = sorted(layout_tests())
 

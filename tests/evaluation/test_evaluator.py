@@ -2,16 +2,16 @@
 
 import math
 import re
-from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 
 from lightning_ad.data.sample import Batch, Prediction
 from lightning_ad.errors import UserError
 from lightning_ad.evaluation.evaluator import Evaluators
 
-PAGE = Path(__file__).parents[2] / "docs/extending.md"
+PAGE = ROOT / "docs/extending.md"
 
 
 def printed_evaluator():

@@ -3,18 +3,16 @@
 import csv
 import json
 import subprocess
-from pathlib import Path
 
 import torch
 import yaml
+from paths import CONFIGS, ROOT
 from scripts import script_server
 from small import small_flags
 from trees import category_of
 
 from lightning_ad.commands.main import parse
 
-ROOT = Path(__file__).parents[2]
-CONFIGS = ROOT / "configs"
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
 

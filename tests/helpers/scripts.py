@@ -12,8 +12,9 @@ import time
 from functools import cache
 from pathlib import Path
 
+from paths import ROOT
+
 SECONDS_TO_END = 20  # for the other processes of a run, once the first has ended
-ROOT = Path(__file__).parents[2]
 PYTHONPATH = os.pathsep.join(str(ROOT / part) for part in ("", "tests/helpers", "tests/methods"))
 
 

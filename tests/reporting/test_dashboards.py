@@ -3,11 +3,11 @@
 import io
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from paths import ROOT
 from PIL import Image
 from runs import QUIET, flags, logged, metrics_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -20,7 +20,6 @@ from lightning_ad.reporting.dashboards.callback import pick_examples
 from lightning_ad.reporting.dashboards.panels import drawn_curve, drawn_histogram, panel
 
 pytestmark = pytest.mark.xdist_group("dashboards")  # one worker: the runs are made once
-ROOT = Path(__file__).parents[2]
 LOSSES = {"PatchCore": [], "DRAEM": ["loss", "loss_l2", "loss_ssim", "loss_focal"], "PFM": ["loss"]}
 COSTS = [
     "seconds_fit",

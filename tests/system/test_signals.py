@@ -5,9 +5,9 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from lightning_ad.system.signals import (
     forward_signals,
@@ -16,21 +16,12 @@ from lightning_ad.system.signals import (
     write_notice,
 )
 
-ROOT = Path(__file__).parents[2]
 CHILD = """
 import signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
 print("ready", flush=True)
 signal.pause()
 """
-
-
-@pytest.fixture
-def interruptible():
-    """Python's own handler for Ctrl+C, which is ignored if the tests run in the background."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def test_handlers_are_restored(interruptible):
