@@ -103,18 +103,51 @@ def test_the_root_holds_what_the_design_allows():
     assert files == {"__init__", "__main__", "errors", "inspector"}
 
 
-def third_party(name):
-    own = [FILES[module] for module in FILES if room(module) == name]
+def third_party(module):
+    """The libraries that a module imports itself, at once or when they are first used."""
     found = set()
-    for path in own:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                found.update(alias.name.partition(".")[0] for alias in node.names)
-            elif isinstance(node, ast.ImportFrom) and node.module:
-                found.add(node.module.partition(".")[0])
+    for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", None) == "LazyModule":
+            found.add(node.args[0].value.partition(".")[0])
     return found
 
 
-def test_statistics_are_pure_torch_and_data_read_no_network():
-    assert "lightning" not in third_party("statistics")
-    assert not {"timm", "torchvision", "segmentation_models_pytorch"} & third_party("data")
+def reached(module):
+    """The module, those of the package that it imports, those that they import, and so on."""
+    found = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name == "lightning_ad":
+            continue
+        found.add(name)
+        waiting += [*imports(name), name.rpartition(".")[0]]  # a module runs its package first
+    return found
+
+
+BANNED = {
+    "statistics": {"lightning"},
+    "data": {"timm", "torchvision", "segmentation_models_pytorch"},
+}
+
+
+@pytest.mark.parametrize("name", BANNED)
+def test_statistics_are_pure_torch_and_data_read_no_network(name):
+    found = []
+    for module in FILES:
+        if room(module) == name:
+            for target in sorted(reached(module)):
+                banned = third_party(target) & BANNED[name]
+                found += [f"{module} imports {library} by {target}" for library in banned]
+    assert not found
+
+
+def test_imports_are_followed_through_other_rooms():
+    assert "lightning" in third_party("lightning_ad.system.progress")
+    assert "timm" in third_party("lightning_ad.features.backbone")
+    assert "lightning_ad.features.backbone" in reached("lightning_ad.methods.cfa.model")
+    assert "lightning_ad.methods.cfa" in reached("lightning_ad.methods.cfa.networks")
