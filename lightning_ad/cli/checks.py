@@ -1,6 +1,7 @@
 """Checks of what a run asks for, before anything is written."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
@@ -16,7 +17,21 @@ from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.learned import LearnedModule
 from lightning_ad.methods.run_settings import RunSettings
 
+ANY_SHARE = 0.5  # of the training images
 BY_VALIDATION = ("conformal", "quantile", "f1")  # thresholds that rest on held-out images
+
+
+def check_method(config: Namespace, model: AnomalyModule) -> None:
+    """Raises UsageError if the method cannot do at all what a flag asks for.
+
+    The values of the flags are not looked at, and no file is read.
+    """
+    if config.extend:
+        model.check_run(RunSettings(), extends=True)
+    if config.suspects:
+        model.check_run(RunSettings(list_suspects=True))
+    if config.trim:
+        model.check_run(RunSettings(trim=ANY_SHARE))
 
 
 def check_wishes(config: Namespace, model: AnomalyModule, settings: RunSettings) -> None:
@@ -31,12 +46,15 @@ def check_wishes(config: Namespace, model: AnomalyModule, settings: RunSettings)
         raise UsageError(
             "trainer.default_root_dir is the run folder; choose its place with --output and --name"
         )
-    model.check_run(settings)
+    model.check_run(settings, extends=bool(config.extend))
     check_selection(config, model)
 
 
 def check_wishes_of_data(
-    config: Namespace, model: AnomalyModule, data: AnomalyDataModule, settings: RunSettings
+    config: Namespace,
+    model: AnomalyModule,
+    data: AnomalyDataModule,
+    extend: dict[str, Any] | None,
 ) -> None:
     """Raises UsageError if a fit on these data cannot end as its flags ask for.
 
@@ -44,14 +62,13 @@ def check_wishes_of_data(
         config: all settings.
         model: the method.
         data: after its setup.
-        settings: what the run asks of the method.
+        extend: the checkpoint of the fit that is extended; None for none.
     """
     held_out = data.samples["validation"]
     check_anomalies_for_selection(config, held_out)
     check_threshold(config, model, held_out)
-    if settings.extend is not None:
-        known = settings.extend["training_paths"]
-        check_new_images(data.training_set().names, known, config.extend)
+    if extend is not None:
+        check_new_images(data.training_set().names, extend["training_paths"], config.extend)
 
 
 def check_selection(config: Namespace, model: AnomalyModule) -> None:

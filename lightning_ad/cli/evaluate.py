@@ -29,20 +29,12 @@ class EvaluateCLI(RunCLI):
     """
 
     stage = "test"
+    checkpoint = Path()
 
     def __init__(self, args: Sequence[str], checkpoint: Path, beside: RunFolder | None) -> None:
-        self.evaluated = checkpoint
+        self.checkpoint = checkpoint
         self.beside = beside
         super().__init__(args)
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file that is evaluated."""
-        return self.evaluated
-
-    def tested_checkpoint(self) -> Path:
-        """The file that is evaluated."""
-        return self.evaluated
 
     def weights_context(self) -> AbstractContextManager:
         """Backbones are built without weights: the checkpoint brings them."""

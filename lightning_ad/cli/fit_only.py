@@ -8,24 +8,31 @@ import yaml
 
 from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
 from lightning_ad.data.geometry import Geometry
-from lightning_ad.errors import UsageError
+from lightning_ad.errors import UsageError, WeightsError
 from lightning_ad.features.weights import read_state
 from lightning_ad.system.run_folder import finished_checkpoint
 
 PREPROCESSING = ("image_size", "center_crop", "tile", "tile_overlap")  # settings of data
 
 
-def checkpoint_to_extend(run: str, data: Any) -> dict[str, Any]:
+def checkpoint_to_extend(run: str, method: str, data: Any) -> dict[str, Any]:
     """Reads the checkpoint of a finished run, to which images are added.
 
     Args:
         run: its folder or its checkpoint.
+        method: the name of the class that adds them.
         data: the settings of the data that are added.
 
     Raises:
         UsageError: if there is no finished run, or the images would be preprocessed differently.
+        WeightsError: if the run is of another method.
     """
     checkpoint = read_state(finished_checkpoint(Path(run)))
+    found = checkpoint.get("method", "something else")
+    if found != method:
+        raise WeightsError(
+            f"--extend: {run} is a checkpoint of {found}, not of {method}: name a run of {method}"
+        )
     differences = preprocessing_differences(checkpoint[ConfigInCheckpoint.KEY], data)
     if differences:
         raise UsageError(

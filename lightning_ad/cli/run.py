@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_ad import methods
@@ -29,7 +28,7 @@ from lightning_ad.cli.trainer import checkpoint_callbacks, loggers, plugins, pro
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
-from lightning_ad.features.weights import skip_weights
+from lightning_ad.features.weights import read_state, skip_weights
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.learned import LearnedModule
@@ -149,6 +148,18 @@ class RunCLI(LightningCLI):
             raise UserError(f"--select {metric}: no epoch was validated, so there is no {best}")
         return self.checkpoint
 
+    def load_learned(self, checkpoint: Path) -> None:
+        """Gives the model what a checkpoint holds, and takes over which images it was trained on.
+
+        A gallery that is too large for memory stays in the file.
+        """
+        learned = read_state(checkpoint)
+        metric = self.config_init.select
+        if metric != "last":
+            rank_zero_info(f"--select {metric}: epoch {learned['epoch']} is tested")
+        self.training_set = learned.get(ConfigInCheckpoint.TRAINING_SET, self.training_set)
+        self.model.load_learned(learned)
+
     def instantiate_classes(self) -> None:
         """Builds model, data and trainer.
 
@@ -167,15 +178,20 @@ class RunCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Prepares the run, and builds its trainer."""
+        checks.check_method(self.config_init, self.model)
         settings = run_settings(self.config, self.config_init)
         checks.check_wishes(self.config_init, self.model, settings)
+        extend = None
+        if self.config.extend:
+            method = type(self.model).__name__
+            extend = checkpoint_to_extend(self.config.extend, method, self.config.data)
         self.check_data()
         if self.stage == "fit" and rank_zero_only.rank == 0:
-            checks.check_wishes_of_data(self.config_init, self.model, self.datamodule, settings)
+            checks.check_wishes_of_data(self.config_init, self.model, self.datamodule, extend)
         self.revision = None if rank_zero_only.rank else revision()
         self.folder = self.open_folder()
         try:
-            self.configure_model(settings)
+            self.configure_model(settings, extend)
             return self.build_trainer(**kwargs)
         except (UserError, ValueError, TypeError, MisconfigurationException) as error:
             if not (self.config.resume or rank_zero_only.rank):
@@ -211,14 +227,19 @@ class RunCLI(LightningCLI):
         folder.write_config(self.config_text)
         return folder
 
-    def configure_model(self, settings: RunSettings) -> None:
-        """Gives the model what the run asks for, and what makes its networks faster."""
+    def configure_model(self, settings: RunSettings, extend: dict[str, Any] | None) -> None:
+        """Gives the model what the run asks for, and what makes its networks faster.
+
+        Args:
+            settings: of the run.
+            extend: the checkpoint of a finished fit, to which images are added; None for none.
+        """
         config = self.config_init
         if self.keeps_checkpoints:
             settings = replace(
                 settings, progress_folder=self.folder.progress, training_set=self.training_set
             )
-        self.model.configure_run(settings)
+        self.model.configure_run(settings, extend)
         if config.compile:
             torch._dynamo.config.recompile_limit = COMPILED_VARIANTS
             for network in self.model.compile_targets:
@@ -253,14 +274,16 @@ class RunCLI(LightningCLI):
             ours.append(ConfigInCheckpoint(self.config_text, self.training_set))
             ours += checkpoint_callbacks(self.folder, config.select)
         if config.trainer.logger is not False:
-            facts = partial(
-                dashboard_facts, self.model, self.datamodule, self.revision, self.training_set
-            )
-            ours.append(DashboardRecorder(facts, self.config_text, self.dashboard_images))
+            recorder = DashboardRecorder(self.facts, self.config_text, self.dashboard_images)
+            ours.append(recorder)
             if isinstance(self.model, LearnedModule):
                 ours += [ThroughputMonitor(), LearningRateMonitor()]
         ours += progress_bar(theirs, config.trainer.enable_progress_bar)
         return [*ours, *theirs, StopOnSignal(last)]  # after averages, which take the step too
+
+    def facts(self) -> dict[str, str]:
+        """Returns what dashboards list about the run."""
+        return dashboard_facts(self.model, self.datamodule, self.revision, self.training_set)
 
     def loggers(self, wanted: Logger | list[Logger] | bool | None) -> list[Logger] | bool:
         """Returns the user's loggers after ours; False if there are to be none."""
@@ -277,14 +300,10 @@ def run_settings(config: Namespace, config_init: Namespace) -> RunSettings:
         config: all settings.
         config_init: the same, with the objects that were made of them.
     """
-    extend = None
-    if config.extend:
-        extend = checkpoint_to_extend(config.extend, config.data)
     stops = checks.uses_validation(config.model, as_list(config_init.trainer.callbacks))
     return RunSettings(
         metrics_gb=config.metrics_gb,
         validation_used_for_selection=config.select != "last" or stops,
-        extend=extend,
         list_suspects=config.suspects,
         trim=config.trim,
         progress_minutes=config.progress_minutes,

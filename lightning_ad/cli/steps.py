@@ -1,17 +1,16 @@
-"""The steps of a run once it is built: fit and test."""
+"""The steps of a run once it is built: fit, test and the results."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_info
-
 from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
 from lightning_ad.cli.run import RunCLI
 from lightning_ad.errors import Interrupted
-from lightning_ad.features.weights import read_state
+from lightning_ad.reporting.summary import summarise
 from lightning_ad.system.cost import Stopwatch
+from lightning_ad.system.run_folder import RunFolder
 
 
 def fit(run: RunCLI, watch: Stopwatch) -> None:
@@ -27,23 +26,23 @@ def fit(run: RunCLI, watch: Stopwatch) -> None:
         shutil.rmtree(run.folder.progress, ignore_errors=True)  # the summary is in a checkpoint
 
 
-def test(run: RunCLI, watch: Stopwatch) -> None:
-    """Tests what is in the run's checkpoint."""
+def test(run: RunCLI, checkpoint: Path | None, watch: Stopwatch) -> None:
+    """Tests what is in a checkpoint; the weights as they are without one."""
     with watch.stage("test"):
-        checkpoint = run.tested_checkpoint()
         if checkpoint is not None:
-            load_learned(run, checkpoint)
+            run.load_learned(checkpoint)
         run.trainer.test(run.model, datamodule=run.datamodule, verbose=False)
 
 
-def load_learned(run: RunCLI, checkpoint: Path) -> None:
-    """Gives the model what is in a checkpoint; a gallery too large for memory stays in the file."""
-    learned = read_state(checkpoint)
-    metric = run.config_init.select
-    if metric != "last":
-        rank_zero_info(f"--select {metric}: epoch {learned['epoch']} is tested")
-    run.training_set = learned.get(ConfigInCheckpoint.TRAINING_SET, run.training_set)
-    run.model.load_learned(learned)
+def finish(run: RunCLI, watch: Stopwatch) -> RunFolder:
+    """Writes and prints what a test found; returns where, once it is there, on all processes."""
+    try:
+        summarise(run, watch)
+    except Exception:
+        run.trainer.strategy.barrier()  # the others must not wait for a process that is gone
+        raise
+    run.trainer.strategy.barrier()
+    return run.recorder.folder
 
 
 @contextmanager

@@ -30,9 +30,12 @@ class CommandParser(argparse.ArgumentParser):
     Attributes:
         takes_run_flags: whether flags that are not declared are kept as `flags`, for the parser of
             runs; otherwise they are errors.
+        run_comes_first: whether the first word must be the run: after a flag that is not declared,
+            the flag's value would be taken for it.
     """
 
     takes_run_flags = False
+    run_comes_first = False
 
     def read(self, words: Sequence[str]) -> argparse.Namespace:
         """Parses the words after the command, and keeps them as `words`.
@@ -40,6 +43,8 @@ class CommandParser(argparse.ArgumentParser):
         Raises:
             UsageError: for a missing, unknown or impossible argument.
         """
+        if self.run_comes_first:
+            self._check_first(words)
         if self.takes_run_flags:
             arguments, flags = self.parse_known_args(words)
             arguments.flags = flags
@@ -47,6 +52,12 @@ class CommandParser(argparse.ArgumentParser):
             arguments = self.parse_args(words)
         arguments.words = list(words)
         return arguments
+
+    def _check_first(self, words: Sequence[str]) -> None:
+        if not words or {"-h", "--help"} & {*words}:
+            return
+        if words[0].startswith("-"):
+            self.error(f"name the run first: expected {self.prog} RUN ..., got {words[0]}")
 
     def error(self, message: str) -> NoReturn:
         """Ends the parsing with a `UsageError`."""
@@ -151,4 +162,5 @@ def benchmark(parser: CommandParser) -> None:
 
 
 def _add_run(parser: CommandParser, text: str) -> None:
+    parser.run_comes_first = True
     parser.add_argument("run", metavar="RUN", type=Path, help=text)

@@ -9,9 +9,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_ad.cli.evaluate import EvaluateCLI, own_config
 from lightning_ad.cli.fit_only import preprocessing_differences
-from lightning_ad.cli.steps import test
+from lightning_ad.cli.steps import finish, test
 from lightning_ad.errors import UsageError
-from lightning_ad.reporting.summary import summarise
 from lightning_ad.system.cost import Stopwatch
 from lightning_ad.system.run_folder import RunFolder, finished_checkpoint
 
@@ -29,15 +28,22 @@ def evaluate(args: Sequence[str] | None = None) -> RunFolder:
     Args:
         args: the run and flags; None for those of the command line.
 
+    Returns:
+        The folder of the results, the same on all processes.
+
     Raises:
         UserError: for whatever the user can put right.
     """
-    target, *flags = sys.argv[1:] if args is None else args
+    words = sys.argv[1:] if args is None else args
+    if not words:
+        raise UsageError(
+            "name a run to evaluate: its folder, such as runs/patchcore-mtd, or a .ckpt file"
+        )
+    target, *flags = words
     run = parse(Path(target), flags)
     watch = Stopwatch()
-    test(run, watch)
-    summarise(run, watch)
-    return run.folder
+    test(run, run.checkpoint, watch)
+    return finish(run, watch)
 
 
 def parse(target: Path, flags: list[str]) -> EvaluateCLI:

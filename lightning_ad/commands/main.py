@@ -31,7 +31,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command(
         "fit a method, test it and write a run folder; without flags, the demo",
-        "lightning_ad.commands.series",
+        "lightning_ad.commands.train",
     ),
     "evaluate": Command(
         "compute the metrics of a finished run again, to the last digit, or on other data",
@@ -95,6 +95,8 @@ def parse(words: Sequence[str]) -> tuple[Command, argparse.Namespace]:
     name, *rest = words
     if name == "evaluate" and rest and rest[0] in WORDS_OF_EVALUATE:
         name = WORDS_OF_EVALUATE[rest.pop(0)]
+    if name == "evaluate" and not rest:
+        rest = ["--help"]
     if name not in COMMANDS:
         suggestion = did_you_mean(name, COMMANDS)
         raise UsageError(f"there is no command '{name}'{suggestion}; lightning-ad --help lists all")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from lightning_ad.cli import checks
 from lightning_ad.cli.run import RunCLI
 from lightning_ad.cli.settings import with_demo
 from lightning_ad.data.datamodule import AnomalyDataModule
@@ -58,6 +59,8 @@ class PreviewCLI(RunCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Returns a trainer that writes nothing."""
         self.check_data()
+        held_out = self.datamodule.samples["validation"]
+        checks.check_threshold(self.config_init, self.model, held_out)
         return Trainer(
             logger=False, enable_checkpointing=False, accelerator="cpu", enable_progress_bar=False
         )

@@ -1,6 +1,5 @@
-"""`lightning-ad train`: one run, or a series of one for each of several categories or folds."""
+"""A series: a run of `lightning-ad train` for each of several categories or folds."""
 
-import argparse
 import csv
 import json
 import subprocess
@@ -11,7 +10,6 @@ from statistics import stdev
 from typing import NamedTuple
 
 from lightning_ad.cli.settings import GivenSettings, without
-from lightning_ad.commands.train import train
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import categories, layout_names
 from lightning_ad.errors import Preempted, UsageError
@@ -35,22 +33,6 @@ class Parts(NamedTuple):
 
     kind: str
     names: list[str]
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Trains once, or once for each category or fold if the flags name several.
-
-    Returns:
-        The exit code.
-
-    Raises:
-        UserError: for anything that the user can put right.
-    """
-    parts = parts_of(arguments.flags)
-    if parts.names:
-        return train_each(arguments.flags, parts)
-    train(arguments.flags)
-    return 0
 
 
 def parts_of(args: Sequence[str]) -> Parts:
@@ -129,7 +111,7 @@ def train_each(args: Sequence[str], parts: Parts) -> int:
         flags = [*without(args, f"--data.{parts.kind}"), f"--data.{parts.kind}", name]
         code = _train_part(flags, folder, label)
         if code == Preempted.exit_code:
-            print("told to stop: the same command with --resume goes on", file=sys.stderr)
+            print("stopped: the same command with --resume goes on", file=sys.stderr)
             return code
         if code == 0:
             finished[name] = RunFolder.find(folder)

@@ -1,5 +1,6 @@
-"""`lightning-ad train`: one run."""
+"""`lightning-ad train`: one run, or a series of them."""
 
+import argparse
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,11 +10,27 @@ from lightning_ad.cli.evaluate import own_config
 from lightning_ad.cli.forecast import announce
 from lightning_ad.cli.run import RunCLI
 from lightning_ad.cli.settings import split_flags, with_demo
-from lightning_ad.cli.steps import fit, interruptible, test
+from lightning_ad.cli.steps import finish, fit, interruptible, test
+from lightning_ad.commands.series import parts_of, train_each
 from lightning_ad.errors import UsageError
-from lightning_ad.reporting.summary import summarise
 from lightning_ad.system.cost import Stopwatch
 from lightning_ad.system.run_folder import RunFolder
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains once, or once for each category or fold if the flags name several.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: for anything that the user can put right.
+    """
+    parts = parts_of(arguments.flags)
+    if parts.names:
+        return train_each(arguments.flags, parts)
+    train(arguments.flags)
+    return 0
 
 
 def train(args: Sequence[str] | None = None) -> RunFolder:
@@ -21,6 +38,9 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
 
     Args:
         args: the flags; None for those of the command line. Without a --config, the demo is run.
+
+    Returns:
+        The run folder, the same on all processes.
 
     Raises:
         UserError: for whatever the user can put right.
@@ -31,9 +51,8 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
     watch = Stopwatch()
     with interruptible(run):
         fit(run, watch)
-        test(run, watch)
-        summarise(run, watch)
-    return run.folder
+        test(run, run.tested_checkpoint(), watch)
+        return finish(run, watch)
 
 
 def parse(args: list[str]) -> RunCLI:

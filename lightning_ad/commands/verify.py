@@ -10,6 +10,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from lightning_ad.commands.evaluate import evaluate
 from lightning_ad.reporting.provenance import differences
 from lightning_ad.system.run_folder import RunFolder
@@ -30,7 +32,8 @@ def verify(path: Path, flags: Sequence[str] = ()) -> int:
         flags: flags of `lightning-ad evaluate`, such as `--data.root`.
 
     Returns:
-        The exit code: 1 if a metric differs by more than 1e-6, or if something else was measured.
+        The exit code: 1 if a metric differs by more than 1e-6, or if something else was measured; 0
+        on other processes than the first, which alone compares.
 
     Raises:
         UsageError: if there is no finished run.
@@ -38,6 +41,8 @@ def verify(path: Path, flags: Sequence[str] = ()) -> int:
     run = RunFolder.find(path)
     recorded = json.loads(run.metrics.read_text())
     found = _evaluated_again(run, flags)
+    if found is None:
+        return 0
     other = _differences_of_protocol(recorded["protocol"], found["protocol"])
     changed = _different(recorded["metrics"], found["metrics"], tolerance=0)
     wrong = _different(recorded["metrics"], found["metrics"], tolerance=TOLERANCE)
@@ -59,11 +64,18 @@ def verify(path: Path, flags: Sequence[str] = ()) -> int:
     return 0
 
 
-def _evaluated_again(run: RunFolder, flags: Sequence[str]) -> dict[str, Any]:
-    """Evaluates a run into a temporary folder and returns the content of its metrics.json."""
+def _evaluated_again(run: RunFolder, flags: Sequence[str]) -> dict[str, Any] | None:
+    """Evaluates a run into a temporary folder of the first process.
+
+    Returns:
+        The content of its metrics.json; None on other processes, which cannot tell how long it is
+        there.
+    """
     with tempfile.TemporaryDirectory() as folder:
         with redirect_stdout(io.StringIO()) as printed:
             again = evaluate([str(run.path), *flags, "--output", folder])
+        if rank_zero_only.rank:
+            return None
         table = printed.getvalue().partition("\nReport: ")[0]  # the report goes with the folder
         print(table)
         return json.loads(again.metrics.read_text())

@@ -39,7 +39,7 @@ def test_libraries_that_few_runs_need_are_imported_at_their_use():
     """`train --help` is as fast as `import torch, lightning` then."""
     code = (
         "import sys\n"
-        "import lightning_ad.commands.series, lightning_ad.commands.preview\n"
+        "import lightning_ad.commands.train, lightning_ad.commands.preview\n"
         "slow = {'timm', 'kornia', 'segmentation_models_pytorch', 'wandb', 'mlflow', 'sklearn'}\n"
         "sys.exit(f'imported {slow & {*sys.modules}}' if slow & {*sys.modules} else 0)\n"
     )
@@ -69,7 +69,18 @@ def test_each_command_is_where_the_table_says(name):
         (["trian"], "there is no command 'trian', did you mean 'train'; lightning-ad --help lists"),
         (["compare", "a"], "lightning-ad compare: the following arguments are required: RUN_B"),
         (["compare", "a", "b", "--data.root", "x"], "unrecognized arguments: --data.root x"),
-        (["evaluate"], "lightning-ad evaluate: the following arguments are required: RUN"),
+        (
+            ["evaluate", "--verify"],
+            "lightning-ad verify: the following arguments are required: RUN",
+        ),
+        (
+            ["evaluate", "--data.root", "/data", "runs/a"],
+            "name the run first: expected lightning-ad evaluate RUN ..., got --data.root",
+        ),
+        (
+            ["verify", "--trainer.devices=2", "runs/a"],
+            "name the run first: expected lightning-ad verify RUN ..., got --trainer.devices=2",
+        ),
         (["benchmark", "--data", "mvtec"], "required: --methods"),
         (["datasets", "chek"], "invalid choice: 'chek'"),
     ],
@@ -81,6 +92,14 @@ def test_what_cannot_be_meant_is_a_usage_error(words, message, capsys):
     assert error.startswith("error: ")
     assert message in error
     assert "usage:" not in error
+
+
+@pytest.mark.parametrize("words", [[], ["--data.root", "x", "--help"], ["-h"]], ids="-".join)
+def test_evaluate_explains_itself_without_words(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["evaluate", *words])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: lightning-ad evaluate RUN")
 
 
 def test_flags_of_runs_are_passed_on_as_they_were_typed():

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from runs import QUIET, flags, typed
+from runs import QUIET, flags, script, typed
 
 from lightning_ad.commands.train import train
 from lightning_ad.errors import UsageError
@@ -27,6 +27,14 @@ def test_a_run_is_confirmed_and_left_as_it_is(run, capsys):
     assert code == 0
     assert f"confirmed: all {len(METRIC_NAMES)} metrics of {run}, to the last digit" in said
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+@pytest.mark.distributed
+def test_the_first_of_two_processes_compares(run):
+    done = script("evaluate.py", ["--verify", run, "--trainer.devices", "2", *QUIET], timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(f"confirmed: all {len(METRIC_NAMES)} metrics of {run}") == 1
+    assert "error" not in done.stderr
 
 
 def test_another_number_another_checkpoint_or_other_images_are_not_confirmed(
