@@ -1,6 +1,7 @@
 """The commands as Python functions: `lightning_ad.train` and `lightning_ad.evaluate`."""
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import yaml
 
 from lightning_ad import methods
-from lightning_ad.cli.settings import configs
+from lightning_ad.cli.settings import GivenSettings, configs
 from lightning_ad.commands import evaluate as evaluate_command
 from lightning_ad.commands import train as train_command
 from lightning_ad.data.datamodule import AnomalyDataModule
@@ -20,9 +21,12 @@ from lightning_ad.errors import UsageError
 from lightning_ad.features.weights import read_state
 from lightning_ad.inspector import Inspector, load
 from lightning_ad.methods.base import AnomalyModule
+from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.learned import LearnedModule
 from lightning_ad.reporting.tables import ImageResult, read_predictions
 from lightning_ad.system.run_folder import RunFolder
+
+LENGTHS = ("max_epochs", "max_steps", "max_time")  # settings of the trainer that end a training
 
 
 @dataclass(frozen=True)
@@ -60,13 +64,13 @@ def train(
     data: AnomalyDataModule,
     *,
     trainer: Mapping[str, Any] | None = None,
-    flags: Sequence[str] = (),
+    flags: Sequence[str | os.PathLike[str]] = (),
     **settings: Any,
 ) -> Run:
     """Fits and tests a method, and writes a run folder: the run of `lightning-ad train`.
 
     The run builds the method and the data anew from their arguments, with the seed of `data`; in
-    the end `module` holds what was learned.
+    the end `module` holds what was learned. On several devices, all processes get the same run.
 
     Args:
         module: the method.
@@ -79,25 +83,32 @@ def train(
     Raises:
         UserError: for anything that the user can put right.
     """
+    more = [os.fspath(flag) for flag in flags]
     config = {
         "seed_everything": data.seed,
         "model": _model_config(module),
         "data": _data_config(data),
-        "trainer": {**_released_trainer(module), **(trainer or {})},
+        "trainer": {**released_trainer(module), **(trainer or {})},
     }
-    more = list(flags)
     if settings.pop("resume", False):
         more.append("--resume")
     package = type(module).__module__.partition(".")[0]
     if package != "lightning_ad":
         more += ["--trust", package]
     with _written({**config, **settings}) as file:
-        folder = train_command.train(["--config", str(file), *more])
+        words = ["--config", str(file), *more]
+        _check_trainer(module, GivenSettings(words))
+        folder = train_command.train(words)
     module.load_learned(read_state(folder.checkpoint))
     return Run(folder)
 
 
-def evaluate(target: str | Path | Run, *, flags: Sequence[str] = (), **data: Any) -> Run:
+def evaluate(
+    target: str | os.PathLike[str] | Run,
+    *,
+    flags: Sequence[str | os.PathLike[str]] = (),
+    **data: Any,
+) -> Run:
     """Tests a finished run again, or on other data: `lightning-ad evaluate`.
 
     Args:
@@ -108,44 +119,90 @@ def evaluate(target: str | Path | Run, *, flags: Sequence[str] = (), **data: Any
     Raises:
         UserError: for anything that the user can put right.
     """
-    path = target.files.path if isinstance(target, Run) else Path(target)
-    words = [str(path), *flags]
+    path = target.files.path if isinstance(target, Run) else target
+    words = [os.fspath(path), *map(os.fspath, flags)]
     for name, value in data.items():
-        words += [f"--data.{name}", json.dumps(value) if not isinstance(value, str) else value]
+        words += [f"--data.{name}", _word(value)]
     return Run(evaluate_command.evaluate(words))
 
 
 def _model_config(module: AnomalyModule) -> dict[str, Any]:
-    method = type(module)
     if isinstance(module, LearnedModule) and module.has_own_optimizer:
         raise UsageError(
             "an optimizer or a schedule that was given to the method cannot be written into the "
             'run: give it as a flag, such as flags=["--model.optimizer", "AdamW"]'
         )
-    class_path = f"{method.__module__}.{method.__qualname__}"
-    if getattr(methods, method.__name__, None) is method:
-        class_path = f"lightning_ad.methods.{method.__name__}"
     arguments = {name: value for name, value in module.hparams.items() if name != "seed"}
-    return {"class_path": class_path, "init_args": arguments}
+    return {"class_path": _class_path(module), "init_args": arguments}
+
+
+def _class_path(module: AnomalyModule) -> str:
+    """Returns where a method's class is, as the configurations name it."""
+    method = type(module)
+    if getattr(methods, method.__name__, None) is method:
+        return f"lightning_ad.methods.{method.__name__}"
+    return f"{method.__module__}.{method.__qualname__}"
 
 
 def _data_config(data: AnomalyDataModule) -> dict[str, Any]:
     return {name: value for name, value in data.arguments.items() if name != "seed"}
 
 
-def _released_trainer(module: AnomalyModule) -> dict[str, Any]:
-    """The trainer settings of the method's own configuration; one epoch if it has none."""
-    class_path = f"lightning_ad.methods.{type(module).__name__}"
+def released_trainer(module: AnomalyModule) -> dict[str, Any]:
+    """Returns the trainer settings of the method's own configuration; of several, the plainest.
+
+    Without one, a method that reads each image once has one epoch, and another no settings.
+    """
+    own: list[dict[str, Any]] = []
     for file in sorted(configs().glob("*.yaml")):
         config = yaml.safe_load(file.read_text())
-        if config["model"] == {"class_path": class_path}:
-            return config["trainer"]
-    return {"max_epochs": 1}
+        if config["model"]["class_path"] == _class_path(module):
+            own.append(config)
+    if own:
+        return min(own, key=_count_of_arguments)["trainer"]
+    if isinstance(module, FitOnlyModule):
+        return {"max_epochs": 1}
+    return {}
+
+
+def _count_of_arguments(config: Mapping[str, Any]) -> int:
+    return len(config["model"].get("init_args") or {})
+
+
+def _check_trainer(module: AnomalyModule, given: GivenSettings) -> None:
+    """Raises UsageError if the trainer would train without an end, or keep nothing."""
+    if all(given.get(f"trainer.{name}") is None for name in LENGTHS):
+        raise UsageError(
+            f"{type(module).__name__} has no released settings that say how long it is trained: "
+            'give trainer={"max_epochs": ...}'
+        )
+    if str(given.get("trainer.enable_checkpointing")).lower() == "false":
+        raise UsageError(
+            "what was learned is taken from the run's checkpoint: leave out "
+            "trainer.enable_checkpointing, or run lightning-ad train"
+        )
+
+
+def _word(value: Any) -> str:
+    """Writes a value as it is typed after a flag."""
+    plain = _plain(value)
+    return plain if isinstance(plain, str) else json.dumps(plain)
+
+
+def _plain(value: Any) -> Any:
+    """Returns a setting as YAML and JSON can write it: paths as text, tuples as lists."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
 
 
 @contextmanager
 def _written(config: Mapping[str, Any]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
-        file.write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        file.write_text(yaml.safe_dump(_plain(config), sort_keys=False))
         yield file

@@ -1,5 +1,6 @@
 """The weights of a backbone: by the name of an enum, by a path, or none."""
 
+import os
 import re
 import zipfile
 from collections.abc import Collection, Iterator
@@ -43,8 +44,10 @@ def weights_skipped() -> bool:
     return _skip.get()
 
 
-def is_path(weights: str | None) -> bool:
+def is_path(weights: str | os.PathLike[str] | None) -> bool:
     """Returns whether `weights` is the path of a file rather than a name."""
+    if isinstance(weights, os.PathLike):
+        return True
     return weights is not None and (weights.endswith(SUFFIXES) or "/" in weights)
 
 

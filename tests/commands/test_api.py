@@ -5,12 +5,15 @@ import subprocess
 import sys
 
 import pytest
-from runs import QUIET, ROOT, assert_same_weights, flags, metrics_of
+from runs import QUIET, ROOT, assert_same_weights, flags, metrics_of, script
 from torch import optim
+from torchvision.models import squeezenet1_1
 
 import lightning_ad as ad
+from lightning_ad.commands import api
 from lightning_ad.commands.train import train
 from lightning_ad.reporting.tables import read_predictions
+from lightning_ad.system.checkpoints import write_whole
 
 PATCHCORE = {"backbone": "squeezenet1_1", "weights": None, "coreset_ratio": 0.05}
 DATA = {"category": "bottle", "image_size": 64, "batch_size": 3, "num_workers": 0}
@@ -50,6 +53,90 @@ def test_a_learned_method_takes_released_settings_but_for_those_that_are_given(t
         ad.train(ad.DRAEM(optimizer=optim.AdamW), data)
     with pytest.raises(ad.UsageError, match="did you mean"):
         ad.train(module, data, outputs=str(tmp_path))
+
+
+def test_paths_need_not_be_text(trees, tmp_path):
+    weights = tmp_path / "squeezenet.pth"
+    write_whole(squeezenet1_1().state_dict(), weights)
+    module = ad.PatchCore(**{**PATCHCORE, "weights": weights})
+    data = ad.AnomalyDataModule("mvtec", trees["mvtec"], **DATA)
+    run = ad.train(module, data, output=tmp_path / "runs", flags=QUIET)
+    assert run.files.path.is_relative_to(tmp_path / "runs")
+    flags = [*QUIET, "--output", tmp_path / "again"]
+    again = ad.evaluate(run.files.checkpoint, root=trees["mvtec"], flags=flags)
+    assert again.files.path.is_relative_to(tmp_path / "again")
+    assert again.metrics == run.metrics
+    assert ad.load(run.files.path).module.fitted
+
+
+class Compared(ad.FitOnlyModule):
+    """A fit-only method that has no configuration."""
+
+
+class DRAEM(ad.LearnedModule):
+    """A learned method that has no configuration, and the name of one that has."""
+
+
+def test_released_settings_are_those_of_the_class_itself(tmp_path, monkeypatch):
+    assert api.released_trainer(ad.PatchCore(**PATCHCORE)) == {"max_epochs": 1}
+    assert api.released_trainer(Compared()) == {"max_epochs": 1}
+    assert api.released_trainer(DRAEM()) == {}
+    assert api.released_trainer(ad.DRAEM()) == {"max_epochs": 700}
+    variant = "model: {class_path: lightning_ad.methods.DRAEM, init_args: {norm: group, x: 1}}\n"
+    plainer = "model: {class_path: lightning_ad.methods.DRAEM, init_args: {norm: group}}\n"
+    (tmp_path / "a.yaml").write_text(f"{variant}trainer: {{max_epochs: 5}}\n")
+    (tmp_path / "b.yaml").write_text(f"{plainer}trainer: {{max_epochs: 9}}\n")
+    monkeypatch.setattr(api, "configs", lambda: tmp_path)
+    assert api.released_trainer(ad.DRAEM()) == {"max_epochs": 9}
+
+
+def test_what_cannot_end_in_a_run_is_refused_before_the_fit(trees, tmp_path):
+    data = ad.AnomalyDataModule("mvtec", trees["mvtec"], **DATA)
+    with pytest.raises(ad.UsageError, match=r"give trainer=\{\"max_epochs\": \.\.\.\}"):
+        ad.train(DRAEM(), data, output=tmp_path)
+    for how in (
+        {"trainer": {"enable_checkpointing": False}},
+        {"flags": ["--trainer.enable_checkpointing=False"]},
+    ):
+        with pytest.raises(ad.UsageError, match=r"leave out trainer\.enable_checkpointing"):
+            ad.train(ad.PatchCore(**PATCHCORE), data, output=tmp_path, **how)
+    assert not any(tmp_path.iterdir())
+
+
+TWO_DEVICES = """
+import json
+import sys
+
+import lightning_ad as ad
+
+root, output, flag, devices = sys.argv[1:]
+data = ad.AnomalyDataModule("mvtec", root, category="bottle", image_size=64, num_workers=0)
+module = ad.PatchCore("squeezenet1_1", weights=None, coreset_ratio=0.05)
+trainer = {"devices": int(devices), "accelerator": "cpu", "enable_progress_bar": False}
+run = ad.train(module, data, trainer=trainer, output=output)
+quiet = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+again = ad.evaluate(run, flags=[flag, devices, *quiet])
+found = [str(run.files.path), run.metrics, bool(module.fitted), str(again.files.path)]
+print("run", json.dumps([*found, again.metrics]))
+"""
+
+
+@pytest.mark.distributed
+def test_both_processes_of_two_devices_get_the_run(trees, tmp_path):
+    file = tmp_path / "two_devices.py"
+    file.write_text(TWO_DEVICES)
+    # The script server makes the second process ready if it sees the flag.
+    words = [trees["mvtec"], tmp_path / "runs", "--trainer.devices", "2"]
+    done = script(file, words, timeout=600)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line.startswith("run ")]
+    assert len(lines) == 2
+    assert lines[0] == lines[1]
+    path, metrics, fitted, again, same = json.loads(lines[0].removeprefix("run "))
+    assert path == str(tmp_path / "runs/patchcore-mvtec-bottle/version_0")
+    assert again == f"{path}/evaluations/version_0"
+    assert fitted
+    assert metrics == pytest.approx(same, abs=1e-6)
 
 
 def test_the_names_are_there_with_their_docstrings_and_nothing_heavy_is_imported():
