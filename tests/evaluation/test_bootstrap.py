@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from lightning_ad.errors import UsageError
+from lightning_ad.errors import UsageError, UserError
 from lightning_ad.evaluation import aupro, auroc, average_precision, curve_of
 from lightning_ad.evaluation.bootstrap import (
     image_pixels,
@@ -72,6 +72,28 @@ def test_a_better_run_is_recognised():
     assert found.p < 0.02
     back = paired_difference(auroc, scores, worse, labels, draws=300)
     assert back == pytest.approx((-found.value, -found.high, -found.low, found.p), abs=1e-12)
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_the_curve_of_each_test_set_is_that_of_its_images(levels):
+    rng = np.random.default_rng(levels)
+    scores = rng.integers(levels, size=40) / 8
+    scores[3] = np.inf
+    labels = np.repeat([0, 1], [25, 15])
+    found = []
+    intervals({"it": lambda curve: found.append(curve) or 0.0}, scores, labels, seed=1, draws=20)
+    again = np.random.default_rng(1)
+    for curve in found:
+        rows = np.concatenate([again.choice(25, 25), 25 + again.choice(15, 15)])
+        weights = torch.from_numpy(labels[rows]).float()
+        expected = curve_of(torch.from_numpy(scores[rows]), weights)
+        for column, of_images in zip(curve, expected, strict=True):
+            np.testing.assert_array_equal(column, of_images)
+
+
+def test_a_score_that_is_no_number_is_refused():
+    with pytest.raises(UserError, match="1 of 4 are NaN"):
+        intervals({"it": auroc}, np.array([0.0, 1.0, np.nan, 2.0]), np.array([0, 0, 1, 1]))
 
 
 def test_one_kind_alone():
