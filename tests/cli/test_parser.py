@@ -28,7 +28,10 @@ CASES = {
     "--flag perhaps": "flag: expected a bool, got 'perhaps'",
     "--sise 3": "there is no flag '--sise', did you mean '--size'; --help lists all",
     "--sise=3": "there is no flag '--sise', did you mean '--size'; --help lists all",
-    "--model Padim": "model: there is no class 'Padim', did you mean 'PaDiM'; there is CFA, DRAEM",
+    "--model Padim": (
+        "model: there is no class 'Padim', did you mean 'PaDiM'; there is "
+        + ", ".join(method_names())
+    ),
     "--model Foo.Bar": "model: expected an AnomalyModule or null, got 'Foo.Bar'",
     "--model PaDiM --model.dimensoin 3": (
         "PaDiM has no setting 'dimensoin', did you mean 'dimension'; --model.help PaDiM lists all"

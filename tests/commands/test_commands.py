@@ -72,8 +72,10 @@ def test_the_run_folder_holds_what_the_design_says(trees, tmp_path, capsys):
     files = {"config.yaml", "metrics.json", "predictions.csv", "report.html"}
     assert {p.name for p in folder.iterdir()} >= {*files, "checkpoints", "maps", "logs"}
     stored = metrics_of(folder)
-    for name in METRIC_NAMES:
-        assert f"{name:<16}  {stored[name]:.6f}" in printed
+    assert {*stored} >= {*METRIC_NAMES}
+    width = max(map(len, stored))
+    for name, value in stored.items():
+        assert f"\n{name:<{width}}  {value:.6f}" in printed
     assert str(folder / "report.html") in printed
 
     rows = list(csv.DictReader((folder / "predictions.csv").open()))

@@ -4,11 +4,10 @@ import json
 import shutil
 
 import pytest
-from runs import QUIET, flags, script, typed
+from runs import QUIET, flags, metrics_of, script, typed
 
 from lightning_ad.commands.train import train
 from lightning_ad.errors import UsageError
-from lightning_ad.evaluation import METRIC_NAMES
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def test_a_run_is_confirmed_and_left_as_it_is(run, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     code, said = verified(run, capsys)
     assert code == 0
-    assert f"confirmed: all {len(METRIC_NAMES)} metrics of {run}, to the last digit" in said
+    assert f"confirmed: all {len(metrics_of(run))} metrics of {run}, to the last digit" in said
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
@@ -33,7 +32,7 @@ def test_a_run_is_confirmed_and_left_as_it_is(run, capsys):
 def test_the_first_of_two_processes_compares(run):
     done = script("evaluate.py", ["--verify", run, "--trainer.devices", "2", *QUIET], timeout=600)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"confirmed: all {len(METRIC_NAMES)} metrics of {run}") == 1
+    assert done.stdout.count(f"confirmed: all {len(metrics_of(run))} metrics of {run}") == 1
     assert "error" not in done.stderr
 
 
@@ -51,7 +50,7 @@ def test_another_number_another_checkpoint_or_other_images_are_not_confirmed(
     (copy / "metrics.json").write_text(json.dumps(content))
     code, said = verified(copy, capsys)
     assert code == 1
-    assert f"NOT CONFIRMED: 1 of {len(METRIC_NAMES)} metrics" in said
+    assert f"NOT CONFIRMED: 1 of {len(metrics_of(run))} metrics" in said
     assert f"pixel_AUROC       recorded {content['metrics']['pixel_AUROC']!r}, now" in said
 
     other = train(
