@@ -4,7 +4,7 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import stdev
 from typing import NamedTuple
@@ -13,7 +13,6 @@ from lightning_ad.cli.settings import GivenSettings, without
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import categories, layout_names
 from lightning_ad.errors import Preempted, UsageError
-from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.evaluation.catalogue import oracle
 from lightning_ad.system.run_folder import RunFolder
 from lightning_ad.system.signals import forward_signals
@@ -165,19 +164,30 @@ def _report_failures(finished: Mapping[str, RunFolder], parts: Parts) -> int:
 
 def _summarise(path: Path, folders: Mapping[str, RunFolder], parts: Parts) -> None:
     """Prints the metrics of each run and their mean as a table, and writes it as CSV."""
-    rows: dict[str, Values] = {}
+    recorded: dict[str, dict[str, float | None]] = {}
     for name, folder in folders.items():
-        metrics = json.loads(folder.metrics.read_text())["metrics"]
-        rows[name] = [metrics[metric] for metric in METRIC_NAMES]
+        recorded[name] = json.loads(folder.metrics.read_text())["metrics"]
+    metrics = _metric_names(recorded.values())
+    rows: dict[str, Values] = {}
+    for name, found in recorded.items():
+        rows[name] = [found.get(metric) for metric in metrics]
     rows |= _statistics(rows, parts)
-    print("\n" + "\n".join(_table(rows)))
+    print("\n" + "\n".join(_table(metrics, rows)))
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        names = [f"{name} {oracle(name)}".rstrip() for name in METRIC_NAMES]
-        writer.writerow([parts.kind, *names])
+        titles = [f"{metric} {oracle(metric)}".rstrip() for metric in metrics]
+        writer.writerow([parts.kind, *titles])
         for name, values in rows.items():
             writer.writerow([name, *_cells(values, "{!r}", unknown="")])
     print(f"\nTable: {path}")
+
+
+def _metric_names(recorded: Iterable[Mapping[str, float | None]]) -> list[str]:
+    """Returns the metrics that any run has; an earlier run may lack one that was added since."""
+    names: dict[str, None] = {}
+    for metrics in recorded:
+        names |= dict.fromkeys(metrics)
+    return list(names)
 
 
 def _statistics(rows: Mapping[str, Values], parts: Parts) -> dict[str, Values]:
@@ -214,20 +224,21 @@ def _standard_error(values: Sequence[float]) -> float | None:
     return stdev(values) / len(values) ** 0.5
 
 
-def _table(rows: Mapping[str, Values]) -> Iterator[str]:
-    width = max(map(len, rows))
-    names = [name.replace("pixel_AUPRO", "AUPRO") for name in METRIC_NAMES]
-    yield _line("", names, width)
-    marks = [oracle(name) for name in METRIC_NAMES]
+def _table(metrics: Sequence[str], rows: Mapping[str, Values]) -> Iterator[str]:
+    widths = [max(map(len, rows)), *(max(11, len(metric)) for metric in metrics)]
+    yield _line("", metrics, widths)
+    marks = [oracle(metric) for metric in metrics]
     if any(marks):
-        yield _line("", marks, width).rstrip()
+        yield _line("", marks, widths).rstrip()
     for name, values in rows.items():
-        yield _line(name, _cells(values, "{:.6f}", unknown="n/a"), width)
+        yield _line(name, _cells(values, "{:.6f}", unknown="n/a"), widths)
 
 
-def _line(name: str, cells: Sequence[str], width: int) -> str:
-    columns = "  ".join(f"{cell:>11}" for cell in cells)
-    return f"{name:<{width}}  {columns}"
+def _line(name: str, cells: Sequence[str], widths: Sequence[int]) -> str:
+    columns = [f"{name:<{widths[0]}}"]
+    for cell, width in zip(cells, widths[1:], strict=True):
+        columns.append(f"{cell:>{width}}")
+    return "  ".join(columns)
 
 
 def _cells(values: Values, form: str, unknown: str) -> list[str]:

@@ -79,6 +79,36 @@ def test_folds_give_a_mean_and_its_standard_error(root, tmp_path, capfd):
     np.testing.assert_allclose(values[3], values[:2].std(0, ddof=1) / 2**0.5)
 
 
+def finished_run(folder, metrics):
+    """The files by which a series takes a run for finished before."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    (folder / "metrics.json").write_text(json.dumps({"metrics": metrics}))
+
+
+def test_all_metrics_that_the_runs_have_are_in_the_tables(root, tmp_path, capsys):
+    """One that was added after the first run, one of an evaluator, and three of similar names."""
+    clashing = {"image_AUPRO_1.00": 0.5, "pixel_AUPRO_1.00": 0.25, "AUPRO_1.00": 0.125}
+    finished_run(tmp_path / "patchcore-mvtec-bottle/version_0", {"image_AUROC": 0.75})
+    added = {"image_AUROC": 0.25, **clashing, "image_highest_good_value": 37.5}
+    finished_run(tmp_path / "patchcore-mvtec-cable/version_0", added)
+    args = [*flags(root, tmp_path), "--data.category", "bottle,cable", "--resume"]
+    assert typed("train", *args) == 0
+    with (tmp_path / "patchcore-mvtec.csv").open() as file:
+        bottle, cable, mean = csv.DictReader(file)
+    assert bottle["image_AUROC"] == "0.75"
+    assert bottle["image_highest_good_value"] == ""
+    assert {name: float(cable[name]) for name in added} == added
+    assert mean["category"] == "mean of 1 or 2 of 2"
+    assert float(mean["image_AUROC"]) == 0.5
+    lines = capsys.readouterr().out.splitlines()
+    place = next(number for number, line in enumerate(lines) if "image_AUROC" in line)
+    head, *rows = lines[place : place + 3]
+    assert head.split() == list(added)
+    assert [row.split()[0] for row in rows] == ["bottle", "cable"]
+    assert {len(row) for row in rows} == {len(head)}
+
+
 def test_each_is_trained_a_failed_one_does_not_stop_the_rest_and_resume_takes_finished_ones(
     root, tmp_path, capfd, served_training
 ):
