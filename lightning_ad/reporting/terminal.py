@@ -84,7 +84,8 @@ def verdict_sentence(rows: Sequence[ImageResult], threshold: Threshold) -> str:
 
 def bounds_table(bounds: Mapping[str, tuple[float, float]]) -> str:
     """Returns a line for each metric: the numbers between which its exact value lies."""
-    lines = [f"{name:<16}  [{low:.6f}, {high:.6f}]" for name, (low, high) in bounds.items()]
+    width = max(map(len, bounds))
+    lines = [f"{name:<{width}}  [{low:.6f}, {high:.6f}]" for name, (low, high) in bounds.items()]
     return "\n".join(lines)
 
 

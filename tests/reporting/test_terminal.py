@@ -38,7 +38,7 @@ def test_all_that_can_be_printed(capsys):
         ROWS,
         metrics={"image_AUROC": 0.5},
         threshold=Threshold(2.5, None, "number", "a number that was given"),
-        bounds={"pixel_AP": (0.25, 0.5)},
+        bounds={"pixel_AP": (0.25, 0.5), "pixel_of_a_longer_name": (0.5, 1)},
         suspects=[Suspect("x", 2.0, True), Suspect("y", 1.0, False)],
         skipped=[Fault(Sample("z", "test"), "not an image")],
     )
@@ -53,7 +53,8 @@ def test_all_that_can_be_printed(capsys):
         " 1 of 2 good ones called anomalous",
         "",
         "Pixels were counted in bins; the exact metrics lie in",
-        "pixel_AP          [0.250000, 0.500000]",
+        "pixel_AP                [0.250000, 0.500000]",
+        "pixel_of_a_longer_name  [0.500000, 1.000000]",
         "",
         "Report: runs/a/report.html",
     ]
