@@ -15,16 +15,21 @@ from pathlib import Path
 from paths import ROOT
 
 SECONDS_TO_END = 20  # for the other processes of a run, once the first has ended
-PYTHONPATH = os.pathsep.join(str(ROOT / part) for part in ("", "tests/helpers", "tests/methods"))
+IMPORTED_FROM = ("", "tests/helpers", "tests/methods")  # folders of a checkout
 
 
 class ScriptServer:
-    """Runs one script after another; ends with the process that made it."""
+    """Runs one script after another; ends with the process that made it.
 
-    def __init__(self):
-        self.environment = {**os.environ, "PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
+    Args:
+        root: of the checkout whose modules are imported.
+    """
+
+    def __init__(self, root=ROOT):
+        paths = os.pathsep.join(str(root / part) for part in IMPORTED_FROM)
+        self.environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         self._server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("process_server.py"))],
+            [sys.executable, str(root / "tests/helpers/process_server.py")],
             env=self.environment,
             bufsize=0,
             stdin=subprocess.PIPE,
@@ -71,6 +76,11 @@ class ScriptServer:
     def ended(self, timeout):
         """Waits for the script to end, at most `timeout` seconds (None: for ever)."""
         return bool(select.select([self._server.stdout], [], [], timeout)[0])
+
+    def close(self):
+        """Ends the server; no script may run."""
+        self._server.stdin.close()
+        self._server.wait()
 
     def code(self):
         """Returns the exit code of the script, which must have ended."""
