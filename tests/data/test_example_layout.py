@@ -8,6 +8,7 @@ import pytest
 import yaml
 from paths import ROOT
 from runs import typed
+from trees import layout_tests
 
 from lightning_ad.data import layouts
 from lightning_ad.data.datamodule import AnomalyDataModule
@@ -50,9 +51,15 @@ def test_it_is_registered_by_its_file(example, capsys):
     assert "by the layout 'welds'" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("layout", sorted(layout_tests()))
+def test_it_takes_no_tree_of_another_layout(example, trees, layout, capsys):
+    assert typed("datasets", "check", trees[layout]) == 0
+    assert f"by the layout '{layout}'" in capsys.readouterr().out
+
+
 def test_its_test_passes(example):
     module, root = example
-    module.test_a_share_of_the_good_images_are_test_images({"welds": root})
+    module.test_a_share_of_the_sound_seams_are_test_images({"welds": root})
 
 
 def test_its_configuration_loads_images(example):
@@ -67,5 +74,5 @@ def test_its_configuration_loads_images(example):
 
 def test_a_missing_root_shows_its_tree(example):
     shutil.rmtree(example[1])
-    with pytest.raises(DataError, match=r"ROOT/<seam>/good/0001\.png"):
+    with pytest.raises(DataError, match=r"ROOT/<seam>/sound/0001\.png"):
         AnomalyDataModule("welds", str(example[1])).setup()
