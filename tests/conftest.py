@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from paths import ROOT
-from scripts import ServedTraining, script_server
+from scripts import PATIENCE, ServedTraining, script_server
 from trees import layout_tests, mvtec_tree
 
 SHARED = Path(os.environ.get("LIGHTNING_AD_SHARED", ROOT.parent / "shared"))
@@ -118,7 +118,7 @@ def over_processes(tmp_path):
             child.start()
         try:
             for child in children:
-                child.join(timeout=60)
+                child.join(timeout=PATIENCE)
             assert [child.exitcode for child in children] == [0] * world
         finally:
             for child in children:

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from paths import ROOT
 from PIL import Image
+from scripts import PATIENCE
 from torchvision.models import squeezenet1_1
 
 from lightning_ad.cli.resume import check_same
@@ -269,6 +270,6 @@ def test_evaluation_of_what_is_no_run(tmp_path, capfd):
 
 def test_the_script_ends_with_the_code(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), "--model", "PatchCore"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, cwd=tmp_path)
     assert result.returncode == 2
     assert "--model without --config" in message_of(result.stderr)

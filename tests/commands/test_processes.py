@@ -93,7 +93,7 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(trees, tmp_path):
         "2",
         *spoil,
     ]
-    result = script("train.py", [*args, "--trainer.devices", "2"], timeout=200)
+    result = script("train.py", [*args, "--trainer.devices", "2"])
     assert result.returncode == 1, result.stderr
     assert result.stderr.count("the loss is nan on") == 1
     named = result.stderr.partition("the loss is nan on")[2].partition(" (epoch 1, step 2)")[0]

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import Trainer
 from PIL import Image
 from runs import CONFIGS, QUIET, ROOT, config_of
+from scripts import PATIENCE
 from small import ALL, LEARNED, small_flags
 
 from lightning_ad.commands.evaluate import evaluate
@@ -130,7 +131,9 @@ def test_the_summary_of_two_processes_is_that_of_one(tree, tmp_path):
         "2",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, env=environment
+    )
     assert result.returncode == 0, result.stderr
     one, two = (
         torch.load(tmp_path / name / "version_0/checkpoints/last.ckpt", weights_only=True)[

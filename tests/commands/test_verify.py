@@ -30,7 +30,7 @@ def test_a_run_is_confirmed_and_left_as_it_is(run, capsys):
 
 @pytest.mark.distributed
 def test_the_first_of_two_processes_compares(run):
-    done = script("evaluate.py", ["--verify", run, "--trainer.devices", "2", *QUIET], timeout=600)
+    done = script("evaluate.py", ["--verify", run, "--trainer.devices", "2", *QUIET])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(f"confirmed: all {len(metrics_of(run))} metrics of {run}") == 1
     assert "error" not in done.stderr

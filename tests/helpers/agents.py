@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from scripts import PATIENCE
+
 
 def run_agents(agents, env=None):
     """Runs `torchrun` with each of the lists of arguments, all at the same time.
@@ -19,7 +21,7 @@ def run_agents(agents, env=None):
             )
         )
     try:
-        printed = [agent.communicate(timeout=600)[0] for agent in started]
+        printed = [agent.communicate(timeout=PATIENCE)[0] for agent in started]
     finally:
         for agent in started:
             agent.kill()

@@ -5,6 +5,7 @@ errors. Answers with the id of the new process, then with its exit code.
 """
 
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -16,11 +17,25 @@ from types import SimpleNamespace
 
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image
 
 from lightning_ad.commands.main import COMMANDS
 
+IMPORTED_AT_THEIR_USE = (
+    "kornia",
+    "lightning_ad.data.layouts.mvtec",
+    "segmentation_models_pytorch",
+    "tensorboard.plugins.hparams.api_pb2",
+    "timm",
+    "wandb",
+)
+
 for command in COMMANDS.values():
     import_module(command.module)
+for name in IMPORTED_AT_THEIR_USE:
+    import_module(name)
+Image.init()
+gc.freeze()  # or each process that is forked would copy the pages on which it collects garbage
 
 
 class RankProcess:

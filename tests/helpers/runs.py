@@ -7,7 +7,7 @@ import subprocess
 import torch
 import yaml
 from paths import CONFIGS, ROOT
-from scripts import script_server
+from scripts import PATIENCE, script_server
 from small import small_flags
 from trees import category_of
 
@@ -54,7 +54,7 @@ def typed(*words):
     return command.run(arguments)
 
 
-def script(name, args, timeout=300, **env):
+def script(name, args, timeout=PATIENCE, **env):
     """Runs train.py or evaluate.py in a process of its own; if it is late, it is killed."""
     argv = [str(ROOT / name), *map(str, args)]
     ended, code, output, error = script_server().run(argv, timeout, **env)

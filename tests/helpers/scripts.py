@@ -14,7 +14,7 @@ from pathlib import Path
 
 from paths import ROOT
 
-SECONDS_TO_END = 20  # for the other processes of a run, once the first has ended
+PATIENCE = 600  # seconds after which a run hangs that takes some on a quiet machine
 IMPORTED_FROM = ("", "tests/helpers", "tests/methods")  # folders of a checkout
 
 
@@ -41,18 +41,18 @@ class ScriptServer:
         """Runs a script; kills it, and all that it has started, after `timeout` seconds.
 
         Returns:
-            Whether it ended by itself, its exit code, its output and its errors.
+            Whether it and the other processes of its run ended by themselves, its exit code, its
+            output and its errors.
         """
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "output"
             error = Path(folder) / "error"
             child = self.begin(argv, str(output), str(error), **env)
-            ended = self.ended(timeout)
-            if ended:
-                wait_for_group(child)
+            first_ended = self.ended(timeout)
+            ended = first_ended and group_ended(child, timeout)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
-            if not ended:
+            if not first_ended:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signal.SIGKILL)
             code = self.code()
@@ -87,15 +87,16 @@ class ScriptServer:
         return int(self._server.stdout.readline())
 
 
-def wait_for_group(leader):
-    """Gives the other processes of a run time to end by themselves."""
-    deadline = time.monotonic() + SECONDS_TO_END
+def group_ended(leader, timeout):
+    """Waits for the other processes of a run to end, at most `timeout` seconds."""
+    deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         try:
             os.killpg(leader, 0)
         except ProcessLookupError:
-            return
+            return True
         time.sleep(0.1)
+    return False
 
 
 def read_if_there(file):

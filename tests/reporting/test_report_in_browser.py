@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from scripts import PATIENCE
 
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.evaluation.thresholds import Threshold
@@ -66,7 +67,9 @@ def shown(page, tmp_path, address="", script="", more=()):
     copy.write_text(page.read_text().replace("</body>", f"<script>{script}</script></body>"))
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     command = [str(BROWSER), *FLAGS, *more, profile, "--dump-dom", f"{copy.as_uri()}#{address}"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, check=True
+    ).stdout
 
 
 def counts(dom):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cdist
+from scripts import PATIENCE
 
 from lightning_ad.statistics import coreset
 from lightning_ad.statistics.coreset import k_center_greedy, random_projection
@@ -111,7 +112,7 @@ k_center_greedy(vectors, 50, draw, {starting_points})
 print((held("VmHWM") - before) * 1024 / vectors.nbytes)
 """
     ran = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert float(ran.stdout) < 0.5
 

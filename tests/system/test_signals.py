@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from paths import ROOT
+from scripts import PATIENCE
 
 from lightning_ad.system.signals import (
     forward_signals,
@@ -59,7 +60,7 @@ def test_a_signal_is_forwarded_to_a_child(number, interruptible):
     with forward_signals(child.send_signal):
         sender = threading.Thread(target=send_when_ready)
         sender.start()
-        assert child.wait(60) == 75
+        assert child.wait(PATIENCE) == 75
     sender.join()
     child.stdout.close()
     assert signal.getsignal(number) is before
@@ -96,5 +97,5 @@ def test_a_run_without_its_parent_stops():
         "stop_with_parent(); time.sleep(600)"
     )
     environment = {**os.environ, "LIGHTNING_AD_PARENT": "1", "PYTHONPATH": str(ROOT)}
-    ran = subprocess.run([sys.executable, "-c", code], env=environment, timeout=300)
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, timeout=PATIENCE)
     assert ran.returncode == -signal.SIGTERM

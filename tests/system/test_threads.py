@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+from scripts import PATIENCE
 
 from lightning_ad.system.threads import map_single_threaded, one_thread
 
@@ -31,7 +32,7 @@ def test_each_item_is_worked_on_by_one_thread_in_order(threads, count):
 
 def test_as_many_at_a_time_as_there_are_threads(threads):
     together = threading.Barrier(threads)
-    map_single_threaded(lambda _: together.wait(60), range(threads))  # or it breaks
+    map_single_threaded(lambda _: together.wait(PATIENCE), range(threads))  # or it breaks
 
 
 def test_work_has_the_modes_of_its_caller(threads):
