@@ -19,7 +19,7 @@ def draem(**more):
 
 def pfm(**more):
     torch.manual_seed(0)
-    return PFM(**SMALL_PFM, **more)
+    return PFM(**{**SMALL_PFM, **more})
 
 
 METHODS = pytest.mark.parametrize("build", [draem, pfm])
