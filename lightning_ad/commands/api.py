@@ -120,7 +120,7 @@ def evaluate(
         UserError: for anything that the user can put right.
     """
     path = target.files.path if isinstance(target, Run) else target
-    words = [os.fspath(path), *map(os.fspath, flags)]
+    words = [os.fspath(path), *(os.fspath(flag) for flag in flags)]
     for name, value in data.items():
         words += [f"--data.{name}", _word(value)]
     return Run(evaluate_command.evaluate(words))
