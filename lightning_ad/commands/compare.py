@@ -120,8 +120,8 @@ def _print_differences_of_protocol(a: _Tested, b: _Tested) -> None:
 
 
 def _metric_line(metric: str, a: _Tested, b: _Tested, names: Sequence[str]) -> str:
-    before = a.summary["metrics"][metric]
-    after = b.summary["metrics"][metric]
+    before = a.summary["metrics"].get(metric)
+    after = b.summary["metrics"].get(metric)
     if before is None or after is None:
         return f"{metric:<16}  {'n/a':>9}  {'n/a':>9}"
     line = f"{metric:<16}  {before:>9.6f}  {after:>9.6f}  {after - before:>+9.6f}"
