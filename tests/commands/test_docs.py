@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from agents import run_agents
 from paths import ROOT
-from runs import METHODS, QUIET, method_of, script
+from runs import METHODS, QUIET, assert_same_weights, method_of, metrics_of, script
 from small import small_flags
 from trees import draw_image, folder_tree, mvtec_tree
 
@@ -117,7 +117,7 @@ def test_command(command, page, home, monkeypatch, tmp_path, served_training):
 
 @pytest.mark.distributed
 @pytest.mark.xdist_group("docs")
-def test_torchrun_on_two_machines(home, monkeypatch):
+def test_torchrun_on_two_machines_gives_the_result_of_one(home, monkeypatch, one_thread):
     monkeypatch.chdir(home)
     first, second = commands_of("torchrun")
     assert "--node_rank 0" in first
@@ -125,9 +125,16 @@ def test_torchrun_on_two_machines(home, monkeypatch):
     agents = []
     for command in (first, second):
         words = shlex.split(command)
-        agents.append([*words[1:], *small(words)])
+        agents.append([*words[1:], *small(words), "--name", "two-machines"])
     codes, printed = run_agents(agents)
     assert codes == [0, 0], printed
+    *flags, name, number = words[words.index("train.py") + 1 :]
+    assert (name, number) == ("--trainer.num_nodes", "2")
+    assert ours(["python", "train.py", *flags, "--name", "one-machine"]) == 0
+    one, two = Path("runs/one-machine/version_0"), Path("runs/two-machines/version_0")
+    assert_same_weights(one, two)
+    assert metrics_of(two) == pytest.approx(metrics_of(one), abs=1e-9)
+    assert [path.name for path in two.parent.iterdir()] == ["version_0"]
 
 
 def test_commands_stand_in_indented_blocks():

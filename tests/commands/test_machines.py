@@ -8,8 +8,6 @@ from agents import run_agents
 from paths import ROOT
 from runs import assert_same_weights, flags, metrics_of, script
 
-from lightning_ad.commands.train import train
-
 
 def two_machines(args):
     """Runs train.py under two agents on loopback, one process each.
@@ -30,16 +28,13 @@ def two_machines(args):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("method", ["PatchCore", "DRAEM"])
-def test_two_machines_give_the_result_of_one(method, trees, tmp_path):
-    args = flags(method, "mvtec", {"mvtec": trees["even"]}, tmp_path)
+def test_a_learned_method_on_two_machines_gives_the_result_of_two_processes(trees, tmp_path):
+    """A fit-only method: the commands of docs/processes.md, in test_docs.py."""
+    args = flags("DRAEM", "mvtec", {"mvtec": trees["even"]}, tmp_path)
     codes, printed = two_machines([*args, "--name", "two"])
     assert codes == [0, 0], printed
-    if method == "PatchCore":  # whose result does not depend on the number of processes
-        train([*args, "--name", "one"])
-    else:
-        one = script("train.py", [*args, "--name", "one", "--trainer.devices", "2"])
-        assert one.returncode == 0, one.stderr
+    one = script("train.py", [*args, "--name", "one", "--trainer.devices", "2"])
+    assert one.returncode == 0, one.stderr
     assert_same_weights(tmp_path / "one/version_0", tmp_path / "two/version_0")
     assert metrics_of(tmp_path / "two/version_0") == pytest.approx(
         metrics_of(tmp_path / "one/version_0"), abs=1e-9

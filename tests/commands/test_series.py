@@ -52,7 +52,7 @@ def test_which_categories_are_meant(root, tmp_path):
             parts_of(refused)
 
 
-def test_folds_give_a_mean_and_its_standard_error(root, tmp_path, capfd):
+def test_folds_give_a_mean_and_its_standard_error(root, tmp_path, capfd, served_training):
     args = [
         *flags(root, tmp_path / "runs"),
         "--data.category",

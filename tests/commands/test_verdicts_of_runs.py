@@ -155,6 +155,11 @@ def test_two_runs_are_compared(trees, tmp_path, capsys):
     )
     assert re.search(r"pixel_AUPRO_0\.30 +[.\d]+ +[.\d]+ +[-+.\d]+\n", printed)
     assert f"A {first}\nB {second}\n" in printed
+    summary = json.loads((second / "metrics.json").read_text())
+    del summary["metrics"]["image_AP"]  # as if it had been added since
+    (second / "metrics.json").write_text(json.dumps(summary))
+    typed("compare", first, second)
+    assert re.search(r"image_AP +n/a +n/a\n", capsys.readouterr().out)
     other = train(flags("PatchCore", "folder", trees, tmp_path)).path
     with pytest.raises(UsageError, match="tested on different images"):
         typed("compare", first, other)

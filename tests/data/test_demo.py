@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from lightning_ad.data.demo import DEFECTS, defective_image, draw_demo, good_image
 
+pytestmark = pytest.mark.xdist_group("demo images")  # which are drawn once
 TRAIN, GOOD, PER_DEFECT = 30, 10, 5
 
 
@@ -76,7 +77,7 @@ def test_good_images_differ(root):
     assert min(np.abs(a - b).mean() for a, b in combinations(images, 2)) > 0.01
 
 
-def test_distance_to_the_mean_image_does_not_solve_it(root):
+def test_the_distance_to_an_average_image_does_not_solve_it(root):
     train = np.stack([small(path) for path in sorted(root.glob("train/good/*.png"))])
     paths = sorted(root.glob("test/*/*.png"))
     labels = [path.parent.name != "good" for path in paths]

@@ -257,13 +257,12 @@ class FitOnlyContract(Contract):
         assert int(module.images) == len(module.training_paths) == 6
 
 
-def fit_over_processes(processes, root, folder):
-    """Fits and tests each fit-only method that is under test on several processes.
+def fit_over_processes(cases, processes, root, folder):
+    """Fits and tests methods, given by their names with their options, on several processes.
 
     Returns:
         The summary and the metrics of each, by its name.
     """
-    cases = {case.method: case.options for case in FitOnlyContract.__subclasses__()}
     torch.save(cases, folder / "cases.pt")
     done = script("tests/helpers/fit_all.py", ["--trainer.devices", processes, root, folder])
     assert done.returncode == 0, done.stderr[-3000:]

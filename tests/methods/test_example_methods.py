@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 from runs import ROOT, assert_same_weights, metrics_of
@@ -127,20 +128,6 @@ def run(project, server, monkeypatch):
     return run_script
 
 
-def module_of_copy(project, *words):
-    """Runs a module of Python as a script in the copy."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")}
-    environment["PYTHONPATH"] = str(project / "tests/helpers")
-    return subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=project,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-
-
 def test_what_is_printed_is_all_that_is_added():
     assert sorted(printed_files()) == [
         "configs/autoencoder.yaml",
@@ -175,7 +162,8 @@ def test_they_pass_make_lint_whatever_folders_the_checkout_has(project):
         (project / name).mkdir(exist_ok=True)
         (project / name / "kept.txt").touch()
     for words in (["check"], ["format", "--check"]):
-        done = module_of_copy(project, "ruff", *words, "--no-cache", ".")
+        command = [sys.executable, "-m", "ruff", *words, "--no-cache", "."]
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-3000:]
 
 
@@ -206,7 +194,7 @@ def test_they_train_go_on_after_a_kill_and_are_evaluated(project, run):
     assert rows.count("/sound/") == 2  # of 5
 
 
-def test_the_tests_that_find_them_pass(project):
+def test_the_tests_that_find_them_pass(project, server, monkeypatch):
     """The contract, their configurations, tiles, workers: all that holds for any method."""
     paths = set()
     wanted = []
@@ -214,8 +202,15 @@ def test_the_tests_that_find_them_pass(project):
         *_, expression = words
         paths |= {word for word in words if word.startswith("tests/")}
         wanted.append(expression)
-    done = module_of_copy(project, "pytest", "-vv", *sorted(paths), "-k", " or ".join(wanted))
-    assert done.returncode == 0, done.stdout[-5000:]
+    monkeypatch.chdir(project)
+    for name in list(os.environ):
+        if name.startswith("PYTEST_"):
+            monkeypatch.delenv(name)
+    program = Path(pytest.__file__).with_name("__main__.py")
+    argv = [str(program), "-vv", *sorted(paths), "-k", " or ".join(wanted)]
+    ended, code, printed, _ = server.run(argv, TIMEOUT)
+    assert ended
+    assert code == 0, printed[-5000:]
     for name in (
         "TestMeanImage",
         "TestAutoencoder",
@@ -225,4 +220,4 @@ def test_the_tests_that_find_them_pass(project):
         r"found_out\[welds\]",
         "test_highest_good_value",
     ):
-        assert re.search(rf"{name}.* PASSED", done.stdout), name
+        assert re.search(rf"{name}.* PASSED", printed), name

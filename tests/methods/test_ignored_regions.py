@@ -1,6 +1,7 @@
 """Every method: what an ignored region shows changes nothing, and no score comes from it."""
 
 import shutil
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def twins(trees, tmp_path_factory):
     return folder
 
 
+@cache
 def fitted(name, twins, which):
+    """A fitted method, its scores, maps and metrics, and its data; nothing of it may be changed."""
     torch.manual_seed(0)
     module = getattr(methods, name)(**{**small_arguments(name), **OPTIONS.get(name, {})})
     data = tree_data(
@@ -63,7 +66,15 @@ def fitted(name, twins, which):
     )
 
 
-@pytest.mark.parametrize("name", ALL)
+def of_methods(names):
+    """A test of each method; those of one method in one process, which fits it once."""
+    return pytest.mark.parametrize(
+        "name",
+        [pytest.param(name, marks=pytest.mark.xdist_group(f"ignored {name}")) for name in names],
+    )
+
+
+@of_methods(ALL)
 def test_what_it_shows_changes_nothing(name, twins):
     """Not a bit of what is learned, of a map, a score, a metric or the calibration."""
     one, scores, maps, metrics, data = fitted(name, twins, "one")
@@ -82,7 +93,7 @@ def test_what_it_shows_changes_nothing(name, twins):
     assert bool((maps[:, ignored].amax(1) <= maps[:, ~ignored].amin(1)).all())
 
 
-@pytest.mark.parametrize("name", ALL)
+@of_methods(ALL)
 def test_no_score_comes_from_it(name, twins):
     """The place of the highest score has none once it is ignored.
 
@@ -109,7 +120,7 @@ def test_no_score_comes_from_it(name, twins):
         assert bool((found.score < plain.score).all())
 
 
-@pytest.mark.parametrize("name", ["PaDiM", "CFA", "PFM", "SPADE", "PatchCore"])
+@of_methods(["PaDiM", "CFA", "PFM", "SPADE", "PatchCore"])
 def test_no_score_spreads_from_it(name, twins, monkeypatch):
     """An ignored patch is hidden before its score is enlarged and smoothed, however high it is."""
     module = fitted(name, twins, "one")[0].eval()
@@ -132,10 +143,10 @@ def test_no_score_spreads_from_it(name, twins, monkeypatch):
     assert seen
 
 
-@pytest.mark.parametrize("name", ["SPADE", "PatchCore"])
-def test_a_tile_that_is_ignored_everywhere_gives_no_score(name, twins):
+@of_methods(["SPADE", "PatchCore"])
+def test_a_tile_that_is_ignored_everywhere_gives_no_score(name, twins, monkeypatch):
     module = fitted(name, twins, "one")[0].eval()
-    module.tiles = Tiles.of((64, 128), 64, 32)
+    monkeypatch.setattr(module, "tiles", Tiles.of((64, 128), 64, 32))
     image = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(3))
     ignore = torch.zeros(1, 64, 128, dtype=torch.bool)
     with torch.no_grad():
@@ -153,7 +164,7 @@ def test_a_tile_that_is_ignored_everywhere_gives_no_score(name, twins):
         assert float(module.score(image, ignore).score) == max(scores) < max(alone)
 
 
-@pytest.mark.parametrize("name", ["PatchCore", "PaDiM"])
+@of_methods(["PatchCore", "PaDiM"])
 def test_suspicion_does_not_come_from_it(name, twins):
     module, *_, data = fitted(name, twins, "one")
     item = data.training_set()[1]

@@ -100,16 +100,24 @@ def test_the_average_of_the_last_epochs_is_the_mean_of_their_weights(validation,
     "build", [draem, lambda: pfm(target="squeezenet1_1")], ids=["draem", "pfm"]
 )
 def test_compiled_networks_give_the_same_maps(build, trees):
+    """By all of torch.compile but its C++ compiler, which takes minutes."""
     module = build().eval()
     compiled = copy.deepcopy(module)
     for network in compiled.compile_targets:
-        network.compile(
-            backend="aot_eager"
-        )  # all of torch.compile but its C++ compiler, which takes minutes
+        network.compile(backend="aot_eager")
     image = torch.rand(2, 3, 64, 64)
     torch.testing.assert_close(compiled(image).map, module(image).map, rtol=1e-3, atol=1e-4)
     assert compiled.state_dict().keys() == module.state_dict().keys()
-    fit(compiled, data(trees), epochs=1, limit_train_batches=1)  # each size is compiled anew
+
+
+@METHODS
+def test_compiled_networks_are_trained(build, trees):
+    module = build()
+    for network in module.compile_targets:
+        network.compile(backend="eager")  # compiling the gradients takes longer, and is torch's
+    before = [p.clone() for p in trained(module)]
+    fit(module, data(trees), epochs=1, limit_train_batches=1)  # each size is compiled anew
+    assert any(not torch.equal(a, b) for a, b in zip(before, trained(module), strict=True))
 
 
 @pytest.mark.parametrize(
