@@ -79,7 +79,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", _by_channel(MEAN), persistent=False)
         self.register_buffer("std", _by_channel(STD), persistent=False)
         self.extraction = Extraction(blocks, f"{name} {type(network).__name__}")
-        self.register_load_state_dict_post_hook(_forget_old_weights)
+        self.register_load_state_dict_pre_hook(_forget_if_weights_change)
         self._shapes: dict[tuple[int, int], list[FeatureShape]] = {}
 
     def forward(self, image: Tensor, then: Then = list) -> Maps:
@@ -138,8 +138,11 @@ class Backbone(nn.Module):
         return shapes
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self.extraction.forget()
-        return super()._apply(fn, recurse)
+        before = _places(self)
+        super()._apply(fn, recurse)
+        if _places(self) != before:
+            self.extraction.forget()
+        return self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Puts a copy back into eval mode: a deep copy of a traced network forgets it."""
@@ -151,8 +154,27 @@ def _by_channel(values: Sequence[float]) -> Tensor:
     return torch.tensor(values).view(1, 3, 1, 1)
 
 
-def _forget_old_weights(backbone: Backbone, _keys: object) -> None:
-    backbone.extraction.forget()
+def _forget_if_weights_change(
+    backbone: Backbone, state: Mapping[str, Tensor], prefix: str, *_: object
+) -> None:
+    """Drops what was made for the weights, unless those that are loaded are the same.
+
+    A test after a fit loads the frozen network's weights again.
+    """
+    for name, value in backbone.state_dict().items():
+        loaded = state.get(prefix + name)
+        if loaded is not None and not _same(loaded, value):
+            backbone.extraction.forget()
+            return
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and torch.equal(one.to(other.device), other)
+
+
+def _places(module: nn.Module) -> list[tuple[torch.device, int]]:
+    """Returns where the values of a module lie: elsewhere once they are moved or converted."""
+    return [(value.device, value.data_ptr()) for value in module.state_dict().values()]
 
 
 def _for_shapes_only(body: fx.GraphModule) -> fx.GraphModule:

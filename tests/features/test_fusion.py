@@ -166,6 +166,20 @@ def test_new_weights_another_size_and_another_type_are_noticed():
     torch.testing.assert_close(doubled.float(), other(images)[0], rtol=1e-4, atol=1e-4)
 
 
+def test_the_same_weights_loaded_again_or_left_where_they_are_keep_it():
+    backbone = Backbone("squeezenet1_1", None)
+    backbone(torch.rand(1, 3, 64, 64))
+    made = backbone.extraction.fused
+    backbone.load_state_dict(copy.deepcopy(backbone.state_dict()))
+    assert backbone.to("cpu").float().extraction.fused is made
+    state = copy.deepcopy(backbone.state_dict())
+    state["body.features.0.bias"][0] += 1
+    backbone.load_state_dict(state)
+    assert backbone.extraction.fused is None
+    backbone(torch.rand(1, 3, 64, 64))
+    assert backbone.double().extraction.fused is None
+
+
 def test_no_checkpoint_and_no_copy_has_it():
     backbone = Backbone("resnet18", None)
     backbone(torch.rand(1, 3, 64, 64))
