@@ -30,6 +30,7 @@ from lightning_ad.data.sample import Prediction
 from lightning_ad.data.tiling import Tiles
 from lightning_ad.errors import DataError, UsageError, WeightsError
 from lightning_ad.evaluation.thresholds import (
+    NUMBER,
     Calibration,
     Threshold,
     choose,
@@ -218,6 +219,7 @@ class Inspector:
         if not (unknown and by_held_out):
             chi_square = module.chi_square_threshold
             self._threshold = choose(method, reject, self._calibration, chi_square)
+        if self._threshold is not None and self._threshold.method not in (NUMBER, "f1"):
             self._reject = reject
 
     @classmethod
@@ -258,7 +260,7 @@ class Inspector:
         self._threshold = None
         self._reject = None
         if score is not None:
-            self._threshold = Threshold(float(score), None, "number", "a number that was given")
+            self._threshold = Threshold(float(score), None, NUMBER, "a number that was given")
 
     @property
     def promise(self) -> str | None:
@@ -267,7 +269,7 @@ class Inspector:
 
     @property
     def reject(self) -> float | None:
-        """The share of good parts that may be called anomalous; None if none was named.
+        """The share of good parts that may be called anomalous; None if the threshold names none.
 
         Setting it chooses a conformal threshold by the run's held-out images, however the run chose
         its own; None chooses the threshold of a run that names neither a share nor a threshold.

@@ -110,6 +110,12 @@ def test_every_form_of_an_image_gives_the_same(run):
     assert inspector(grey).score == pytest.approx(inspector(three).score, rel=1e-6)
 
 
+@pytest.mark.parametrize(("method", "kept"), [(3.5, None), ("quantile", 0.5)])
+def test_a_share_is_that_of_the_threshold(method, kept, run):
+    module = ad.load(run.path).module
+    assert Inspector(module, Geometry.of(64, None), method=method, reject=0.5).reject == kept
+
+
 def test_the_threshold_can_be_set_by_a_score_or_by_a_share(run):
     inspector = ad.load(run.path)
     path = read_predictions(run.predictions)[0].path

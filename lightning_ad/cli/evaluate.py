@@ -29,7 +29,7 @@ class EvaluateCLI(RunCLI):
     """
 
     stage = "test"
-    checkpoint = Path()
+    checkpoint = Path()  # hides the property: `__init__` sets it
 
     def __init__(self, args: Sequence[str], checkpoint: Path, beside: RunFolder | None) -> None:
         self.checkpoint = checkpoint

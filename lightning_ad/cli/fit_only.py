@@ -25,7 +25,7 @@ def checkpoint_to_extend(run: str, method: str, data: Any) -> dict[str, Any]:
 
     Raises:
         UsageError: if there is no finished run, or the images would be preprocessed differently.
-        WeightsError: if the run is of another method.
+        WeightsError: if the run is of another method, or was not made by a command.
     """
     checkpoint = read_state(finished_checkpoint(Path(run)))
     found = checkpoint.get("method", "something else")
@@ -33,7 +33,12 @@ def checkpoint_to_extend(run: str, method: str, data: Any) -> dict[str, Any]:
         raise WeightsError(
             f"--extend: {run} is a checkpoint of {found}, not of {method}: name a run of {method}"
         )
-    differences = preprocessing_differences(checkpoint[ConfigInCheckpoint.KEY], data)
+    config = checkpoint.get(ConfigInCheckpoint.KEY)
+    if config is None:
+        raise WeightsError(
+            f"--extend: {run} has no configuration in it: name a run of lightning-ad train"
+        )
+    differences = preprocessing_differences(config, data)
     if differences:
         raise UsageError(
             f"--extend: {run} has seen its images with {differences}: leave these flags out, or "

@@ -105,7 +105,7 @@ class RunCLI(LightningCLI):
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """The run's name: `--name`, or the method and the data set."""
         return self.config.name or f"{type(self.model).__name__.lower()}-{self.datamodule.title}"
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
 from lightning_ad.cli.run import RunCLI
-from lightning_ad.errors import Interrupted
+from lightning_ad.errors import Interrupted, UserError
 from lightning_ad.reporting.summary import summarise
 from lightning_ad.system.cost import Stopwatch
 from lightning_ad.system.run_folder import RunFolder
@@ -35,13 +35,24 @@ def test(run: RunCLI, checkpoint: Path | None, watch: Stopwatch) -> None:
 
 
 def finish(run: RunCLI, watch: Stopwatch) -> RunFolder:
-    """Writes and prints what a test found; returns where, once it is there, on all processes."""
+    """Writes and prints what a test found.
+
+    Returns:
+        The folder of the results on all processes, once they are written.
+
+    Raises:
+        UserError: on the other processes, if the first one could not write.
+    """
+    error: Exception | None = None
     try:
         summarise(run, watch)
-    except Exception:
-        run.trainer.strategy.barrier()  # the others must not wait for a process that is gone
-        raise
-    run.trainer.strategy.barrier()
+    except Exception as raised:
+        error = raised
+    failed = run.trainer.strategy.broadcast(error is not None)  # the others wait here
+    if error is not None:
+        raise error
+    if failed:
+        raise UserError("the results could not be written: the first process says why")
     return run.recorder.folder
 
 

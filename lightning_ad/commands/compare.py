@@ -123,7 +123,8 @@ def _metric_line(metric: str, a: _Tested, b: _Tested, names: Sequence[str]) -> s
     before = a.summary["metrics"].get(metric)
     after = b.summary["metrics"].get(metric)
     if before is None or after is None:
-        return f"{metric:<16}  {'n/a':>9}  {'n/a':>9}"
+        known = ["n/a" if value is None else f"{value:.6f}" for value in (before, after)]
+        return f"{metric:<16}  {known[0]:>9}  {known[1]:>9}"
     line = f"{metric:<16}  {before:>9.6f}  {after:>9.6f}  {after - before:>+9.6f}"
     if metric.startswith("image_"):
         found = paired_difference(

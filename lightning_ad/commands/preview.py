@@ -57,7 +57,11 @@ class PreviewCLI(RunCLI):
         parser.add_argument("--file", type=str, default="preview.png", help="PNG file of the sheet")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Returns a trainer that writes nothing."""
+        """Returns a trainer that writes nothing.
+
+        Raises:
+            UsageError: if the threshold cannot be chosen as the flags say.
+        """
         self.check_data()
         held_out = self.datamodule.samples["validation"]
         checks.check_threshold(self.config_init, self.model, held_out)

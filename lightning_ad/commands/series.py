@@ -97,7 +97,7 @@ def train_each(args: Sequence[str], parts: Parts) -> int:
     unfinished ones continue, and missing ones begin.
 
     Returns:
-        The exit code: 1 if a run failed, 75 if one was told to stop.
+        The exit code: 1 if a run failed, 75 if one was stopped.
     """
     given = GivenSettings(args)
     output = Path(str(given.get("output") or "runs"))
@@ -136,7 +136,7 @@ def _train_part(args: Sequence[str], folder: Path, label: str) -> int:
 
 
 def _wait(child: subprocess.Popen[bytes]) -> int:
-    """Returns the exit code of a run; 75 if the series was told to stop, whatever the run did."""
+    """Returns the exit code of a run; 75 if the series was stopped, whatever the run did."""
     signals: list[int] = []
 
     def hand_on(number: int) -> None:

@@ -264,7 +264,7 @@ def _levels(scores: NDArray) -> _Levels:
 
 
 def _curve_of_images(levels: _Levels, rows: NDArray[np.int64], labels: NDArray) -> Curve:
-    """Returns the curve that `curve_of` gives of the images in these rows, each as often."""
+    """Returns `curve_of` the images in `rows`, without a sort; a row may occur several times."""
     positive = labels[rows] > 0
     drawn = levels.of_image[rows]
     size = len(levels.scores)

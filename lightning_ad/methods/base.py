@@ -1,5 +1,6 @@
 """The base of all methods: an image in, a map and a score out."""
 
+import os
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -206,7 +207,14 @@ class AnomalyModule(LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the method's name and the calibration."""
+        """Adds the method's name and the calibration; writes paths among the arguments as text.
+
+        A checkpoint with paths could not be read as plain data.
+        """
+        arguments = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        for name, value in arguments.items():
+            if isinstance(value, os.PathLike):
+                arguments[name] = os.fspath(value)
         checkpoint["method"] = type(self).__name__
         checkpoint["calibration"] = self.calibration.state()
         checkpoint["trained_images"] = self.trained_images

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from runs import QUIET, ROOT, assert_same_weights, flags, metrics_of, script
+from small_fits import trainer
 from torch import optim
 from torchvision.models import squeezenet1_1
 
@@ -69,6 +70,11 @@ def test_paths_need_not_be_text(trees, tmp_path):
     assert again.files.path.is_relative_to(tmp_path / "again")
     assert again.metrics == run.metrics
     assert ad.load(run.files.path).module.fitted
+    own = trainer(tmp_path)
+    own.fit(module, datamodule=data)
+    own.save_checkpoint(tmp_path / "own.ckpt")
+    again = ad.PatchCore.load_from_checkpoint(tmp_path / "own.ckpt", weights_only=True)
+    assert again.hparams.weights == str(weights)
 
 
 class Compared(ad.FitOnlyModule):

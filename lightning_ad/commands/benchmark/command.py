@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
         The exit code: 1 if a cell has failed.
 
     Raises:
-        UserError: for anything that the user can put right, and if the command is told to stop.
+        UserError: for anything that the user can put right, and if the command is stopped.
     """
     cells = _plan(arguments)
     folder = _make_folder(Path(arguments.output) / arguments.name)

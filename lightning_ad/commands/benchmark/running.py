@@ -44,7 +44,7 @@ def run_cells(
 
     Raises:
         UsageError: if a cell was begun with other settings.
-        Preempted: once all runs have stopped, if the command was told to stop.
+        Preempted: once all runs have stopped, if the command was stopped.
     """
     check_cells(cells, output)
     runner = _Runner(output, devices)
@@ -76,7 +76,7 @@ def check_cells(cells: Sequence[Cell], output: Path) -> None:
 
 
 class _Runner:
-    """Runs cells in threads, each with a process on a free device, until it is told to stop."""
+    """Runs cells in threads, each with a process on a free device, until it is stopped."""
 
     def __init__(self, output: Path, devices: Sequence[Environment]) -> None:
         self.output = output
@@ -137,7 +137,7 @@ class _Runner:
         return self._report(code, folder, label, start)
 
     def _wait(self, child: subprocess.Popen[bytes]) -> int:
-        """Returns the child's exit code; it is told to stop as soon as the benchmark is."""
+        """Returns the child's exit code; it is stopped as soon as the benchmark is."""
         was_asked = False
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -164,7 +164,7 @@ class _Runner:
 
     @contextlib.contextmanager
     def _locked(self, folder: Path, label: str) -> Iterator[int | None]:
-        """Locks a cell; yields the descriptor, None if the command is told to stop as it waits.
+        """Locks a cell; yields the descriptor, None if the command is stopped as it waits.
 
         The cell's first process and its workers inherit the lock: as long as one of them lives,
         nobody else runs the cell.

@@ -106,8 +106,10 @@ class CFA(LearnedModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         # With blocks of a fixed size, features are the same bits in every batch; on a GPU that
         # costs too much.
-        made = SumBackbone if features == "pre_relu" else Backbone
-        self.backbone = made(backbone, weights, layers, strides=(4, 8, 16), blocks={"cpu": 1})
+        backbone_class = SumBackbone if features == "pre_relu" else Backbone
+        self.backbone = backbone_class(
+            backbone, weights, layers, strides=(4, 8, 16), blocks={"cpu": 1}
+        )
         self.descriptor = _descriptor(self.backbone, gamma_d, seed)
         self.radius = nn.Parameter(torch.tensor(FIRST_RADIUS))
         self.register_dynamic_buffer("bank", torch.empty(0, 0))

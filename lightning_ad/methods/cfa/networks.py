@@ -15,7 +15,7 @@ SUMS = (operator.add, operator.iadd, torch.add)
 
 
 class SumBackbone(Backbone):
-    """Gives the sums at the ends of residual blocks instead of their ReLUs.
+    """A backbone that returns the sums at the ends of residual blocks, before their ReLUs.
 
     As released: there the ReLU is moved to the start of the next block. What the network computes
     stays the same.
@@ -34,7 +34,7 @@ class SumBackbone(Backbone):
 
 
 def _with_tapped_sums(body: fx.GraphModule) -> fx.GraphModule:
-    """Makes a network of the same modules that returns the sums; the given one cannot be used."""
+    """Makes a network of the same modules that returns the sums; the given one must not be used."""
     output = body.graph.output_node()
     sums = {}
     for layer, last in output.args[0].items():  # type: ignore[union-attr]
