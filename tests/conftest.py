@@ -1,5 +1,6 @@
 """What all tests share: small trees with the real names, the real data if present, no network."""
 
+import gc
 import multiprocessing
 import os
 import shutil
@@ -33,6 +34,7 @@ def pytest_collection_finish(session):
     ]
     # with pytest 9, pytest-xdist 3.8 deals them out one by one, and says nothing
     assert not (grouped and lost), f"tests of one group are not kept together: {lost[0]}"
+    gc.freeze()  # what was imported stays: to look through it for garbage takes longer than tests
 
 
 @pytest.fixture(scope="session")

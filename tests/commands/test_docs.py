@@ -1,13 +1,14 @@
 """Runs every command of README and docs as printed, on small data that lie where it names them."""
 
 import itertools
+import os
 import re
 import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
-from agents import run_agents
+from agents import free_port, run_agents
 from paths import ROOT
 from runs import METHODS, QUIET, assert_same_weights, method_of, metrics_of, script
 from small import small_flags
@@ -122,11 +123,13 @@ def test_torchrun_on_two_machines_gives_the_result_of_one(home, monkeypatch, one
     first, second = commands_of("torchrun")
     assert "--node_rank 0" in first
     assert second == first.replace("--node_rank 0", "--node_rank 1")
+    port = str(free_port())
     agents = []
     for command in (first, second):
         words = shlex.split(command)
+        words[words.index("--master_port") + 1] = port
         agents.append([*words[1:], *small(words), "--name", "two-machines"])
-    codes, printed = run_agents(agents)
+    codes, printed = run_agents(agents, {**os.environ, "OMP_NUM_THREADS": "1"})
     assert codes == [0, 0], printed
     *flags, name, number = words[words.index("train.py") + 1 :]
     assert (name, number) == ("--trainer.num_nodes", "2")
@@ -141,8 +144,11 @@ def test_commands_stand_in_indented_blocks():
     """Only those of docs/extending.md are fenced: they are run by a test of their own."""
     assert commands()
     for page in PAGES:
-        fenced = re.search("^```(sh|bash|console)?\n(python|lightning-ad)", page.read_text(), re.M)
-        assert fenced is None or page.stem == "extending", page
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        for language, block in blocks:
+            shown = language not in ("python", "yaml", "rooms", "markdown")
+            command = re.search("^(python|lightning-ad|torchrun) ", block, re.MULTILINE)
+            assert not (shown and command) or page.stem == "extending", page
 
 
 def test_targets_of_make_are_in_the_makefile():

@@ -1,10 +1,9 @@
 """Two machines, each with an agent of torchrun of its own, give the result of one."""
 
 import os
-import socket
 
 import pytest
-from agents import run_agents
+from agents import free_port, run_agents
 from paths import ROOT
 from runs import assert_same_weights, flags, metrics_of, script
 
@@ -15,12 +14,9 @@ def two_machines(args):
     Returns:
         Their exit codes, and what they printed.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests/helpers")])
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    meeting = ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+    meeting = ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
     agent = ["--nnodes", "2", "--nproc_per_node", "1", *meeting]
     training = [str(ROOT / "train.py"), *args, "--trainer.num_nodes", "2"]
     agents = [[*agent, "--node_rank", str(rank), *training] for rank in range(2)]

@@ -1,9 +1,21 @@
 """Runs under torchrun, one agent for each machine."""
 
+import contextlib
+import os
+import signal
+import socket
 import subprocess
 import sys
+import tempfile
 
 from scripts import PATIENCE
+
+
+def free_port():
+    """A port of this machine that nobody listens to."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def run_agents(agents, env=None):
@@ -12,17 +24,29 @@ def run_agents(agents, env=None):
     Returns:
         The exit code of each agent, and what it printed.
     """
-    started = []
-    for arguments in agents:
-        command = [sys.executable, "-m", "torch.distributed.run", *arguments]
-        started.append(
-            subprocess.Popen(
-                command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
+    with contextlib.ExitStack() as stack:
+        started = [stack.enter_context(running_agent(arguments, env)) for arguments in agents]
+        for agent, _ in started:
+            agent.wait(PATIENCE)
+        return [agent.returncode for agent, _ in started], [printed(log) for _, log in started]
+
+
+@contextlib.contextmanager
+def running_agent(arguments, env):
+    """Starts an agent that prints into a file; in the end, kills it and what it has started."""
+    command = [sys.executable, "-m", "torch.distributed.run", *arguments]
+    with tempfile.TemporaryFile("w+") as log:
+        agent = subprocess.Popen(
+            command, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
-    try:
-        printed = [agent.communicate(timeout=PATIENCE)[0] for agent in started]
-    finally:
-        for agent in started:
-            agent.kill()
-    return [agent.returncode for agent in started], printed
+        try:
+            yield agent, log
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(agent.pid, signal.SIGKILL)
+            agent.wait()
+
+
+def printed(log):
+    log.seek(0)
+    return log.read()

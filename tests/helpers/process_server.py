@@ -5,6 +5,7 @@ errors. Answers with the id of the new process, then with its exit code.
 """
 
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -21,6 +22,7 @@ from PIL import Image
 
 from lightning_ad.commands.main import COMMANDS
 
+PR_SET_CHILD_SUBREAPER = 36  # of Linux's prctl
 IMPORTED_AT_THEIR_USE = (
     "kornia",
     "lightning_ad.data.layouts.mvtec",
@@ -140,7 +142,20 @@ def main():
         print(child, flush=True)
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
+        with contextlib.suppress(ChildProcessError):  # once no process of the run is left
+            while True:
+                os.waitpid(-child, 0)
+
+
+def adopt_orphans():
+    """Makes orphans of the runs children of this process, which waits for them.
+
+    Process 1 of a container may not do so: they would seem to live for ever.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # not on Linux
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 if __name__ == "__main__":
+    adopt_orphans()
     main()

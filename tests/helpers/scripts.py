@@ -14,7 +14,7 @@ from pathlib import Path
 
 from paths import ROOT
 
-PATIENCE = 600  # seconds after which a run hangs that takes some on a quiet machine
+PATIENCE = 600  # seconds; a run takes a few on a quiet machine, so one that takes longer hangs
 IMPORTED_FROM = ("", "tests/helpers", "tests/methods")  # folders of a checkout
 
 
@@ -27,14 +27,13 @@ class ScriptServer:
 
     def __init__(self, root=ROOT):
         paths = os.pathsep.join(str(root / part) for part in IMPORTED_FROM)
-        self.environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+        self.environment = {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
         self._server = subprocess.Popen(
             [sys.executable, str(root / "tests/helpers/process_server.py")],
-            env=self.environment,
+            env={**os.environ, **self.environment},
             bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
         )
 
     def run(self, argv, timeout, **env):
@@ -47,9 +46,10 @@ class ScriptServer:
         with tempfile.TemporaryDirectory() as folder:
             output = Path(folder) / "output"
             error = Path(folder) / "error"
+            deadline = time.monotonic() + timeout
             child = self.begin(argv, str(output), str(error), **env)
             first_ended = self.ended(timeout)
-            ended = first_ended and group_ended(child, timeout)
+            ended = first_ended and group_ended(child, deadline)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)
             if not first_ended:
@@ -87,9 +87,8 @@ class ScriptServer:
         return int(self._server.stdout.readline())
 
 
-def group_ended(leader, timeout):
-    """Waits for the other processes of a run to end, at most `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+def group_ended(leader, deadline):
+    """Waits for the other processes of a run to end, until the deadline at most."""
     while time.monotonic() < deadline:
         try:
             os.killpg(leader, 0)

@@ -163,7 +163,7 @@ def test_they_pass_make_lint_whatever_folders_the_checkout_has(project):
         (project / name / "kept.txt").touch()
     for words in (["check"], ["format", "--check"]):
         command = [sys.executable, "-m", "ruff", *words, "--no-cache", "."]
-        done = subprocess.run(command, cwd=project, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=TIMEOUT)
         assert done.returncode == 0, done.stdout[-3000:]
 
 
