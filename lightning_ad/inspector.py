@@ -5,6 +5,7 @@ result = inspector("part.png")
 result.score, result.anomalous, result.map
 """
 
+import math
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import isclass
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple, Self, overload
 
@@ -257,10 +259,12 @@ class Inspector:
 
     @threshold.setter
     def threshold(self, score: float | None) -> None:
-        self._threshold = None
-        self._reject = None
+        threshold = None
         if score is not None:
-            self._threshold = Threshold(float(score), None, NUMBER, "a number that was given")
+            _check_number("threshold", score)
+            threshold = Threshold(float(score), None, NUMBER, "a number that was given")
+        self._threshold = threshold
+        self._reject = None
 
     @property
     def promise(self) -> str | None:
@@ -281,6 +285,8 @@ class Inspector:
 
     @reject.setter
     def reject(self, share: float | None) -> None:
+        if share is not None:
+            _check_number("reject", share)
         if self._unknown and share is not None:
             raise UsageError(
                 f"no share can be promised: the run ignored regions that are not known here "
@@ -396,6 +402,11 @@ def load(target: str | os.PathLike[str]) -> Inspector:
         WeightsError: if the file is damaged, or not a checkpoint of lightning_ad.
     """
     return Inspector.of(FinishedRun.read(target))
+
+
+def _check_number(name: str, value: float) -> None:
+    if not isinstance(value, Real) or math.isnan(value):
+        raise UsageError(f"{name}: expected a number or None, got {value!r}")
 
 
 def _ignored(data: Mapping[str, Any]) -> tuple[IgnoredRegion | None, str]:

@@ -116,6 +116,17 @@ def test_a_share_is_that_of_the_threshold(method, kept, run):
     assert Inspector(module, Geometry.of(64, None), method=method, reject=0.5).reject == kept
 
 
+@pytest.mark.parametrize("value", ["x", float("nan")])
+def test_a_threshold_is_a_number(value, run):
+    inspector = ad.load(run.path)
+    inspector.threshold = 2.0
+    with pytest.raises(ad.UsageError, match="threshold: expected a number or None, got"):
+        inspector.threshold = value
+    with pytest.raises(ad.UsageError, match="reject: expected a number or None, got"):
+        inspector.reject = value
+    assert inspector.threshold == 2.0
+
+
 def test_the_threshold_can_be_set_by_a_score_or_by_a_share(run):
     inspector = ad.load(run.path)
     path = read_predictions(run.predictions)[0].path
@@ -272,6 +283,14 @@ def test_pictures_are_turned_and_sixteen_bits_are_scaled_as_files_are(tmp_path):
         (torch.zeros(4, 4, 3), r"expected an image .* got Tensor \[4, 4, 3\]"),
         (np.full((4, 4), 3.0), r"floats from 3 to 3; expected values in \[0, 1\]"),
         ("gone.png", r"gone\.png"),
+        (".", r"is a folder; expected the image, a file"),
+        (__file__, r"it is no image in a known format"),
+        (np.zeros((0, 4, 3), np.uint8), r"expected an image .* got ndarray \[0, 4, 3\]"),
+        (np.zeros((4, 4), np.int64), r"uint8, uint16 or floats in \[0, 1\], got int64"),
+        (torch.zeros(4, 4, dtype=torch.bool), r"uint8, uint16 or floats in \[0, 1\], got bool"),
+        (np.zeros((4, 4), complex), r"got complex128"),
+        (5, r"a path, a PIL image, an array or a tensor; got int"),
+        (None, r"got NoneType"),
     ],
 )
 def test_what_is_no_image_is_refused(image, message):

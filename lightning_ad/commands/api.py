@@ -83,6 +83,11 @@ def train(
     Raises:
         UserError: for anything that the user can put right.
     """
+    if not isinstance(module, AnomalyModule) or not isinstance(data, AnomalyDataModule):
+        raise UsageError(
+            "train takes a method and an AnomalyDataModule, such as ad.PatchCore() and "
+            f'ad.AnomalyDataModule("mtd", "data/mtd"); got {_kind(module)} and {_kind(data)}'
+        )
     more = [os.fspath(flag) for flag in flags]
     config = {
         "seed_everything": data.seed,
@@ -124,6 +129,12 @@ def evaluate(
     for name, value in data.items():
         words += [f"--data.{name}", _word(value)]
     return Run(evaluate_command.evaluate(words))
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    return type(value).__name__
 
 
 def _model_config(module: AnomalyModule) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from lightning_ad.data.sample import Regions, Saturation
@@ -21,7 +21,7 @@ TAIL = 1 << 16  # bytes in which a JPEG's end is looked for: programs write note
 MODES_OF_MANY_BITS = ("I;16", "I;16B", "I;16L", "I", "F")
 GREY_MODES = ("1", "L", "LA")
 
-ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+ImageLike = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 
 _most_pixels = MEGAPIXELS * 1e6
 
@@ -50,29 +50,51 @@ def as_image(image: ImageLike) -> Tensor:
     """Returns an image that is given in any usual form as float32 [3, h, w] in [0, 1], RGB.
 
     Args:
-        image: a path; a PIL image; an array or tensor of integers of 8 or 16 bits or of floats in
-            [0, 1], grey [h, w], or RGB as [h, w, 3] for an array and as [3, h, w] for a tensor.
+        image: a path; a PIL image; an array or tensor of uint8, uint16 or floats in [0, 1], grey
+            [h, w], or RGB as [h, w, 3] for an array and as [3, h, w] for a tensor.
 
     Raises:
-        DataError: if a file cannot be read, or an array has another shape or other values.
+        DataError: if it is none of these, or a file cannot be read.
     """
-    if isinstance(image, str | Path):
-        return read_image(str(image))
+    if isinstance(image, str | os.PathLike):
+        return read_image(os.fspath(image))
     if isinstance(image, Image.Image):
         return _image_tensor(_pixels(image), "the image")
-    array = image
-    if isinstance(image, Tensor):
-        array = image.detach().cpu().numpy()
-        if array.ndim == 3:
-            array = array.transpose(1, 2, 0)
+    if not isinstance(image, np.ndarray | Tensor):
+        raise DataError(
+            "expected an image: a path, a PIL image, an array or a tensor; "
+            f"got {type(image).__name__}"
+        )
+    return _image_tensor(_given_array(image), "the image")
+
+
+def _given_array(image: np.ndarray | Tensor) -> np.ndarray:
+    """Returns an image as an array [h, w] or [h, w, 3] of a type whose range is known."""
+    array = _channels_last(image) if isinstance(image, Tensor) else image
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+    is_grey = array.ndim == 2
+    is_rgb = array.ndim == 3 and array.shape[2] == 3
+    if array.size == 0 or not (is_grey or is_rgb):
         raise DataError(
             f"expected an image of one or three channels, an array [h, w, 3] or [h, w] or a tensor "
             f"[3, h, w], got {type(image).__name__} {list(image.shape)}"
         )
-    return _image_tensor(array, "the image")
+    if array.dtype.kind != "f" and array.dtype not in (np.uint8, np.uint16):
+        raise DataError(
+            f"expected an image of uint8, uint16 or floats in [0, 1], got {array.dtype}: "
+            "convert it, by astype('uint8') if its values go from 0 to 255"
+        )
+    return array
+
+
+def _channels_last(image: Tensor) -> np.ndarray:
+    if image.is_floating_point():
+        image = image.float()  # NumPy has no bfloat16
+    array = image.detach().cpu().numpy()
+    if array.ndim == 3:
+        return array.transpose(1, 2, 0)
+    return array
 
 
 def read_mask(
@@ -293,6 +315,13 @@ def _faults_named(path: str, kind: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise DataError(f"the {kind} {path} is not there") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{path} is a folder; expected the {kind}, a file") from error
+    except UnidentifiedImageError as error:
+        raise DataError(
+            f"cannot read the {kind} {path}: it is no image in a known format. Replace the file or "
+            "take it out"
+        ) from error
     except Exception as error:  # decoders raise anything at a broken file
         reason = str(error).replace(repr(str(path)), "it") or type(error).__name__
         raise DataError(

@@ -77,6 +77,11 @@ def test_paths_need_not_be_text(trees, tmp_path):
     assert again.hparams.weights == str(weights)
 
 
+def test_what_train_takes_is_said():
+    with pytest.raises(ad.UsageError, match="got AnomalyDataModule and the class PatchCore"):
+        ad.train(ad.AnomalyDataModule("mtd", "data/mtd"), ad.PatchCore)
+
+
 class Compared(ad.FitOnlyModule):
     """A fit-only method that has no configuration."""
 
