@@ -1,6 +1,5 @@
 """What all tests share: small trees with the real names, the real data if present, no network."""
 
-import gc
 import multiprocessing
 import os
 import shutil
@@ -12,6 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from paths import ROOT
+from rare_garbage import seldom_collect_garbage
 from scripts import PATIENCE, ServedTraining, script_server
 from trees import layout_tests, mvtec_tree
 
@@ -34,7 +34,7 @@ def pytest_collection_finish(session):
     ]
     # with pytest 9, pytest-xdist 3.8 deals them out one by one, and says nothing
     assert not (grouped and lost), f"tests of one group are not kept together: {lost[0]}"
-    gc.freeze()  # what was imported stays: to look through it for garbage takes longer than tests
+    seldom_collect_garbage()
 
 
 @pytest.fixture(scope="session")

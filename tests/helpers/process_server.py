@@ -6,7 +6,6 @@ errors. Answers with the id of the new process, then with its exit code.
 
 import contextlib
 import ctypes
-import gc
 import json
 import os
 import runpy
@@ -19,6 +18,7 @@ from types import SimpleNamespace
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
+from rare_garbage import seldom_collect_garbage
 
 from lightning_ad.commands.main import COMMANDS
 
@@ -37,7 +37,7 @@ for command in COMMANDS.values():
 for name in IMPORTED_AT_THEIR_USE:
     import_module(name)
 Image.init()
-gc.freeze()  # or each process that is forked would copy the pages on which it collects garbage
+seldom_collect_garbage()  # or each forked process would copy the pages on which it searches
 
 
 class RankProcess:
