@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from paths import ROOT
-from rare_garbage import seldom_collect_garbage
+from quick import make_small_runs_quick
 from scripts import PATIENCE, ServedTraining, script_server
 from trees import layout_tests, mvtec_tree
 
@@ -34,7 +34,7 @@ def pytest_collection_finish(session):
     ]
     # with pytest 9, pytest-xdist 3.8 deals them out one by one, and says nothing
     assert not (grouped and lost), f"tests of one group are not kept together: {lost[0]}"
-    seldom_collect_garbage()
+    make_small_runs_quick()
 
 
 @pytest.fixture(scope="session")

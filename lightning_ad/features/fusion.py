@@ -27,7 +27,7 @@ AFTER_SUM = "relu"  # the only activation that oneDNN has after a sum
 PIXELS = 2**18
 # Multiplications of a convolution, beside which what a library does before it is nothing.
 WORK = 2**26
-MOST_TOGETHER = 8  # it is tried once with as many, which must not take longer than it saves
+MOST_TOGETHER = 32
 IN_PLACE = {"iadd", "isub", "imul", "itruediv"}
 SUMS: tuple[Callable[..., Any], ...] = (operator.add, operator.iadd, torch.add)
 

@@ -90,16 +90,17 @@ def test_bits_depend_neither_on_threads_nor_on_the_batch():
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v2", "squeezenet1_1", "resnet18"])
-def test_small_images_go_together_with_the_same_bits(name):
+def test_small_images_go_together_with_the_same_bits(name, monkeypatch):
+    monkeypatch.setattr(fusion, "MOST_TOGETHER", 32)  # as it is outside of the tests
     backbone, images, threads = (
         lively(Backbone(name, None)),
-        torch.rand(20, 3, 64, 64),
+        torch.rand(70, 3, 64, 64),
         torch.get_num_threads(),
     )
     try:
         torch.set_num_threads(2)
         together = backbone(images)
-        assert backbone.extraction.fused.network.together == 8
+        assert backbone.extraction.fused.network.together == 32
         backbone.extraction.fused.network.together = 1
         for some, one_by_one in zip(together, backbone(images), strict=True):
             assert torch.equal(some, one_by_one)

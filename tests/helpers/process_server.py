@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
-from rare_garbage import seldom_collect_garbage
+from quick import make_small_runs_quick
 
 from lightning_ad.commands.main import COMMANDS
 
@@ -37,7 +37,7 @@ for command in COMMANDS.values():
 for name in IMPORTED_AT_THEIR_USE:
     import_module(name)
 Image.init()
-seldom_collect_garbage()  # or each forked process would copy the pages on which it searches
+make_small_runs_quick()
 
 
 class RankProcess:
