@@ -128,6 +128,19 @@ def configs() -> Path:
     return package / "configs"
 
 
+def config_of(class_path: str) -> Path | None:
+    """Returns a method's own configuration: of several, the one with the shortest name.
+
+    The demo is none of them. Returns None for a method without one.
+    """
+    found: list[Path] = []
+    for file in sorted(configs().glob("*.yaml")):
+        model = yaml.safe_load(file.read_text()).get("model") or {}
+        if file.stem != "demo" and model.get("class_path") == class_path:
+            found.append(file)
+    return min(found, key=lambda file: len(file.stem), default=None)
+
+
 def with_demo(args: Sequence[str]) -> list[str]:
     """Returns the flags; without a `--config`, with that of the demo.
 

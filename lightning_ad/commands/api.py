@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from lightning_ad import methods
-from lightning_ad.cli.settings import GivenSettings, configs
+from lightning_ad.cli.settings import GivenSettings, config_of
 from lightning_ad.commands import evaluate as evaluate_command
 from lightning_ad.commands import train as train_command
 from lightning_ad.data.datamodule import AnomalyDataModule
@@ -160,24 +160,16 @@ def _data_config(data: AnomalyDataModule) -> dict[str, Any]:
 
 
 def released_trainer(module: AnomalyModule) -> dict[str, Any]:
-    """Returns the trainer settings of the method's own configuration; of several, the plainest.
+    """Returns the trainer settings of the method's own configuration.
 
     Without one, a method that reads each image once has one epoch, and another no settings.
     """
-    own: list[dict[str, Any]] = []
-    for file in sorted(configs().glob("*.yaml")):
-        config = yaml.safe_load(file.read_text())
-        if config["model"]["class_path"] == _class_path(module):
-            own.append(config)
-    if own:
-        return min(own, key=_count_of_arguments)["trainer"]
+    own = config_of(_class_path(module))
+    if own is not None:
+        return yaml.safe_load(own.read_text()).get("trainer") or {}
     if isinstance(module, FitOnlyModule):
         return {"max_epochs": 1}
     return {}
-
-
-def _count_of_arguments(config: Mapping[str, Any]) -> int:
-    return len(config["model"].get("init_args") or {})
 
 
 def _check_trainer(module: AnomalyModule, given: GivenSettings) -> None:

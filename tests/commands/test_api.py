@@ -13,6 +13,7 @@ from torch import optim
 from torchvision.models import squeezenet1_1
 
 import lightning_ad as ad
+from lightning_ad.cli import settings
 from lightning_ad.commands import api
 from lightning_ad.commands.train import train
 from lightning_ad.reporting.tables import read_predictions
@@ -95,12 +96,11 @@ def test_released_settings_are_those_of_the_class_itself(tmp_path, monkeypatch):
     assert api.released_trainer(Compared()) == {"max_epochs": 1}
     assert api.released_trainer(DRAEM()) == {}
     assert api.released_trainer(ad.DRAEM()) == {"max_epochs": 700}
-    variant = "model: {class_path: lightning_ad.methods.DRAEM, init_args: {norm: group, x: 1}}\n"
-    plainer = "model: {class_path: lightning_ad.methods.DRAEM, init_args: {norm: group}}\n"
-    (tmp_path / "a.yaml").write_text(f"{variant}trainer: {{max_epochs: 5}}\n")
-    (tmp_path / "b.yaml").write_text(f"{plainer}trainer: {{max_epochs: 9}}\n")
-    monkeypatch.setattr(api, "configs", lambda: tmp_path)
-    assert api.released_trainer(ad.DRAEM()) == {"max_epochs": 9}
+    model = "model: {class_path: lightning_ad.methods.DRAEM, init_args: {norm: group}}\n"
+    for epochs, name in enumerate(("demo", "draem", "draem-other")):
+        (tmp_path / f"{name}.yaml").write_text(f"{model}trainer: {{max_epochs: {epochs}}}\n")
+    monkeypatch.setattr(settings, "configs", lambda: tmp_path)
+    assert api.released_trainer(ad.DRAEM()) == {"max_epochs": 1}
 
 
 def test_what_cannot_end_in_a_run_is_refused_before_the_fit(trees, tmp_path):

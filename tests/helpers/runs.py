@@ -11,6 +11,7 @@ from scripts import PATIENCE, script_server
 from small import small_flags
 from trees import category_of
 
+from lightning_ad.cli import settings
 from lightning_ad.commands.main import parse
 
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -26,9 +27,8 @@ METHODS = sorted(p for p in CONFIGS.glob("*.yaml") if method_of(p) and p.stem !=
 
 
 def config_of(method):
-    """The configuration of a method: the one with the shortest name, of several."""
-    found = [config for config in METHODS if method_of(config) == method]
-    return min(found, key=lambda config: len(config.stem))
+    """The method's own configuration, by the name of its class."""
+    return settings.config_of(f"lightning_ad.methods.{method}")
 
 
 DATA_SETS = sorted(
