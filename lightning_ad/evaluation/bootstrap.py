@@ -1,7 +1,8 @@
 """How sure a metric is: bootstrap intervals over images, and a paired comparison of two runs."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ FEWEST_PIXEL_BINS = 32
 COUNTS = 2**25  # of all images and bins together, about the most that are held
 SAMPLED = 2**20  # pixels by which the bins are chosen, about
 LEVEL = 0.95
+Result = TypeVar("Result")
 Intervals = dict[str, tuple[float, float]]  # both ends, by the name of a metric
 
 
@@ -65,11 +67,12 @@ def intervals(
     if not _both_kinds(labels):
         return {}
     levels = _levels(scores)
-    drawn = []
-    for rows in _resampled(labels, seed, draws):
+
+    def values(rows: NDArray[np.int64]) -> list[float]:
         curve = _curve_of_images(levels, rows, labels)
-        drawn.append([metric(curve) for metric in metrics.values()])
-    return _intervals_of(metrics, drawn)
+        return [metric(curve) for metric in metrics.values()]
+
+    return _intervals_of(metrics, _over_draws(values, labels, seed, draws))
 
 
 class ImagePixels(NamedTuple):
@@ -165,11 +168,12 @@ def pixel_intervals(
     labels = counts[:, 1].any(1)
     if not _both_kinds(labels):
         return {}
-    drawn = []
-    for rows in _resampled(labels, seed, draws):
+
+    def values(rows: NDArray[np.int64]) -> list[float]:
         curve = _curve_of_counts(counts, rows, pixels.lowest)
-        drawn.append([metric(curve) for metric in metrics.values()])
-    return _intervals_of(metrics, drawn)
+        return [metric(curve) for metric in metrics.values()]
+
+    return _intervals_of(metrics, _over_draws(values, labels, seed, draws))
 
 
 def _curve_of_counts(
@@ -217,7 +221,7 @@ def paired_difference(
         before = metric(_curve_of_images(levels, rows, labels))
         return metric(_curve_of_images(other_levels, rows, labels)) - before
 
-    drawn = [difference(rows) for rows in _resampled(labels, seed, draws)]
+    drawn = _over_draws(difference, labels, seed, draws)
     below = sum(value <= 0 for value in drawn)
     above = sum(value >= 0 for value in drawn)
     p = min(1.0, 2 * (1 + min(below, above)) / (draws + 1))
@@ -229,14 +233,32 @@ def _both_kinds(labels: NDArray) -> bool:
     return bool(0 < labels.sum() < len(labels))
 
 
+def _over_draws(
+    measure: Callable[[NDArray[np.int64]], Result], labels: NDArray, seed: int, draws: int
+) -> list[Result]:
+    """Returns what a function of rows gives for each test set that is drawn.
+
+    Of few images the same test sets are drawn again and again: each is measured once.
+    """
+    measured: dict[bytes, Result] = {}
+    drawn = []
+    for rows in _resampled(labels, seed, draws):
+        times = np.bincount(rows, minlength=len(labels))
+        key = hashlib.blake2b(times, digest_size=16).digest()
+        if key not in measured:
+            measured[key] = measure(rows)
+        drawn.append(measured[key])
+    return drawn
+
+
 def _resampled(labels: NDArray, seed: int, draws: int) -> Iterator[NDArray[np.int64]]:
     """Yields the rows of each test set that is drawn."""
     rng = np.random.default_rng(seed)
     good = np.flatnonzero(labels == 0)
     anomalous = np.flatnonzero(labels == 1)
     for _ in range(draws):
-        drawn_good = rng.choice(good, len(good))
-        drawn_anomalous = rng.choice(anomalous, len(anomalous))
+        drawn_good = good[rng.integers(len(good), size=len(good))]
+        drawn_anomalous = anomalous[rng.integers(len(anomalous), size=len(anomalous))]
         yield np.concatenate([drawn_good, drawn_anomalous])
 
 
@@ -270,14 +292,14 @@ def _curve_of_images(levels: _Levels, rows: NDArray[np.int64], labels: NDArray) 
     size = len(levels.scores)
     positives = np.bincount(drawn[positive], minlength=size)
     negatives = np.bincount(drawn[~positive], minlength=size)
-    present = np.flatnonzero(positives + negatives)
+    present = (positives + negatives).nonzero()[0]
     has_positives = positives[present] > 0
     kept = has_positives.copy()
     kept[:-1] |= has_positives[1:]  # a level of negatives alone, next above one of positives
-    kept[np.flatnonzero(negatives[present])[-1]] = True  # the lowest score of negatives
+    kept[negatives[present].nonzero()[0][-1]] = True  # the lowest score of negatives
     places = present[kept]
-    true_positives = np.cumsum(positives)[places]
-    false_positives = np.cumsum(negatives)[places]
+    true_positives = positives.cumsum()[places]
+    false_positives = negatives.cumsum()[places]
     overlap = true_positives.astype(np.float64)
     return Curve(levels.scores[places], false_positives, true_positives, overlap)
 

@@ -35,7 +35,7 @@ def precision_recall(curve: Curve) -> Points:
     hits = curve.true_positives
     precision = hits / (hits + curve.false_positives)
     recall = hits / hits[-1]
-    return np.append(0.0, recall), np.append(1.0, precision)
+    return _preceded(0.0, recall), _preceded(1.0, precision)
 
 
 def auroc(curve: Curve) -> float:
@@ -53,7 +53,8 @@ def average_precision(curve: Curve) -> float:
     if not curve.defined:
         return float("nan")
     recall, precision = precision_recall(curve)
-    return float(np.sum(np.diff(recall) * precision[1:]))
+    steps = recall[1:] - recall[:-1]
+    return float((steps * precision[1:]).sum())
 
 
 def f1_max(curve: Curve) -> tuple[float, float]:
@@ -127,9 +128,17 @@ def _from_origin(curve: Curve, gained: NDArray) -> Points:
     if not curve.defined:
         return np.empty(0), np.empty(0)
     rate = curve.false_positives / curve.false_positives[-1]
-    return np.append(0.0, rate), np.append(0.0, gained / gained[-1])
+    return _preceded(0.0, rate), _preceded(0.0, gained / gained[-1])
+
+
+def _preceded(first: float, column: Column) -> Column:
+    """Puts a number before a column; np.append takes three times as long if it is short."""
+    longer = np.empty(column.size + 1)
+    longer[0] = first
+    longer[1:] = column
+    return longer
 
 
 def _area(x: Column, y: Column) -> float:
-    trapezia = np.diff(x) * (y[1:] + y[:-1])
-    return float(np.sum(trapezia) / 2)
+    trapezia = (x[1:] - x[:-1]) * (y[1:] + y[:-1])
+    return float(trapezia.sum() / 2)

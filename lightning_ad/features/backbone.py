@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,6 +15,7 @@ from lightning_ad.features.fusion import ACTIVATIONS
 from lightning_ad.features.weights import build_network
 from lightning_ad.system.lazy_module import LazyModule
 
+Module = TypeVar("Module", bound=nn.Module)
 timm = LazyModule("timm")  # seconds, which a command's --help need not take
 BLOCK = {"cpu": 1, "cuda": 16}  # images that go through the network together, by type of device
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
@@ -71,10 +72,8 @@ class Backbone(nn.Module):
         network = build_network(name, weights, argument).eval()
         if layers is None:
             layers = _blocks_at(network, name, strides, argument)
-        _check_layers(layers, network, name, argument)
         self.layers = list(layers)
-        outputs = {layer: layer for layer in layers}
-        self.body = timm.models.create_feature_extractor(network, outputs).eval()
+        self.body = _as_far_as(layers, network, name, argument)
         self.requires_grad_(False)
         self.register_buffer("mean", _by_channel(MEAN), persistent=False)
         self.register_buffer("std", _by_channel(STD), persistent=False)
@@ -177,17 +176,37 @@ def _places(module: nn.Module) -> list[tuple[torch.device, int]]:
     return [(value.device, value.data_ptr()) for value in module.state_dict().values()]
 
 
+def _without_numbers(module: Module) -> Module:
+    """Copies a module to the meta device."""
+    there = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        there[id(tensor)] = tensor.to("meta")
+    return copy.deepcopy(module, there)
+
+
 def _for_shapes_only(body: fx.GraphModule) -> fx.GraphModule:
     """Copies a network to the meta device, without modules that keep the shape: the slow ones."""
-    without_numbers = {}
-    for tensor in (*body.parameters(), *body.buffers()):
-        without_numbers[id(tensor)] = tensor.to("meta")
-    body = copy.deepcopy(body, without_numbers)
+    body = _without_numbers(body)
     for parent in list(body.modules()):
         for name, child in parent.named_children():
             if isinstance(child, (nn.BatchNorm2d, *ACTIVATIONS)):
                 setattr(parent, name, nn.Identity())
     return body.eval()
+
+
+def _as_far_as(
+    layers: Sequence[str], network: nn.Module, name: str, argument: str
+) -> fx.GraphModule:
+    """Returns the network as far as the deepest layer, with the maps of all layers."""
+    modules = dict(network.named_modules())
+    if not all(layer in modules for layer in layers):
+        _check_layers(layers, network, name, argument)
+    outputs = {layer: layer for layer in layers}
+    try:
+        return timm.models.create_feature_extractor(network, outputs).eval()
+    except ValueError:  # among them is a module that images do not pass
+        _check_layers(layers, network, name, argument)
+        raise
 
 
 def _check_layers(layers: Sequence[str], network: nn.Module, name: str, argument: str) -> None:
@@ -231,7 +250,7 @@ def _blocks_at(
 
 def _last_blocks(network: nn.Module) -> dict[int | None, str]:
     """Finds the last block at each stride, and at None the last of all, on the meta device."""
-    ghost = copy.deepcopy(network).to("meta")
+    ghost = _without_numbers(network)
     at: dict[int | None, str] = {}
 
     def note(block: str, output: object) -> None:

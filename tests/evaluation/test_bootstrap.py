@@ -91,6 +91,22 @@ def test_the_curve_of_each_test_set_is_that_of_its_images(levels):
             np.testing.assert_array_equal(column, of_images)
 
 
+def test_a_test_set_that_is_drawn_again_counts_again_and_is_measured_once():
+    scores = np.array([0.1, 0.6, 0.3, 0.2, 0.7])
+    labels = np.array([0, 0, 0, 1, 1])
+    measured = []
+    found = intervals(
+        {"it": lambda curve: measured.append(curve) or auroc(curve)}, scores, labels, draws=300
+    )
+    again = np.random.default_rng(0)
+    values = []
+    for _ in range(300):
+        rows = np.concatenate([again.choice(3, 3), 3 + again.choice(2, 2)])
+        values.append(roc_auc_score(labels[rows], scores[rows]))
+    assert found["it"] == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1e-12)
+    assert len(measured) <= 10 * 3  # ways to draw three good images, and two anomalous ones
+
+
 def test_a_score_that_is_no_number_is_refused():
     with pytest.raises(UserError, match="1 of 4 are NaN"):
         intervals({"it": auroc}, np.array([0.0, 1.0, np.nan, 2.0]), np.array([0, 0, 1, 1]))

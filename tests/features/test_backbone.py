@@ -56,6 +56,10 @@ def test_unknown_names_list_what_there_is():
         Backbone("timm/resnet19", None)
     with pytest.raises(UsageError, match=r"no layer 'layer9'; its blocks are .*layer3"):
         Backbone("resnet18", None, ["layer9"])
+    with pytest.raises(UsageError, match=r"no layer 'relu_9'"):
+        Backbone("resnet18", None, ["relu_9"])
+    with pytest.raises(UsageError, match=r"no layer ''; its blocks are"):  # the network itself
+        Backbone("resnet18", None, [""])
     with pytest.raises(UsageError, match=r"no block at stride 64, only at .*16, 32; name the lay"):
         Backbone("resnet18", None, strides=(64,))
     with pytest.raises(UsageError, match="IMAGENET1K_V1"):
