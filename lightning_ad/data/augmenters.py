@@ -66,9 +66,10 @@ def _solarize(x: Tensor, parameters: Tensor) -> Tensor:
 
 
 def _posterize(x: Tensor, parameters: Tensor) -> Tensor:
-    levels = 2 ** parameters[:, 0, None, None, None]
-    level = (x * levels).floor().minimum(levels - 1)
-    return (level + 0.5) / levels
+    """Keeps the highest bits of 8-bit values, and makes the others 0."""
+    step = 2 ** (8 - parameters[:, 0, None, None, None])
+    value = (x * 255).round()
+    return (value / step).floor() * step / 255
 
 
 def _invert(x: Tensor, _: Tensor) -> Tensor:

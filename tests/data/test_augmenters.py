@@ -70,11 +70,17 @@ def test_augmenters_equal_hand_computed_values(picture):
     torch.testing.assert_close(
         apply_one("hue and saturation", red, 1 / 3, 0.0).flatten(), torch.tensor([0.0, 1, 0])
     )
-    assert set(apply_one("posterize", image, 1.0).unique().tolist()) == {0.25, 0.75}
-    shades = torch.tensor([0.0, 0.1, 0.3, 0.99]).expand(3, 1, 4)
-    torch.testing.assert_close(
-        apply_one("posterize", shades, 3.0)[0, 0], torch.tensor([1.0, 1, 5, 15]) / 16
-    )
+    between_levels = torch.tensor([0.0, 127.4, 127.6, 255.0]).expand(3, 1, 4) / 255
+    halves = apply_one("posterize", between_levels, 1.0)[0, 0] * 255
+    assert halves.tolist() == [0.0, 0.0, 128.0, 128.0]
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_posterize_zeroes_the_low_bits_as_pillow_does(bits):
+    every_value = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    pillow = ImageOps.posterize(Image.fromarray(every_value), bits)
+    found = apply_one("posterize", tensor(every_value[..., None].repeat(3, 2)), float(bits))
+    torch.testing.assert_close(found[0], torch.from_numpy(np.asarray(pillow) / 255).float())
 
 
 def test_a_row_of_a_batch_is_augmented_as_if_alone(picture):
