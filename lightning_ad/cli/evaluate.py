@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import yaml
 from lightning.pytorch.callbacks import Callback
@@ -12,11 +13,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_ad.cli.run import RunCLI
 from lightning_ad.cli.trainer import progress_bar
+from lightning_ad.data.layouts import demo
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.inspector import FinishedRun
+from lightning_ad.system.names import file_name, stays_below
 from lightning_ad.system.run_folder import RunFolder
 
 OF_THE_FIT = ("output", "select", "extend", "suspects", "trim")  # flags that an evaluation drops
+OF_ITS_MACHINE = ("feature_cache", "feature_cache_gb")  # a checkpoint names no folder to write to
 
 
 class EvaluateCLI(RunCLI):
@@ -71,9 +75,20 @@ def own_config(target: Path) -> Iterator[list[str]]:
     config = FinishedRun.read(target).config
     trainer = config["trainer"]
     config["trainer"] = {name: trainer.get(name) for name in ("precision", "max_epochs")}
-    for name in OF_THE_FIT:
+    for name in (*OF_THE_FIT, *OF_ITS_MACHINE):
         config.pop(name, None)
+    _keep_inside(config)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         file.write(yaml.safe_dump(config))
         file.flush()
         yield ["--config", file.name]
+
+
+def _keep_inside(config: dict[str, Any]) -> None:
+    """Keeps what a checkpoint names from being written elsewhere than where the user writes."""
+    name = config.get("name")
+    if name is not None and not stays_below(str(name)):
+        config["name"] = file_name(str(name))
+    data = config["data"]
+    if data.get("layout") == "demo" and not demo.is_drawn(Path(str(data.get("root")))):
+        data.pop("root", None)  # it is drawn where it is by default

@@ -106,7 +106,8 @@ class RunCLI(LightningCLI):
     @property
     def name(self) -> str:
         """The run's name: `--name`, or the method and the data set."""
-        return self.config.name or f"{type(self.model).__name__.lower()}-{self.datamodule.title}"
+        method = type(self.model).__name__.lower()
+        return self.config.name or f"{method}-{self.datamodule.file_title}"
 
     @property
     def config_text(self) -> str:

@@ -15,6 +15,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_ad.data.layouts import option_names
 from lightning_ad.errors import UsageError
 
+CATEGORY = "--data.category"
+ONE_CATEGORY = "--one_category"  # by which a series and a benchmark name it to their runs
 NAMED_BY_CONFIG = ("--model", "--data.layout", "--data.category")  # mean nothing without a --config
 
 
@@ -117,6 +119,18 @@ def without(args: Sequence[str], *flags: str) -> list[str]:
         elif part != "--resume":
             next(parts, None)
     return kept
+
+
+def as_one_run(args: Sequence[str]) -> list[str]:
+    """Returns the flags of a run of one category, even if that is called `all` or has commas."""
+    return [ONE_CATEGORY if part == CATEGORY else part for part in split_flags(args)]
+
+
+def of_one_run(args: Sequence[str]) -> list[str] | None:
+    """Returns the flags that `as_one_run` was given; None for others."""
+    if ONE_CATEGORY not in args:
+        return None
+    return [CATEGORY if arg == ONE_CATEGORY else arg for arg in args]
 
 
 def configs() -> Path:

@@ -9,11 +9,12 @@ from pathlib import Path
 from statistics import stdev
 from typing import NamedTuple
 
-from lightning_ad.cli.settings import GivenSettings, without
+from lightning_ad.cli.settings import GivenSettings, as_one_run, without
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import categories, layout_names
 from lightning_ad.errors import Preempted, UsageError
 from lightning_ad.evaluation.catalogue import oracle
+from lightning_ad.system.names import file_name
 from lightning_ad.system.run_folder import RunFolder
 from lightning_ad.system.signals import forward_signals
 from lightning_ad.system.subprocesses import start_training
@@ -106,9 +107,11 @@ def train_each(args: Sequence[str], parts: Parts) -> int:
     for number, name in enumerate(parts.names, 1):
         part = _label(name, parts)
         label = f"[{number}/{len(parts.names)}] {part}"
-        folder = output / f"{title}-{part}"
-        flags = [*without(args, f"--data.{parts.kind}"), f"--data.{parts.kind}", name]
-        code = _train_part(flags, folder, label)
+        run = f"{title}-{file_name(part)}"
+        folder = output / run
+        kind = f"--data.{parts.kind}"
+        flags = [*without(args, kind, "--name"), kind, name, "--name", run]
+        code = _train_part(as_one_run(flags), folder, label)
         if code == Preempted.exit_code:
             print("stopped: the same command with --resume goes on", file=sys.stderr)
             return code
@@ -129,7 +132,7 @@ def _train_part(args: Sequence[str], folder: Path, label: str) -> int:
         print(f"{label}: finished before")
         return 0
     print(label, flush=True)
-    flags = [*without(args, "--name", "--resume"), "--name", folder.name]
+    flags = without(args, "--resume")
     if resume and versions:
         flags.append("--resume")
     return _wait(start_training(flags))
@@ -204,6 +207,8 @@ def _statistics(rows: Mapping[str, Values], parts: Parts) -> dict[str, Values]:
         means.append(_mean(known))
         errors.append(_standard_error(known))
     title = "mean"
+    if title in rows:
+        title = "mean of all"
     if counts != {len(parts.names)}:
         title = f"mean of {' or '.join(map(str, sorted(counts)))} of {len(parts.names)}"
     statistics = {title: means}
@@ -264,4 +269,4 @@ def _data_set(given: GivenSettings, kind: str) -> str:
     if kind == "fold":
         category = given.get("data.category")
     layout = str(given.get("data.layout"))
-    return AnomalyDataModule(layout, str(given.get("data.root")), category).title
+    return AnomalyDataModule(layout, str(given.get("data.root")), category).file_title

@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning_ad.cli.evaluate import own_config
 from lightning_ad.cli.forecast import announce
 from lightning_ad.cli.run import RunCLI
-from lightning_ad.cli.settings import split_flags, with_demo
+from lightning_ad.cli.settings import of_one_run, split_flags, with_demo
 from lightning_ad.cli.steps import finish, fit, interruptible, test
 from lightning_ad.commands.series import parts_of, train_each
 from lightning_ad.errors import UsageError
@@ -26,6 +26,10 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         UserError: for anything that the user can put right.
     """
+    one = of_one_run(arguments.flags)
+    if one is not None:
+        train(one)
+        return 0
     parts = parts_of(arguments.flags)
     if parts.names:
         return train_each(arguments.flags, parts)

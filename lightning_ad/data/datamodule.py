@@ -26,6 +26,7 @@ from lightning_ad.data.textures import texture_source
 from lightning_ad.data.tiling import Tiles
 from lightning_ad.data.workers import begin_worker, worker_count
 from lightning_ad.errors import DataError, UsageError
+from lightning_ad.system.names import file_name
 
 YOUR_OWN = ("folder", "table")  # layouts of no data set in particular
 
@@ -172,12 +173,21 @@ class AnomalyDataModule(LightningDataModule):
     @property
     def title(self) -> str:
         """`<data set>-<category>`, or the data set alone; your own data are named by the folder."""
-        data_set = self.layout
+        return "-".join(self._names)
+
+    @property
+    def file_title(self) -> str:
+        """The title as a part of the name of a file or a folder."""
+        return "-".join(map(file_name, self._names))
+
+    @property
+    def _names(self) -> list[str]:
+        names = [self.layout]
         if self.layout in YOUR_OWN:
-            data_set = self.root.resolve().name
-        if not self.category:
-            return data_set
-        return f"{data_set}-{self.category}"
+            names = [self.root.resolve().name]
+        if self.category:
+            names.append(self.category)
+        return names
 
     @property
     def input_size(self) -> tuple[int, int]:

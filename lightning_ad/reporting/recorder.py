@@ -29,8 +29,11 @@ from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.reporting.maps import write_map
 from lightning_ad.reporting.tables import ImageResult
 from lightning_ad.system.distributed import world_size
+from lightning_ad.system.names import file_name
 from lightning_ad.system.run_folder import RunFolder
 from lightning_ad.system.threads import map_single_threaded
+
+LONGEST_PART = 220  # bytes that a map's name has of the image's
 
 
 class _Recorded(NamedTuple):
@@ -183,7 +186,9 @@ def _map_paths(batch: Batch) -> list[Path]:
     """Names the files of the maps of a batch, relative to the run folder."""
     paths = []
     for path, defect, index in zip(batch.path, batch.defect, batch.index.tolist(), strict=True):
-        paths.append(Path("maps") / defect / f"{index:05d}-{Path(path).stem}.png")
+        folder = file_name(defect, LONGEST_PART)
+        stem = file_name(Path(path).stem, LONGEST_PART)
+        paths.append(Path("maps") / folder / f"{index:05d}-{stem}.png")
     return paths
 
 

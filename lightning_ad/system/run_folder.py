@@ -7,6 +7,7 @@ from typing import Self
 
 from lightning_ad.errors import UsageError
 from lightning_ad.system.files import replacing
+from lightning_ad.system.names import stays_below
 
 
 class RunFolder:
@@ -24,8 +25,13 @@ class RunFolder:
         """Makes the folder of the next version of `name`.
 
         Raises:
-            UsageError: if it cannot be made.
+            UsageError: if it cannot be made, or the name leads out of `output`.
         """
+        if not stays_below(name):
+            raise UsageError(
+                f"a run cannot be called {name}: its name is a folder in {output}; choose its "
+                "place by --output"
+            )
         numbers = [_number(version.path) for version in cls.versions(output / name)]
         path = output / name / f"version_{max(numbers, default=-1) + 1}"
         try:

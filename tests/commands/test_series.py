@@ -140,3 +140,32 @@ def test_each_is_trained_a_failed_one_does_not_stop_the_rest_and_resume_takes_fi
     assert said.out.count("finished before") == 2
     assert "cable FAILED" not in said.err
     assert f"{'mean':<6}" in said.out
+
+
+def test_a_category_called_all_is_one_run(root, tmp_path, monkeypatch):
+    """And one of a table whose name has commas, or is a path; each started what it is part of."""
+    names = ["all", "a,b", "x/../../out"]
+    begun = []
+
+    class Finished:
+        def __init__(self, args):
+            begun.append(args)
+            command = "lightning_ad.commands.train.train"
+            monkeypatch.setattr(command, lambda flags: flagged.append(flags))
+            assert typed("train", *args) == 0
+            folder = tmp_path / args[args.index("--name") + 1]
+            finished_run(folder / "version_0", {"image_AUROC": 0.5})
+
+        def wait(self):
+            return 0
+
+    flagged = []
+    monkeypatch.setattr("lightning_ad.commands.series.start_training", Finished)
+    args = [*flags(root, tmp_path), "--data.category", "all"]
+    assert train_each(args, Parts("category", names)) == 0
+    assert len(begun) == len(names)
+    for name, found in zip(names, flagged, strict=True):
+        assert found[found.index("--data.category") + 1] == name
+    made = sorted(path.name for path in tmp_path.glob("*/"))
+    assert made[:2] == ["patchcore-mvtec-a,b", "patchcore-mvtec-all"]
+    assert len(made) == 3

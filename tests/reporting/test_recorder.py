@@ -1,3 +1,4 @@
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -130,3 +131,15 @@ def test_a_calibration_of_images_preprocessed_differently_is_not_used(tmp_path):
     with pytest.warns(UserWarning, match="differently"):
         by_number = record(tmp_path, other, seen, method=0.25)
     assert by_number.threshold.image == 0.25
+
+
+@pytest.mark.parametrize("name", ["/tmp/up", "../../up", "x" * 250, "\udccf\udcdd", "a\n\x1b[2J%'"])
+def test_maps_stay_in_their_folder_whatever_the_data_call_them(name, tmp_path):
+    seen = batch([1])
+    seen.defect = [name]
+    seen.path = [f"test/{Path(name).name}.png"]
+    recorder = record(tmp_path / "run", module(), (prediction(1), seen))
+    (written,) = tmp_path.rglob("*.png")
+    assert written == tmp_path / "run" / recorder.rows[0].map_path
+    assert written.parts[len(tmp_path.parts) :][:2] == ("run", "maps")
+    assert len(written.relative_to(tmp_path).parts) == 4

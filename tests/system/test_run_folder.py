@@ -66,3 +66,10 @@ def test_the_newest_finished_version_is_found(tmp_path):
     newest.best_checkpoint.touch()
     assert finished_checkpoint(newest.path) == newest.best_checkpoint
     assert finished_checkpoint(tmp_path / "a.ckpt") == tmp_path / "a.ckpt"
+
+
+@pytest.mark.parametrize("name", ["../out", "/out", "mine/../../out"])
+def test_a_name_does_not_lead_out_of_the_output(name, tmp_path):
+    with pytest.raises(UsageError, match="its name is a folder in"):
+        RunFolder.create(tmp_path / "runs", name)
+    assert not list(tmp_path.iterdir())

@@ -11,6 +11,7 @@ from typing import Any
 from lightning_ad.cli.settings import GivenSettings, split_flags, without
 from lightning_ad.data.layouts import categories, layout_module, layout_names
 from lightning_ad.errors import UsageError
+from lightning_ad.system.names import file_name
 
 RUN_PREFIXES = ("model", "data", "trainer")  # of the flags of train
 UNREPORTED = (
@@ -56,7 +57,7 @@ class Cell:
         """The name of its run."""
         parts = [self.method, self.data, f"seed{self.seed}"]
         if self.category:
-            parts.insert(2, self.category)
+            parts.insert(2, file_name(self.category))
         return "-".join(parts)
 
     @property

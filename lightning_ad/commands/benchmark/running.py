@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 
+from lightning_ad.cli.settings import as_one_run
 from lightning_ad.commands.benchmark.cells import Cell
 from lightning_ad.errors import Preempted, UsageError
 from lightning_ad.system.files import write_json
@@ -120,7 +121,7 @@ class _Runner:
                 return None
             write_json(folder / SETTINGS, cell.settings)
             print(f"{label} {'goes on' if versions else 'begins'}", flush=True)
-            flags = [*cell.flags, "--output", str(self.output), "--name", cell.name]
+            flags = [*as_one_run(cell.flags), "--output", str(self.output), "--name", cell.name]
             if versions:
                 flags.append("--resume")
             with (folder / LOG).open("a") as log:

@@ -13,6 +13,7 @@ from lightning_ad.errors import DataError
 
 SOURCE = "nothing to get: the program draws it"
 LICENCE = "of this project"
+MARKER = "drawn_by.txt"
 
 
 def prepare(root: Path) -> None:
@@ -21,12 +22,12 @@ def prepare(root: Path) -> None:
     Raises:
         DataError: if `root` holds something else.
     """
-    marker = root / "drawn_by.txt"
+    marker = root / MARKER
     version = _version()
-    if marker.is_file() and marker.read_text() == version:
+    if is_drawn(root) and marker.read_text() == version:
         return
     holds_files = root.is_dir() and any(root.iterdir())
-    if holds_files and not marker.is_file():
+    if holds_files and not is_drawn(root):
         raise DataError(
             f"{root} holds files that are not the demo's; set data.root to a new or empty folder"
         )
@@ -37,6 +38,11 @@ def prepare(root: Path) -> None:
     (partial / marker.name).write_text(version)
     shutil.rmtree(root, ignore_errors=True)
     partial.rename(root)
+
+
+def is_drawn(root: Path) -> bool:
+    """Returns whether this or another version of the program drew the demo in a folder."""
+    return (root / MARKER).is_file()
 
 
 def find(root: Path, category: str | None) -> list[Sample]:
