@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -159,7 +160,8 @@ def _try_layouts(root: Path, options: Mapping[str, Any]) -> tuple[dict[str, int]
     doubts = ""
     for layout in layout_names():
         try:
-            samples = _all_samples(layout, root, options)
+            with warnings.catch_warnings(action="ignore"):
+                samples = _all_samples(layout, root, options)
         except (UserError, OSError) as error:
             if _tells_more_than_a_missing_folder(error):
                 doubts += f"\n  {layout}: {error}"

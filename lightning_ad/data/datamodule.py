@@ -17,6 +17,7 @@ from lightning_ad.data.geometry import Geometry, Size
 from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import find_samples, labels_come_from_masks, prepare_layout
 from lightning_ad.data.layouts._files import good_samples
+from lightning_ad.data.listing import noting_passed_over
 from lightning_ad.data.reading import MEGAPIXELS, limit_size
 from lightning_ad.data.sample import Batch, Sample, Split, collate
 from lightning_ad.data.sampler import KeySampler
@@ -272,7 +273,8 @@ class AnomalyDataModule(LightningDataModule):
         )
 
     def _find_in_folder(self, folder: Path) -> list[Sample]:
-        samples = good_samples(folder, "train", recursive=True)
+        with noting_passed_over():
+            samples = good_samples(folder, "train", recursive=True)
         return with_ignored(samples, folder, self.ignore, self.ignore_value, allow_no_match=True)
 
     def _needed_splits(self, for_test_alone: bool) -> set[Split]:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from lightning_ad.data.layouts._files import IMAGE_SUFFIXES
+from lightning_ad.data.listing import images, noting_passed_over
 from lightning_ad.data.reading import read_nonzero, read_value
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError, UsageError
@@ -90,10 +90,11 @@ def _with_files_of_folder(
 
 def _images_by_name(folder: Path) -> dict[Path, Path]:
     """Returns the images below a folder by their paths in it, without suffix."""
-    found = {}
-    for file in folder.rglob("*"):
-        if file.suffix.lower() in IMAGE_SUFFIXES:
-            found[file.relative_to(folder).with_suffix("")] = file
+    with noting_passed_over():
+        files = images(folder, recursive=True)
+    found: dict[Path, Path] = {}
+    for file in files:
+        found[file.relative_to(folder).with_suffix("")] = file
     return found
 
 

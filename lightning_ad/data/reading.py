@@ -1,6 +1,7 @@
 """Reads an image or a mask from disk as a tensor."""
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from lightning_ad.data.listing import images
 from lightning_ad.data.sample import Regions, Saturation
 from lightning_ad.errors import DataError
 
@@ -248,9 +250,9 @@ def _is_on_its_side(file: Image.Image) -> bool:
 
 def _masks_in(folder: str) -> list[str]:
     """Returns the masks in a folder; raises DataError if there is none."""
-    files = sorted(Path(folder).glob("*.png"))
+    files = images(Path(folder))
     if not files:
-        raise DataError(f"there is no mask (*.png) in {folder}")
+        raise DataError(f"there is no mask in {folder}")
     return [str(file) for file in files]
 
 
@@ -310,6 +312,7 @@ def _check_pixels(path: str, kind: str, width: int, height: int) -> None:
 def _faults_named(path: str, kind: str) -> Iterator[None]:
     """Turns whatever goes wrong with a file into a DataError that names it."""
     try:
+        _check_is_file(path, kind)
         yield
     except (DataError, MemoryError):
         raise
@@ -327,6 +330,13 @@ def _faults_named(path: str, kind: str) -> Iterator[None]:
         raise DataError(
             f"cannot read the {kind} {path}: {reason}. Replace the file or take it out"
         ) from error
+
+
+def _check_is_file(path: str, kind: str) -> None:
+    """Raises DataError if a path is none of a file or a folder: to open it could take for ever."""
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DataError(f"{path} is a pipe, a socket or a device; expected the {kind}, a file")
 
 
 def _to_unit_range(array: np.ndarray, name: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from perlin_numpy import generate_fractal_noise_2d
 from torch import Tensor
 
 from lightning_ad.data.geometry import resize
-from lightning_ad.data.layouts._files import images
+from lightning_ad.data.listing import images, noting_passed_over
 from lightning_ad.data.reading import read_image
 from lightning_ad.errors import DataError
 
@@ -47,7 +47,8 @@ class TextureFolder:
     def __init__(self, folder: str) -> None:
         self.paths: list[Path] = []
         if Path(folder).is_dir():
-            self.paths = images(Path(folder), recursive=True)
+            with noting_passed_over():
+                self.paths = images(Path(folder), recursive=True)
         if not self.paths:
             raise DataError(
                 f"no image below {folder} (data.textures); expected photographs of textures"

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 
+from lightning_ad.data.listing import noting_passed_over
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError, MissingFolderError, UsageError
 
@@ -96,7 +97,8 @@ def find_samples(
     if not root.is_dir():
         raise DataError(f"no data set at {root}: there is no such folder. {expected_tree(module)}")
     try:
-        samples = module.find(root, category, **checked)
+        with noting_passed_over():
+            samples = module.find(root, category, **checked)
     except MissingFolderError as error:
         raise DataError(f"{error}. {expected_tree(module)}") from error
     return sorted(samples, key=lambda sample: (sample.split, sample.path))

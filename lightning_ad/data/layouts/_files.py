@@ -5,23 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lightning_ad.data.listing import images, subfolders
 from lightning_ad.data.sample import Sample, Split
-from lightning_ad.errors import DataError, MissingFolderError, UsageError
+from lightning_ad.errors import DataError, UsageError
 
-SUFFIXES = ["png", "jpg", "jpeg", "jfif", "jp2", "bmp", "tif", "tiff", "webp", "pgm", "ppm", "pbm"]
-IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in SUFFIXES)
-
-
-def images(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """Returns the image files in a folder, sorted by name, without hidden files.
-
-    Raises:
-        MissingFolderError: if there is no such folder.
-    """
-    if not folder.is_dir():
-        raise MissingFolderError(f"there is no folder {folder}, where images were expected")
-    files = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(file for file in files if _is_image(file))
+__all__ = ["images", "subfolders"]  # which layouts take from here, with the functions below
 
 
 def images_or_none(folder: Path) -> list[Path]:
@@ -48,13 +36,6 @@ def anomalous_samples(
     for image, mask in zip(found, masks, strict=True):
         samples.append(Sample(str(image), "test", defect, str(mask), mask_threshold))
     return samples
-
-
-def subfolders(folder: Path) -> list[Path]:
-    """Returns the folders in a folder, sorted by name, without hidden ones."""
-    return sorted(
-        inner for inner in folder.iterdir() if inner.is_dir() and not inner.name.startswith(".")
-    )
 
 
 def category_names(root: Path, marker: str) -> list[str]:
@@ -127,10 +108,6 @@ def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
             )
         found[path.stem] = path
     return found
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def seeded_split(paths: Sequence[Path], share: float, seed: int) -> tuple[list[Path], list[Path]]:

@@ -3,6 +3,7 @@ ROOT/<bad>/[<defect>/**/]*.png  anomalous parts (none yet: --data.layout_options
 ROOT/<masks>/[<defect>/**/]*.png  their masks, by stem (optional)
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_ad.data.layouts._files import (
@@ -10,8 +11,8 @@ from lightning_ad.data.layouts._files import (
     images,
     partners,
     seeded_split,
-    subfolders,
 )
+from lightning_ad.data.listing import folders_below
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError, UsageError
 
@@ -53,12 +54,15 @@ def find(
     if masks is None and (root / "masks").is_dir():
         masks = "masks"
     mask_folder = None if masks is None else root / masks
-    return samples + _bad_parts(root / bad, mask_folder, mask_threshold)
+    good_folders = [root / name for name in (good, good_test) if name is not None]
+    return samples + _bad_parts(root / bad, good_folders, mask_folder, mask_threshold)
 
 
-def _bad_parts(bad: Path, masks: Path | None, mask_threshold: int) -> list[Sample]:
+def _bad_parts(
+    bad: Path, good: Sequence[Path], masks: Path | None, mask_threshold: int
+) -> list[Sample]:
     samples: list[Sample] = []
-    for folder in _tree(bad):
+    for folder in _folders_of_bad(bad, good):
         inner = folder.relative_to(bad)
         defect = inner.parts[0] if inner.parts else "anomalous"
         if defect == GOOD:
@@ -87,12 +91,15 @@ def _good_parts(
     return seeded_split(found, test_share, seed)
 
 
-def _tree(folder: Path, links: bool = True) -> list[Path]:
-    """Returns a folder and all folders in it, however deep; links are followed in itself alone."""
-    found = [folder]
-    if not folder.is_dir():
-        return found
-    for inner in subfolders(folder):
-        if links or not inner.is_symlink():
-            found += _tree(inner, links=False)
+def _folders_of_bad(bad: Path, good: Sequence[Path]) -> list[Path]:
+    """Returns the folder of bad images and those in it, without those of good images."""
+    if not bad.is_dir():
+        return [bad]
+    top = bad.resolve()
+    inside = [place.resolve() for place in good if top in place.resolve().parents]
+    found = []
+    for folder in folders_below(bad):
+        place = folder.resolve()
+        if not any(place.is_relative_to(other) for other in inside):
+            found.append(folder)
     return found

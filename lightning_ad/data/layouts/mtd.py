@@ -5,7 +5,12 @@ ROOT/MT_*/Imgs/*.png                                    (masks, same stem)
 
 from pathlib import Path
 
-from lightning_ad.data.layouts._files import anomalous_samples, refuse_category, seeded_split
+from lightning_ad.data.layouts._files import (
+    anomalous_samples,
+    images,
+    refuse_category,
+    seeded_split,
+)
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError
 
@@ -64,7 +69,9 @@ def _listed_split(free: list[Path], train_list: Path) -> tuple[list[Path], list[
 
 def _images(root: Path, name: str) -> list[Path]:
     folder = root / f"MT_{name}" / "Imgs"
-    found = sorted(folder.glob("*.jpg"))
+    found = []
+    if folder.is_dir():
+        found = [image for image in images(folder) if image.suffix == ".jpg"]
     if not found:
         raise DataError(f"no *.jpg in {folder}; is data.root the folder that holds MT_Free?")
     return found

@@ -6,6 +6,8 @@ ROOT/<category>/ground_truth/<defect>/000_mask.png   (0 and 255)
 
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from lightning_ad.data.layouts._files import (
     anomalous_samples,
     category_folder,
@@ -30,7 +32,8 @@ def categories(root: Path) -> list[str]:
 def find(root: Path, category: str | None) -> list[Sample]:
     """MVTec AD (Bergmann et al., CVPR 2019), and every data set converted to its layout.
 
-    Masks are paired by stem, with or without `_mask`. A folder `validation/good`, as in MVTec LOCO,
+    Masks are paired by stem, with or without `_mask`; without a folder `ground_truth` there are no
+    masks, and no pixel metrics. A folder `validation/good`, as in MVTec LOCO,
     is the layout's own validation set.
 
     Raises:
@@ -45,11 +48,17 @@ def find(root: Path, category: str | None) -> list[Sample]:
         raise DataError(
             f"there is no folder {base / 'test'}, where test/good and test/<defect> were expected"
         )
+    truth = base / "ground_truth"
+    if not truth.is_dir():
+        rank_zero_warn(
+            f"there is no folder {truth}: the anomalous images have no masks, and pixel metrics "
+            "are n/a"
+        )
     for folder in subfolders(base / "test"):
         found = images(folder)
-        if folder.name == GOOD:
-            samples += [Sample(str(image), "test") for image in found]
+        if folder.name == GOOD or not truth.is_dir():
+            samples += [Sample(str(image), "test", folder.name) for image in found]
         else:
-            masks = partners(found, base / "ground_truth" / folder.name, ("_mask", ""))
+            masks = partners(found, truth / folder.name, ("_mask", ""))
             samples += anomalous_samples(found, masks, folder.name, mask_threshold=127)
     return samples

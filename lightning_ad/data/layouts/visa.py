@@ -60,7 +60,8 @@ def find(root: Path, category: str | None, *, protocol: str = "1cls") -> list[Sa
 
 def _rows(root: Path, protocol: str) -> list[dict[str, str]]:
     """Reads the table of splits of a protocol."""
-    tables = {file.stem: file for file in sorted((root / "split_csv").glob("*.csv"))}
+    files = sorted((root / "split_csv").glob("*.csv"))
+    tables = {file.stem: file for file in files if file.is_file()}
     if protocol not in tables:
         raise UsageError(
             f"there is no {root / 'split_csv' / protocol}.csv; there is {', '.join(tables)}"

@@ -91,3 +91,15 @@ def test_options_may_come_as_text(parts):
     message = r"data\.layout_options\.test_share: expected float, got 'all'"
     with pytest.raises(UsageError, match=message):
         find(parts, test_share="all")
+
+
+def test_the_good_test_images_may_lie_among_the_bad(parts):
+    """As in MVTec's layout, whose folder test holds both."""
+    (parts / "bad/good").mkdir()
+    (parts / "good/part0.png").rename(parts / "bad/good/part0.png")
+    (parts / "link").symlink_to(parts / "bad")
+    for good_test in ("bad/good", "link/good", "good/../bad/good"):
+        counts = count_by_defect(find(parts, good_test=good_test, masks=None))
+        assert counts["test", "good"] == 1
+        assert counts["train", "good"] == 5
+        assert counts["test", "dent"] == 2

@@ -106,3 +106,11 @@ def test_a_missing_test_folder(mvtec):
     shutil.rmtree(mvtec / "bottle/test")
     with pytest.raises(DataError, match="where test/good and test/<defect> were expected"):
         find(mvtec)
+
+
+def test_without_any_mask_there_are_no_pixel_metrics(mvtec):
+    shutil.rmtree(mvtec / "bottle/ground_truth")
+    with pytest.warns(UserWarning, match="pixel metrics are n/a"):
+        samples = find(mvtec)
+    assert count_by_defect(samples)["test", "broken"] == 4
+    assert not any(sample.mask_path for sample in samples)
