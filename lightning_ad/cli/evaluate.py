@@ -52,7 +52,7 @@ class EvaluateCLI(RunCLI):
             folder = RunFolder.create(self.beside.path, "evaluations")
         else:
             folder = RunFolder.create(Path(self.config.output), f"{self.name}-evaluation")
-        folder.config.write_text(self.config_text)
+        folder.write_config(self.config_text)
         return folder
 
     def callbacks(self, theirs: list[Callback]) -> list[Callback]:

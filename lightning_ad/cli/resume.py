@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_ad.errors import UsageError
 from lightning_ad.system.run_folder import RunFolder
@@ -39,7 +39,7 @@ COUNTED = ("trainer.limit_train_batches", "trainer.val_check_interval")  # 1 is 
 
 
 def unfinished_run(output: Path, name: str, config: str) -> RunFolder:
-    """Returns the folder of the newest unfinished run.
+    """Returns the folder of the newest unfinished run; the first process locks it.
 
     Args:
         output: the folder of all runs.
@@ -47,10 +47,18 @@ def unfinished_run(output: Path, name: str, config: str) -> RunFolder:
         config: as YAML, all settings that it would go on with.
 
     Raises:
-        UsageError: if there is none, or it was begun with other settings.
+        UsageError: if there is none, it was begun with other settings, or another process is at it.
     """
-    folder = RunFolder.unfinished(output, name)
-    check_same(folder, config)
+    if rank_zero_only.rank:
+        folder = RunFolder.unfinished(output, name)
+        check_same(folder, config)
+        return folder
+    folder = RunFolder.resume(output, name)
+    try:
+        check_same(folder, config)
+    except UsageError:
+        folder.unlock()
+        raise
     if not folder.resumable:
         rank_zero_info(f"{folder.path} has no checkpoint yet: it begins anew")
     return folder

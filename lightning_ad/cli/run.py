@@ -224,7 +224,7 @@ class RunCLI(LightningCLI):
             return folder
         if rank_zero_only.rank:
             return RunFolder(output / self.name)
-        folder = RunFolder.create(output, self.name)
+        folder = RunFolder.begin(output, self.name)
         folder.write_config(self.config_text)
         return folder
 

@@ -50,6 +50,13 @@ def train(args: Sequence[str] | None = None) -> RunFolder:
         UserError: for whatever the user can put right.
     """
     run = parse(list(sys.argv[1:] if args is None else args))
+    try:
+        return _train(run)
+    finally:
+        run.folder.unlock()
+
+
+def _train(run: RunCLI) -> RunFolder:
     resumed = run.resume_from is not None
     announce(run.model, run.datamodule, run.trainer, resumed)
     watch = Stopwatch()

@@ -1,6 +1,5 @@
 """Checkpoints on disk: whole or not there at all, written without a second copy in memory."""
 
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from lightning_ad.errors import WeightsError
+from lightning_ad.system.files import replacing_bytes
 from lightning_ad.system.memory import release_all
 
 CONFIG_KEY = "lightning_ad_config"  # the configuration of a run, as YAML text
@@ -65,18 +65,8 @@ def write_whole(content: Mapping[str, Any], target: Path) -> None:
     Raises:
         OSError: if it cannot be written; nothing is left of it then, and what was there stays.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
-    try:
-        with part.open("wb") as file:
-            torch.save(dict(content), _ReleasingFile(file))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(target)) from error
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing_bytes(target) as file:
+        torch.save(dict(content), _ReleasingFile(file))
 
 
 def check_whole(path: Path) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Self
 
 from lightning_ad.errors import UsageError
-from lightning_ad.system.files import replacing
+from lightning_ad.system.files import remove_parts, replacing, sync_folder
+from lightning_ad.system.folder_lock import FolderIsLockedError, FolderLock
 from lightning_ad.system.names import stays_below
 
 
@@ -19,10 +20,11 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lock: FolderLock | None = None
 
     @classmethod
     def create(cls, output: Path, name: str) -> Self:
-        """Makes the folder of the next version of `name`.
+        """Makes the folder of the next version of `name`, which no other process makes too.
 
         Raises:
             UsageError: if it cannot be made, or the name leads out of `output`.
@@ -33,14 +35,70 @@ class RunFolder:
                 "place by --output"
             )
         numbers = [_number(version.path) for version in cls.versions(output / name)]
-        path = output / name / f"version_{max(numbers, default=-1) + 1}"
-        try:
-            path.mkdir(parents=True)
-        except OSError as error:
-            raise UsageError(
-                f"cannot make the run folder {path}: {error.strerror}; choose another output folder"
-            ) from error
-        return cls(path)
+        number = max(numbers, default=-1)
+        while True:
+            number += 1
+            path = output / name / f"version_{number}"
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise UsageError(
+                    f"cannot make the run folder {path}: {error.strerror}; choose another output "
+                    "folder"
+                ) from error
+            sync_folder(path.parent)
+            return cls(path)
+
+    @classmethod
+    def begin(cls, output: Path, name: str) -> Self:
+        """Makes the folder of the next version of `name` and locks it.
+
+        Raises:
+            UsageError: if it cannot be made.
+        """
+        while True:
+            folder = cls.create(output, name)
+            try:
+                folder.lock()
+            except FolderIsLockedError:  # another process resumes it already
+                continue
+            return folder
+
+    @classmethod
+    def resume(cls, output: Path, name: str) -> Self:
+        """Locks the newest unfinished version of `name`, as `unfinished` finds it.
+
+        What a killed process has left incomplete is removed.
+
+        Raises:
+            UsageError: if there is none, or another process is at it.
+        """
+        while True:
+            folder = cls.unfinished(output, name)
+            folder.lock()
+            if not folder.finished:
+                break
+            folder.unlock()  # by another process, just now
+        remove_parts(folder.path)
+        remove_parts(folder.checkpoints)
+        for progress in folder.progress.glob("*"):
+            remove_parts(progress)
+        return folder
+
+    def lock(self) -> None:
+        """Keeps other processes from working in the folder, until `unlock` or the process's end.
+
+        Raises:
+            FolderIsLockedError: if another process does; says which one.
+        """
+        self._lock = FolderLock.take(self.path)
+
+    def unlock(self) -> None:
+        """Gives the folder back; does nothing if it is not locked."""
+        if self._lock is not None:
+            self._lock.release()
 
     @classmethod
     def versions(cls, folder: Path) -> list[Self]:
@@ -95,6 +153,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Removes a folder in which nothing has run."""
+        self.unlock()
         shutil.rmtree(self.path, ignore_errors=True)
         if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
             self.path.parent.rmdir()

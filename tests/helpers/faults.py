@@ -34,7 +34,7 @@ class PlantFault(Callback):
             getattr(self, self.fault)(trainer)
 
     def full_disk(self, trainer):
-        part = Path(trainer.default_root_dir) / "checkpoints/.last.ckpt.part"
+        part = Path(trainer.default_root_dir) / f"checkpoints/.last.ckpt.{os.getpid()}.part"
         part.parent.mkdir(exist_ok=True)
         part.symlink_to("/dev/full")
 

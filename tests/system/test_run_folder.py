@@ -1,6 +1,11 @@
 """Which version of a run is made, resumed and found."""
 
+import os
+import signal
+import time
+
 import pytest
+from scripts import PATIENCE
 
 from lightning_ad.errors import UsageError
 from lightning_ad.system.run_folder import RunFolder, finished_checkpoint
@@ -73,3 +78,68 @@ def test_a_name_does_not_lead_out_of_the_output(name, tmp_path):
     with pytest.raises(UsageError, match="its name is a folder in"):
         RunFolder.create(tmp_path / "runs", name)
     assert not list(tmp_path.iterdir())
+
+
+def in_another_process(work):
+    """Runs `work` in a forked process; returns its process id, once it has written to the pipe."""
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        work()
+        os.write(write, b"x")
+        time.sleep(PATIENCE)
+        os._exit(0)
+    os.read(read, 1)
+    return child
+
+
+def end(process):
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+
+
+def test_one_process_at_a_time_works_in_a_folder(tmp_path):
+    folder = version(tmp_path, 0, "checkpoints/last.ckpt")
+    other = in_another_process(lambda: RunFolder.resume(tmp_path, "mine"))
+    with pytest.raises(UsageError, match=f"is being worked on by process {other} on .*since"):
+        RunFolder.resume(tmp_path, "mine")
+    end(other)  # and a dead process keeps no lock
+    left = folder.checkpoints / ".last.ckpt.1.part"
+    left.touch()
+    resumed = RunFolder.resume(tmp_path, "mine")
+    assert not left.exists()
+    worker = in_another_process(lambda: None)  # which does not inherit it
+    resumed.unlock()
+    again = in_another_process(lambda: RunFolder.resume(tmp_path, "mine"))
+    with pytest.raises(UsageError, match=f"process {again} on"):
+        RunFolder.resume(tmp_path, "mine")
+    end(again)
+    end(worker)
+    RunFolder.resume(tmp_path, "mine").unlock()
+    assert not (folder.path / ".lock").exists()
+
+
+def test_a_run_that_another_process_has_just_finished_is_not_resumed(tmp_path, monkeypatch):
+    folder = version(tmp_path, 0, "checkpoints/last.ckpt")
+    unfinished = RunFolder.unfinished.__func__
+
+    def then_finished(cls, output, name):
+        found = unfinished(cls, output, name)
+        folder.metrics.touch()
+        return found
+
+    monkeypatch.setattr(RunFolder, "unfinished", classmethod(then_finished))
+    with pytest.raises(UsageError, match="all 1 are finished"):
+        RunFolder.resume(tmp_path, "mine")
+
+
+def test_two_runs_of_one_name_that_begin_at_once_get_a_version_each(tmp_path, monkeypatch):
+    version(tmp_path, 0)
+    taken = version(tmp_path, 1)  # made by another process, and resumed by a third
+    third = in_another_process(taken.lock)
+    monkeypatch.setattr(RunFolder, "versions", lambda folder: [])  # neither sees the others'
+    made = [taken, RunFolder.create(tmp_path, "mine")]
+    assert made[1].path.name == "version_2"
+    monkeypatch.setattr(RunFolder, "create", lambda output, name: made.pop(0))
+    assert RunFolder.begin(tmp_path, "mine").path.name == "version_2"
+    end(third)
