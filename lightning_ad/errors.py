@@ -32,6 +32,10 @@ class WeightsError(UserError):
     """Weights or a checkpoint cannot be loaded, or do not fit the network."""
 
 
+class UnreadableError(WeightsError):
+    """The system does not give a file of weights, which may well be whole: no permission, say."""
+
+
 class MissingFolderError(DataError):
     """A folder that the layout needs is missing."""
 

@@ -318,6 +318,10 @@ def _faults_named(path: str, kind: str) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise DataError(f"the {kind} {path} is not there") from error
+    except PermissionError as error:
+        raise DataError(
+            f"no permission to read the {kind} {path}: let this user read it, or run as one who may"
+        ) from error
     except IsADirectoryError as error:
         raise DataError(f"{path} is a folder; expected the {kind}, a file") from error
     except UnidentifiedImageError as error:

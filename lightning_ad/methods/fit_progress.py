@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from lightning_ad.errors import UserError, WeightsError
+from lightning_ad.errors import UnreadableError, UserError, WeightsError
 from lightning_ad.features.weights import read_state
 from lightning_ad.system.checkpoints import write_whole
 from lightning_ad.system.distributed import (
@@ -77,6 +77,8 @@ class ProgressFiles:
             self._check(saved)
             for piece in range(int(saved["pieces"])):
                 yield read_state(self._file(series, number, piece))
+        except UnreadableError:
+            raise
         except WeightsError as error:
             raise WeightsError(f"{error}. Remove {self.shared} to read the images anew") from error
 

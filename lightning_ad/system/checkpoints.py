@@ -1,5 +1,6 @@
 """Checkpoints on disk: whole or not there at all, written without a second copy in memory."""
 
+import errno
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any, BinaryIO
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from lightning_ad.errors import WeightsError
+from lightning_ad.errors import UnreadableError, WeightsError
 from lightning_ad.system.files import replacing_bytes
 from lightning_ad.system.memory import release_all
 
+DISK_FAILS = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 CONFIG_KEY = "lightning_ad_config"  # the configuration of a run, as YAML text
 
 
@@ -69,12 +71,22 @@ def write_whole(content: Mapping[str, Any], target: Path) -> None:
         torch.save(dict(content), _ReleasingFile(file))
 
 
+def check_readable(path: Path) -> None:
+    """Raises UnreadableError if the system does not give the file."""
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise UnreadableError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def check_whole(path: Path) -> None:
     """Compares the checksums that torch writes into a file of tensors, but does not check itself.
 
     Raises:
-        WeightsError: naming the file, if one differs.
+        WeightsError: naming the file, if one differs, or the file cannot be read.
     """
+    check_readable(path)
     if not zipfile.is_zipfile(path):
         return
     # The other errors are those of broken headers.
@@ -83,6 +95,13 @@ def check_whole(path: Path) -> None:
         with zipfile.ZipFile(path) as file:
             damaged = file.testzip()
     except broken as error:
-        raise WeightsError(f"{path} is damaged ({error})") from error
+        raise _fault(path, error) from error
     if damaged is not None:
         raise WeightsError(f"{path} is damaged: the checksum of its part {damaged} is wrong")
+
+
+def _fault(path: Path, error: Exception) -> WeightsError:
+    """Tells a disk or a network that fails from a file that is damaged."""
+    if isinstance(error, OSError) and error.errno in DISK_FAILS:
+        return UnreadableError(f"{path} cannot be read: {error.strerror}")
+    return WeightsError(f"{path} is damaged ({error})")
