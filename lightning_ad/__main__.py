@@ -3,25 +3,38 @@
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from lightning_ad.commands.main import main as run_command
+from lightning_ad.errors import Preempted, Stopped
+from lightning_ad.system.signals import StopAtOnce
 
 
 def start(words: Sequence[str]) -> int:
     """Runs a command and returns its exit code.
 
-    Ctrl+C is reported as "interrupted" at any time, even during the imports, which take seconds.
+    Ctrl+C is reported as "interrupted" at any time, even during the imports, which take seconds. A
+    training ends with 75 at any time after a signal that asks it to stop.
 
     Args:
         words: the name of the command and its flags.
     """
-    try:
-        code = run_command(words)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
+    stoppable = StopAtOnce() if "train" in words[:1] else nullcontext()
+    with stoppable:
+        code = _run(words)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the exit code must not change any more
     return code
+
+
+def _run(words: Sequence[str]) -> int:
+    try:
+        return run_command(words)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Stopped as stop:
+        print(f"error: {stop.signal}: stopped before the run began", file=sys.stderr)
+        return Preempted.exit_code
 
 
 def main() -> int:

@@ -60,6 +60,20 @@ class Preempted(UserError):
     everywhere = True
 
 
+class Stopped(BaseException):
+    """A signal has asked this process to end, at a moment when nothing more can be kept.
+
+    Like KeyboardInterrupt it is no `Exception`: it must not be caught on its way.
+
+    Attributes:
+        signal: its name.
+    """
+
+    def __init__(self, signal: str) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
 class Interrupted(UserError):
     """The user ended the run at once."""
 

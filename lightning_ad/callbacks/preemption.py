@@ -10,7 +10,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_ad.methods.fit_only import FitOnlyModule
-from lightning_ad.system.signals import handle_signals, restore_handlers, write_notice
+from lightning_ad.system.distributed import world_size
+from lightning_ad.system.signals import (
+    StopAtOnce,
+    handle_signals,
+    restore_handlers,
+    write_notice,
+)
 from lightning_ad.system.stop_request import StopRequest
 
 
@@ -34,26 +40,53 @@ class StopOnSignal(Callback):
         self._kept = ""  # what was written, once it was
         self._handlers_before: dict[signal.Signals, Any] = {}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Sets the signal handlers."""
+        self._listen(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Sets the signal handlers; Lightning has set its own before."""
-        self._listen()
+        """Sets the signal handlers anew: Lightning has set its own meanwhile.
+
+        Raises:
+            Preempted: after a signal.
+        """
+        self._listen(trainer)
         if isinstance(pl_module, FitOnlyModule) and pl_module.progress is not None:
             pl_module.progress.listen_to(self._request)
+        if self._stop_requested(trainer):
+            self._request.stop(f"before the first batch: {self._then('begins there')}")
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Sets the signal handlers."""
-        self._listen()
+        """Sets the signal handlers anew, as `on_train_start`.
+
+        Raises:
+            Preempted: after a signal.
+        """
+        self._listen(trainer)
+        self._stop_in_test(trainer)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops before the report is written.
+
+        Raises:
+            Preempted: after a signal.
+        """
+        self._stop_in_test(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Restores the earlier signal handlers."""
-        restore_handlers(self._handlers_before)
-        self._handlers_before.clear()
+        """Restores the earlier signal handlers, and hands them a signal that came too late."""
+        before = dict(self._handlers_before)
+        self._restore()
+        number = self._request.number
+        if number is not None and world_size() == 1 and callable(before.get(number)):
+            signal.raise_signal(number)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """Restores the handlers here too: Lightning calls `teardown` only after success."""
-        self.teardown(trainer, pl_module, "")
+        self._take_over(trainer)
+        self._restore()
 
     def on_train_batch_end(
         self,
@@ -95,8 +128,8 @@ class StopOnSignal(Callback):
             Preempted: after a signal.
         """
         if trainer.current_epoch and self._stop_requested(trainer):
-            kept = "nothing is kept" if self.checkpoint is None else "--resume goes on from there"
-            self._request.stop(f"after epoch {trainer.current_epoch}: {kept}")
+            then = self._then("goes on from there")
+            self._request.stop(f"after epoch {trainer.current_epoch}: {then}")
 
     def on_test_batch_end(self, trainer: Trainer, *_: object, **__: object) -> None:
         """Stops: what was learned is in its checkpoint.
@@ -104,16 +137,37 @@ class StopOnSignal(Callback):
         Raises:
             Preempted: after a signal.
         """
+        self._stop_in_test(trainer)
+
+    def _stop_in_test(self, trainer: Trainer) -> None:
         if self._stop_requested(trainer):
-            self._request.stop("in the test: --resume tests again")
+            self._request.stop(f"in the test: {self._then('tests again')}")
+
+    def _then(self, resumed: str) -> str:
+        """Returns what becomes of the run."""
+        return "nothing is kept" if self.checkpoint is None else f"--resume {resumed}"
 
     def _stop_requested(self, trainer: Trainer) -> bool:
         return self._request.made_anywhere(trainer.strategy.root_device)
 
-    def _listen(self) -> None:
-        in_main_thread = threading.current_thread() is threading.main_thread()
-        if in_main_thread and not self._handlers_before:
-            self._handlers_before = handle_signals(self._hear)
+    def _listen(self, trainer: Trainer) -> None:
+        for number in StopAtOnce.heard:  # before the trainer ran
+            self._request.make(number)
+        if threading.current_thread() is threading.main_thread():
+            before = handle_signals(self._hear)
+            self._handlers_before = self._handlers_before or before
+            self._take_over(trainer)
+
+    def _take_over(self, trainer: Trainer) -> None:
+        """Keeps Lightning from ending the run by exit code 0, and from restoring our handlers."""
+        lightning = trainer._signal_connector
+        lightning.received_sigterm = False
+        for number in self._handlers_before:
+            lightning._original_handlers.pop(number, None)
+
+    def _restore(self) -> None:
+        restore_handlers(self._handlers_before)
+        self._handlers_before.clear()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self._request.make(number)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
 from lightning_ad.cli.run import RunCLI
-from lightning_ad.errors import Interrupted, UserError
+from lightning_ad.errors import Interrupted, Preempted, Stopped, UserError
 from lightning_ad.reporting.summary import summarise
 from lightning_ad.system.cost import Stopwatch
 from lightning_ad.system.run_folder import RunFolder
@@ -43,34 +43,58 @@ def finish(run: RunCLI, watch: Stopwatch) -> RunFolder:
     Raises:
         UserError: on the other processes, if the first one could not write.
     """
-    error: Exception | None = None
+    error: BaseException | None = None
     try:
         summarise(run, watch)
-    except Exception as raised:
+    except Stopped as stop:
+        if not run.folder.finished:
+            error = Preempted(f"{stop.signal}: stopped in the report: {_then(run, 'tests again')}")
+    except BaseException as raised:
         error = raised
-    failed = run.trainer.strategy.broadcast(error is not None)  # the others wait here
+    code = run.trainer.strategy.broadcast(_exit_code(error))  # the others wait here
     if error is not None:
         raise error
-    if failed:
+    if code == Preempted.exit_code:
+        raise Preempted("the first process was stopped in the report")
+    if code:
         raise UserError("the results could not be written: the first process says why")
     return run.recorder.folder
+
+
+def _exit_code(error: BaseException | None) -> int:
+    if error is None:
+        return 0
+    return getattr(error, "exit_code", 1)
+
+
+def _then(run: RunCLI, resumed: str) -> str:
+    return f"--resume {resumed}" if run.keeps_checkpoints else "nothing is kept"
 
 
 @contextmanager
 def interruptible(run: RunCLI) -> Iterator[None]:
     """Says how to go on after Ctrl+C, at which Lightning ends the program without a word.
 
+    Also after another signal at a moment when nothing more could be kept.
+
     Raises:
         Interrupted: in place of the interrupt.
+        Preempted: in place of `Stopped`.
     """
     try:
         yield
+    except Stopped as stop:
+        raise Preempted(f"{stop.signal}: stopped; {_state(run.folder)}") from stop
     except (SystemExit, KeyboardInterrupt) as error:
         if isinstance(error, SystemExit) and not run.trainer.interrupted:
             raise
-        then = "begins it anew, for nothing was kept yet"
-        if run.folder.resumable:
-            then = "goes on with it"
-        raise Interrupted(
-            f"interrupted; {run.folder.path} is unfinished, --resume {then}"
-        ) from error
+        raise Interrupted(f"interrupted; {_state(run.folder)}") from error
+
+
+def _state(folder: RunFolder) -> str:
+    """Says what is there of a run, and what --resume does then."""
+    if folder.finished:
+        return f"{folder.path} is finished"
+    if folder.resumable:
+        return f"{folder.path} is unfinished, --resume goes on with it"
+    return f"{folder.path} is unfinished, --resume begins it anew, for nothing was kept yet"

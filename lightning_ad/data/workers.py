@@ -6,6 +6,7 @@ import signal
 import torch
 
 from lightning_ad.data.reading import limit_size
+from lightning_ad.system.signals import STOP_SIGNALS
 
 MOST_WORKERS = 8
 
@@ -31,9 +32,8 @@ def begin_worker(megapixels: float, worker: int) -> None:
     Signals to a whole job must not end its workers before the main process has stopped.
     """
     limit_size(megapixels)
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _cores() -> int:

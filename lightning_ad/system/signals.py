@@ -4,14 +4,17 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from lightning_ad.errors import Stopped
+
 STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT]
-if hasattr(signal, "SIGUSR1"):  # not on Windows
-    STOP_SIGNALS.append(signal.SIGUSR1)
+for name in ("SIGUSR1", "SIGHUP"):  # not on Windows
+    if hasattr(signal, name):
+        STOP_SIGNALS.append(signal.Signals[name])
 
 # The environment variable that holds the number of the process that a run must not outlive.
 PARENT = "LIGHTNING_AD_PARENT"
@@ -19,14 +22,19 @@ PARENT = "LIGHTNING_AD_PARENT"
 
 def handle_signals(
     handler: Callable[[int, FrameType | None], object],
+    numbers: Sequence[signal.Signals] = STOP_SIGNALS,
 ) -> dict[signal.Signals, Any]:
-    """Sets a handler for the stop signals, except those that this process was started to ignore.
+    """Sets a handler for stop signals, except those that this process was started to ignore.
+
+    Args:
+        handler: of the signals.
+        numbers: the signals.
 
     Returns:
         The handlers before, for `restore_handlers`.
     """
     before = {}
-    for number in STOP_SIGNALS:
+    for number in numbers:
         if signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, handler)
     return before
@@ -36,6 +44,39 @@ def restore_handlers(before: Mapping[signal.Signals, Any]) -> None:
     """Sets the handlers that `handle_signals` has replaced."""
     for number, handler in before.items():
         signal.signal(number, handler or signal.SIG_DFL)  # None: it was set in C
+
+
+class StopAtOnce:
+    """Ends a command at a stop signal by `Stopped`, at whatever it is doing inside `with`.
+
+    Where more can be kept, other handlers take its place for a while (`callbacks.preemption`).
+    Ctrl+C is left to Python. After the command the signals do nothing: its exit code stands.
+    """
+
+    heard: list[signal.Signals] = []
+
+    def __enter__(self) -> None:
+        self.heard.clear()
+        self._process = os.getpid()
+        self._over = False
+        numbers = [number for number in STOP_SIGNALS if number != signal.SIGINT]
+        handle_signals(self._stop, numbers)
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self._over or os.getpid() != self._process:
+            return
+        self.heard.append(signal.Signals(number))
+        if _is_first_of_its_run():
+            raise Stopped(signal.Signals(number).name)
+
+
+def _is_first_of_its_run() -> bool:
+    """Whether this process may end alone; the others of a run wait until all can."""
+    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
 
 
 @contextmanager

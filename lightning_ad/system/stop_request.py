@@ -21,6 +21,11 @@ class StopRequest:
         if self._signal is None:
             self._signal = signal.Signals(number)
 
+    @property
+    def number(self) -> signal.Signals | None:
+        """The signal; None if this process knows of none."""
+        return self._signal
+
     def made_anywhere(self, device: torch.device) -> bool:
         """Whether any process was asked to stop; all of them must ask, and hear the same.
 

@@ -1,5 +1,6 @@
 """Told to stop by a signal, and resumed: the same bits as a run that nobody stopped."""
 
+import os
 import re
 import shutil
 import signal
@@ -13,6 +14,8 @@ from lightning_ad.cli.messages import run
 from lightning_ad.commands.train import train
 from lightning_ad.errors import Preempted, UserError
 from lightning_ad.methods import fit_progress
+from lightning_ad.reporting import summary
+from lightning_ad.system.signals import STOP_SIGNALS, restore_handlers
 
 TILES = ["--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32"]
 TILES += ["--data.num_workers", "2"]
@@ -189,3 +192,41 @@ def test_an_interrupt_while_modules_are_imported_is_no_error(interruptible, monk
     assert start(["train"]) == 130
     assert capfd.readouterr().err == "interrupted\n"
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_stopped_while_modules_are_imported(monkeypatch, capfd):
+    def stop(module):
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    monkeypatch.setattr("lightning_ad.commands.main.import_module", stop)
+    assert start(["train"]) == 75
+    assert capfd.readouterr().err == "error: SIGUSR1: stopped before the run began\n"
+
+
+def test_stopped_at_any_other_moment(trees, tmp_path, monkeypatch, capfd):
+    """Before the first batch, after the last one of the test, in the report, and after it."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    args = ["train", *flags("PaDiM", "mvtec", trees, tmp_path)]
+    metrics = tmp_path / "padim-mvtec-bottle/version_0/metrics.json"
+
+    def stop_in(name, number, more):
+        with monkeypatch.context() as here:
+            here.setattr(summary, name, lambda *_: os.kill(os.getpid(), number))
+            return start([*args, *more]), capfd.readouterr().err
+
+    try:
+        assert start([*args, *stopped_by("SIGTERM", hook="on_fit_start")]) == 75
+        said = capfd.readouterr().err
+        assert "error: SIGTERM: stopped before the first batch: --resume begins there" in said
+        assert start([*args, "--resume", *stopped_by("SIGHUP", hook="on_test_epoch_end")]) == 75
+        assert "error: SIGHUP: stopped in the test: --resume tests again" in capfd.readouterr().err
+        code, said = stop_in("write_report", signal.SIGUSR1, ["--resume"])
+        assert code == 75
+        assert "error: SIGUSR1: stopped in the report: --resume tests again" in said
+        assert not metrics.exists()
+        code, said = stop_in("show_test", signal.SIGTERM, ["--resume"])
+        assert code == 0
+        assert metrics.exists()
+        assert not (metrics.parent / ".lock").exists()
+    finally:
+        restore_handlers(before)

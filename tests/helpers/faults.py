@@ -87,6 +87,7 @@ class KillAt(Callback):
         batch: batch of an epoch of training after which to send it, for fit-only methods, which
             make no steps.
         again: whether to send it twice.
+        hook: of the trainer at which to send it.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class KillAt(Callback):
         job: bool = False,
         batch: int = -1,
         again: bool = False,
+        hook: str = "",
     ) -> None:
         self.step = step
         self.test_batch = test_batch
@@ -108,6 +110,8 @@ class KillAt(Callback):
         self.job = job
         self.batch = batch
         self.again = again
+        if hook:
+            setattr(self, hook, lambda *_: self.send())
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         now = trainer.global_step == self.step or batch_idx == self.batch
