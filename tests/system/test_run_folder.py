@@ -1,5 +1,6 @@
 """Which version of a run is made, resumed and found."""
 
+import contextlib
 import os
 import signal
 import time
@@ -85,10 +86,12 @@ def in_another_process(work):
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
-        work()
-        os.write(write, b"x")
-        time.sleep(PATIENCE)
-        os._exit(0)
+        with contextlib.suppress(BaseException):
+            work()
+            os.write(write, b"x")
+            time.sleep(PATIENCE)
+        os._exit(1)
+    os.close(write)
     os.read(read, 1)
     return child
 
