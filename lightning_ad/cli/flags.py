@@ -18,8 +18,8 @@ def add_flags(parser: LightningArgumentParser) -> None:
         "--trust",
         type=str | None,
         default=None,
-        help="packages between commas whose classes configurations may name, beside those of "
-        "lightning_ad and Lightning",
+        help="packages between commas whose classes flags and configurations may name, beside "
+        "those of lightning_ad and Lightning",
     )
     for target in ("data.seed", "model.init_args.seed"):
         parser.link_arguments("seed_everything", target, compute_fn=seed_number)

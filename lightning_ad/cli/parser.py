@@ -2,17 +2,21 @@
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Union, get_args, get_origin
 
+from jsonargparse import get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
+from yaml import YAMLError
 
 from lightning_ad.cli.settings import read_config, split_flags
 from lightning_ad.cli.trust import REFUSED_IMPORT, allow_imports, refusal
 from lightning_ad.errors import UsageError, UserError, did_you_mean
+from lightning_ad.system.yaml_text import NotYamlError, check_yaml, load_yaml, needs_python
 
 
 class Known(NamedTuple):
@@ -49,7 +53,7 @@ class Parser(LightningArgumentParser):
             UsageError: with what was expected, what was given, and what to do.
         """
         flags = split_flags(args or [])
-        allow_imports(flags)
+        allow_imports(args or [])
         for action in self._actions:
             if hint := vars(action).get("_typehint"):
                 action._typehint = whole_numbers_first(hint)
@@ -70,6 +74,23 @@ class Parser(LightningArgumentParser):
         for action in self._actions:
             flags += [option for option in action.option_strings if option.startswith("--")]
         return flags
+
+
+def _load_within_bounds(load: Callable[[str], Any], text: str) -> Any:
+    """Reads YAML as jsonargparse's loader does, if it is no more than anybody would write."""
+    check_yaml(text)
+    if needs_python(text):
+        return load_yaml(text)
+    try:
+        return load(text)
+    except YAMLError:
+        raise
+    except Exception as error:  # a wrong tag raises whatever Python does with its value
+        raise NotYamlError(f"{type(error).__name__}: {error}") from error
+
+
+# All files and values of flags that jsonargparse reads come by here.
+set_loader("yaml", partial(_load_within_bounds, get_loader("yaml")), (YAMLError,))
 
 
 def whole_numbers_first(hint: Any) -> Any:

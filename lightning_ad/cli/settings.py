@@ -9,22 +9,28 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_ad.data.layouts import option_names
 from lightning_ad.errors import UsageError
+from lightning_ad.system.yaml_text import NotYamlError, load_yaml
 
 CATEGORY = "--data.category"
 ONE_CATEGORY = "--one_category"  # by which a series and a benchmark name it to their runs
 NAMED_BY_CONFIG = ("--model", "--data.layout", "--data.category")  # mean nothing without a --config
+PARTS = ("data", "trainer")  # of a configuration, which hold settings by name
 
 
 def split_flags(args: Iterable[str]) -> list[str]:
-    """Splits each `--flag=value` in two."""
+    """Splits each `--flag=value` in two, and each `-cvalue`."""
     parts: list[str] = []
     for arg in args:
-        parts += arg.split("=", 1) if arg.startswith("--") else [arg]
+        if arg.startswith("--"):
+            parts += arg.split("=", 1)
+        elif arg.startswith("-c") and len(arg) > len("-c"):
+            parts += ["-c", arg.removeprefix("-c")]
+        else:
+            parts.append(arg)
     return parts
 
 
@@ -37,11 +43,14 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"there is no file {path} (--config)")
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except (NotYamlError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"{path} holds no settings: expected keys such as model, data and trainer")
+    for part in PARTS:
+        if not isinstance(content.get(part, {}), dict | str):
+            raise UsageError(f"{path}: {part}: expected settings by name, got {content[part]!r}")
     return content
 
 
@@ -149,7 +158,7 @@ def config_of(class_path: str) -> Path | None:
     """
     found: list[Path] = []
     for file in sorted(configs().glob("*.yaml")):
-        model = yaml.safe_load(file.read_text()).get("model") or {}
+        model = read_config(file).get("model") or {}
         if file.stem != "demo" and model.get("class_path") == class_path:
             found.append(file)
     return min(found, key=lambda file: len(file.stem), default=None)

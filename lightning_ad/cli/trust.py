@@ -1,8 +1,7 @@
 """Which classes a configuration may name: importing one runs the code of its module."""
 
 import re
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 
 from jsonargparse import set_parsing_settings
 
@@ -11,28 +10,38 @@ from lightning_ad.errors import UsageError
 KNOWN = ("lightning_ad", "lightning", "torch.optim")
 REFUSED_IMPORT = re.compile(r"Importing '([^']+)' is not allowed")  # in jsonargparse's messages
 
+_trusted_before: set[str] = set()  # by earlier command lines of this process
 
-def allow_imports(flags: Sequence[str]) -> None:
-    """Limits what the parser imports: `KNOWN`, the packages of `--trust`, and paths typed as flags.
 
-    A YAML file cannot name anything else, in whatever form: jsonargparse checks each import, and
-    what the imported name turns out to be.
+def allow_imports(words: Sequence[str]) -> None:
+    """Limits what the parser imports: `KNOWN`, and the packages that `--trust` names.
+
+    No other flag's value allows a package, and no YAML file can: jsonargparse checks each import,
+    and what the imported name turns out to be. What an earlier command line of this process has
+    trusted is not trusted any more.
 
     Args:
-        flags: the command line, with `--flag=value` split in two.
+        words: the command line.
 
     Raises:
         UsageError: if `--trust` lists something that is not a package name.
     """
-    trusted: list[str] = []
-    typed: list[str] = []
-    for flag, value in pairwise(flags):
-        if flag == "--trust":
-            trusted += _packages(value)
-        if flag.startswith("--") and "." in value and _is_dotted_name(value):
-            typed.append(value.partition(".")[0])
-    allowed = [name for name in (*KNOWN, *trusted, *typed) if name != "jsonargparse"]
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=allowed)
+    trusted: set[str] = set()
+    for value in _values_of_trust(words):
+        trusted |= set(_packages(value))
+    allowed = sorted({*KNOWN, *trusted} - {"jsonargparse"})
+    set_parsing_settings(
+        import_path_denylist=["*", *sorted(_trusted_before)], import_path_allowlist=allowed
+    )
+    _trusted_before.update(trusted - {"jsonargparse"})
+
+
+def _values_of_trust(words: Sequence[str]) -> Iterator[str]:
+    for place, word in enumerate(words):
+        if word.startswith("--trust="):
+            yield word.removeprefix("--trust=")
+        elif word == "--trust" and place + 1 < len(words):
+            yield words[place + 1]
 
 
 def refusal(path: str) -> str:

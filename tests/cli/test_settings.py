@@ -50,7 +50,14 @@ def test_options_of_the_layout(config):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(None, "there is no file"), ("data: [", "is not YAML"), ("- 1", "holds no settings")],
+    [
+        (None, "there is no file"),
+        ("data: [", "is not YAML"),
+        ("- 1", "holds no settings"),
+        ("{1: 2}", "holds no settings"),
+        ("data: 3", "data: expected settings by name, got 3"),
+        ("trainer: [1]", r"trainer: expected settings by name, got \[1\]"),
+    ],
 )
 def test_a_file_that_is_no_configuration(tmp_path, content, message):
     path = tmp_path / "wrong.yaml"

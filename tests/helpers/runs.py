@@ -14,6 +14,7 @@ from trees import category_of
 from lightning_ad.cli import settings
 from lightning_ad.commands.main import parse
 
+FAULTS = ["--trust", "faults"]  # a run may be given the callbacks of helpers/faults.py
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
 
@@ -45,7 +46,7 @@ def flags(method, layout, trees, output, config=None):
     data += ["--data.image_size", "64", "--data.center_crop", "null", "--data.batch_size", "3"]
     data += ["--data.num_workers", "0"]
     method_flags = ["--config", str(config or config_of(method)), *data, *small_flags(method)]
-    return [*method_flags, "--output", str(output), *QUIET]
+    return [*method_flags, "--output", str(output), *QUIET, *FAULTS]
 
 
 def typed(*words):

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from runs import ROOT, assert_same_weights, metrics_of
+from runs import FAULTS, ROOT, assert_same_weights, metrics_of
 from scripts import ScriptServer
 
 from lightning_ad.data import demo
@@ -177,7 +177,7 @@ def test_they_train_go_on_after_a_kill_and_are_evaluated(project, run):
         if "--trainer.max_epochs" in kill:
             words += kill[:2]
         run(words)
-        run([*words, "--trainer.callbacks+", "faults.KillAt", *kill[-2:]], code=-9)
+        run([*words, *FAULTS, "--trainer.callbacks+", "faults.KillAt", *kill[-2:]], code=-9)
         run([*words, "--resume"])
         runs = project / f"runs/{method}-mvtec-bottle"
         assert_same_weights(runs / "version_0", runs / "version_1")

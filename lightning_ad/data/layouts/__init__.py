@@ -16,11 +16,10 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-import yaml
-
 from lightning_ad.data.listing import noting_passed_over
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError, MissingFolderError, UsageError
+from lightning_ad.system.yaml_text import NotYamlError, load_yaml
 
 
 def layout_names() -> list[str]:
@@ -142,7 +141,10 @@ def _checked_options(layout: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _parsed(name: str, text: str, kind: type) -> int | float | bool:
     """Parses a number, or true or false."""
-    value = yaml.safe_load(text)
+    try:
+        value = load_yaml(text)
+    except NotYamlError:
+        value = None
     is_number = isinstance(value, int | float)
     if not is_number or isinstance(value, bool) != (kind is bool):
         raise UsageError(f"data.layout_options.{name}: expected {kind.__name__}, got '{text}'")
