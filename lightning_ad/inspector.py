@@ -41,6 +41,7 @@ from lightning_ad.evaluation.thresholds import (
 from lightning_ad.features.weights import read_state, skip_weights
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.system.checkpoints import CONFIG_KEY
+from lightning_ad.system.earlier_settings import with_earlier_settings
 from lightning_ad.system.run_folder import finished_checkpoint
 
 BATCH_SIZE = 8  # images of a list that are scored together
@@ -105,7 +106,7 @@ class FinishedRun:
     Attributes:
         checkpoint: the file.
         state: its content.
-        config: everything needed to repeat the run.
+        config: everything needed to repeat the run, settings of later versions included.
     """
 
     checkpoint: Path
@@ -127,7 +128,7 @@ class FinishedRun:
             raise WeightsError(
                 f"{checkpoint} is not a checkpoint of lightning_ad: it has no configuration in it"
             )
-        return cls(checkpoint, state, yaml.safe_load(text))
+        return cls(checkpoint, state, with_earlier_settings(yaml.safe_load(text)))
 
     def module(self) -> AnomalyModule:
         """Builds the method with what it has learned.
@@ -231,7 +232,7 @@ class Inspector:
         Warns if the run ignored regions that are not known here.
         """
         data = run.config["data"]
-        geometry = Geometry.of(data["image_size"], data["center_crop"])
+        geometry = Geometry.of(data["image_size"], data["center_crop"], data["resize"])
         tiles = None
         if data["tile"] is not None:
             tiles = Tiles.of(geometry.output, data["tile"], data["tile_overlap"])

@@ -8,11 +8,13 @@ import yaml
 
 from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
 from lightning_ad.data.geometry import Geometry
-from lightning_ad.errors import UsageError, WeightsError
+from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.features.weights import read_state
+from lightning_ad.system.earlier_settings import missing_data_settings, with_earlier_settings
 from lightning_ad.system.run_folder import finished_checkpoint
 
-PREPROCESSING = ("image_size", "center_crop", "tile", "tile_overlap")  # settings of data
+# Settings of the data.
+PREPROCESSING = ("image_size", "center_crop", "resize", "tile", "tile_overlap")
 
 
 def checkpoint_to_extend(run: str, method: str, data: Any) -> dict[str, Any]:
@@ -47,6 +49,18 @@ def checkpoint_to_extend(run: str, method: str, data: Any) -> dict[str, Any]:
     return checkpoint
 
 
+def missing_settings(run: str) -> dict[str, Any]:
+    """Returns the settings of the data that a run to extend was made without, as they were then.
+
+    None of a run that cannot be read: `checkpoint_to_extend` says why.
+    """
+    try:
+        config = read_state(finished_checkpoint(Path(run)))[ConfigInCheckpoint.KEY]
+    except (UserError, KeyError):
+        return {}
+    return missing_data_settings(yaml.safe_load(config))
+
+
 def check_new_images(added: Sequence[str], known: Sequence[str], run: str) -> None:
     """Raises UsageError if images that are to be added to a run are in it already, by path."""
     twice = sorted({*added} & {*known})
@@ -64,7 +78,7 @@ def preprocessing_differences(config: str, data: Any) -> str:
         config: of the run, as YAML.
         data: settings of the data.
     """
-    own = yaml.safe_load(config)["data"]
+    own = with_earlier_settings(yaml.safe_load(config))["data"]
     if _preprocessing(own) == _preprocessing(data):
         return ""
     different = [name for name in PREPROCESSING if own.get(name) != data[name]]
@@ -73,6 +87,6 @@ def preprocessing_differences(config: str, data: Any) -> str:
 
 def _preprocessing(data: Any) -> tuple[object, ...]:
     """Returns values that are equal for the same preprocessing, however it is written."""
-    geometry = Geometry.of(data["image_size"], data["center_crop"])
+    geometry = Geometry.of(data["image_size"], data["center_crop"], data["resize"])
     tile = data["tile"]
     return (geometry, tile, tile and data["tile_overlap"])

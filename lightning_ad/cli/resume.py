@@ -12,6 +12,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_ad.errors import UsageError
+from lightning_ad.system.earlier_settings import with_earlier_settings
 from lightning_ad.system.run_folder import RunFolder
 
 FIXED = (  # settings, or what they begin with, that a resumed run must have as it was begun
@@ -84,8 +85,9 @@ def check_same(folder: RunFolder, config: str) -> None:
     if changed:
         key = min(changed, key=lambda key: (not key.startswith("model"), key))
         raise UsageError(
-            f"the run {folder.path} was begun with {key} {before.get(key)}, now it is "
-            f"{now.get(key)}: leave out --resume to begin a new run, or give the same settings"
+            f"the run {folder.path} was begun with {key} {_shown(before.get(key))}, now it is "
+            f"{_shown(now.get(key))}: leave out --resume to begin a new run, or give the same "
+            "settings"
         )
 
 
@@ -100,7 +102,7 @@ def as_list(value: Any) -> list[Any]:
 
 def _fixed_settings(config: str) -> dict[str, Any]:
     """Returns the settings that may not change, by their dotted keys."""
-    settings = _flat(yaml.safe_load(config))
+    settings = _flat(with_earlier_settings(yaml.safe_load(config)))
     # A run that was begun with an average of the weights cannot go on without.
     callbacks = as_list(settings.get("trainer.callbacks"))
     settings["averaging"] = [c for c in callbacks if "Averaging" in c["class_path"]]
@@ -111,6 +113,11 @@ def _meaning(key: str, value: Any) -> Any:
     if key in COUNTED and isinstance(value, float) and value == 1:
         return ("all", value)
     return value
+
+
+def _shown(value: Any) -> str:
+    """Returns a value as a flag has it."""
+    return "null" if value is None else str(value)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

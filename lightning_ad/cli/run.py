@@ -20,7 +20,7 @@ from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
 from lightning_ad.callbacks.preemption import StopOnSignal
 from lightning_ad.callbacks.throughput import ThroughputMonitor
 from lightning_ad.cli import checks
-from lightning_ad.cli.fit_only import checkpoint_to_extend
+from lightning_ad.cli.fit_only import checkpoint_to_extend, missing_settings
 from lightning_ad.cli.flags import add_flags, seed_number
 from lightning_ad.cli.parser import Parser, unmade, users_error
 from lightning_ad.cli.resume import as_list, checkpoint_to_resume, unfinished_run
@@ -102,6 +102,18 @@ class RunCLI(LightningCLI):
         seed = seed_number(self.config.seed_everything)
         if not 0 <= seed < 2**32:
             raise UsageError(f"seed_everything must be at least 0 and below 2**32, got {seed}")
+        if self.config.extend:
+            self.see_images_as(self.config.extend)
+
+    def see_images_as(self, run: str) -> None:
+        """Sets what a run that is extended could not set yet to what it did: its images stay."""
+        for name, value in missing_settings(run).items():
+            if self.config.data[name] != value:
+                rank_zero_info(
+                    f"{run} was made before data.{name} could be set: images are preprocessed as "
+                    "they were then"
+                )
+                self.config.data[name] = value
 
     @property
     def name(self) -> str:

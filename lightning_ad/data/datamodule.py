@@ -19,6 +19,7 @@ from lightning_ad.data.layouts import find_samples, labels_come_from_masks, prep
 from lightning_ad.data.layouts._files import good_samples
 from lightning_ad.data.listing import noting_passed_over
 from lightning_ad.data.reading import MEGAPIXELS, limit_size
+from lightning_ad.data.resizing import Resize
 from lightning_ad.data.sample import Batch, Sample, Split, collate
 from lightning_ad.data.sampler import KeySampler
 from lightning_ad.data.splitting import HoldOut, Validation, by_split
@@ -65,6 +66,10 @@ class AnomalyDataModule(LightningDataModule):
             center_crop.
         center_crop: [height, width] or one number, cut from the middle after the resize; null for
             none.
+        resize: bilinear, bicubic or lanczos, antialiased as Pillow's; linear, not antialiased, as
+            OpenCV's; in float32, without rounding to 8 bits. The longer side and the place of the
+            crop are rounded as torchvision's. null for bilinear with both rounded down, as in runs
+            before this could be set.
         tile: side in pixels of the square tiles by which images are learned and scored, for images
             too large to go through a network whole (docs/tiling.md); null for none.
         tile_overlap: overlap of neighbouring tiles in pixels; their maps are blended.
@@ -110,6 +115,7 @@ class AnomalyDataModule(LightningDataModule):
         train_folder: str | None = None,
         image_size: Size = 256,
         center_crop: Size | None = None,
+        resize: Resize | None = "bilinear",
         tile: int | None = None,
         tile_overlap: int = 128,
         batch_size: int = 8,
@@ -135,7 +141,7 @@ class AnomalyDataModule(LightningDataModule):
         self.category = category
         self.layout_options = layout_options or {}
         self.train_folder = train_folder
-        self.geometry = Geometry.of(image_size, center_crop)
+        self.geometry = Geometry.of(image_size, center_crop, resize)
         self.tiles: Tiles | None = None
         if tile is not None:
             self.tiles = Tiles.of(self.geometry.output, tile, tile_overlap)
@@ -201,6 +207,8 @@ class AnomalyDataModule(LightningDataModule):
     def preprocessing(self) -> str:
         """How images are preprocessed, in words: scores of images preprocessed otherwise differ."""
         size = f"resize {self.geometry.resize_to}, crop {self.geometry.crop_to}"
+        if self.geometry.interpolation not in (None, "bilinear"):
+            size = f"{self.geometry.interpolation} {size}"
         tiles = "none"
         if self.tiles is not None:
             tiles = f"{self.tiles.shape} overlapping by {self.tiles.overlap}"
@@ -339,7 +347,7 @@ class AnomalyDataModule(LightningDataModule):
         """Returns the images of a split; test images are whole, others by tiles if there are."""
         textures = None
         if synthesis is not None:
-            textures = texture_source(self.textures)
+            textures = texture_source(self.textures, self.geometry.interpolation or "bilinear")
         tiles = self.tiles
         if split == "test":
             tiles = None

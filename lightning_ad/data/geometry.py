@@ -7,26 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_ad.data.resizing import Resize, resize
 from lightning_ad.errors import UsageError
 
 Size = int | list[int]
-
-
-def resize(image: Tensor, height: int, width: int) -> Tensor:
-    """Resizes [C, h, w] or [B, C, h, w] bilinearly, with antialiasing; values stay in [0, 1].
-
-    Training, evaluation and prediction all resize by this function.
-    """
-    if image.shape[-2:] == (height, width):
-        return image
-    if image.ndim == 3:
-        return resize(image[None], height, width)[0]
-    is_grey = image.shape[1] > 1 and image.stride(1) == 0  # its channels share their memory
-    if is_grey:
-        one_channel = resize(image[:, :1], height, width)
-        return one_channel.expand(*image.shape[:2], height, width)
-    resized = F.interpolate(image, (height, width), mode="bilinear", antialias=True)
-    return resized.clamp_(0, 1)
 
 
 def resize_mask(mask: Tensor, height: int, width: int) -> Tensor:
@@ -45,14 +29,20 @@ class Geometry:
     Attributes:
         resize_to: [h, w], or the length of the shorter side, which keeps the aspect ratio.
         crop_to: [h, w] of the centre crop, or None.
+        interpolation: how images are resized; None for bilinear, with the longer side and the
+            place of the crop rounded down, as in runs before this could be set. Otherwise they are
+            rounded as torchvision's.
     """
 
     resize_to: tuple[int, int] | int
     crop_to: tuple[int, int] | None
+    interpolation: Resize | None = "bilinear"
 
     @classmethod
-    def of(cls, image_size: Size, center_crop: Size | None) -> Self:
-        """Makes the geometry of `data.image_size` and `data.center_crop`.
+    def of(
+        cls, image_size: Size, center_crop: Size | None, interpolation: Resize | None = "bilinear"
+    ) -> Self:
+        """Makes the geometry of `data.image_size`, `data.center_crop` and `data.resize`.
 
         Without a crop, one number as the image size makes a square (DRAEM, PFM); with a crop it is
         the shorter side, so that nothing is distorted (PatchCore, PaDiM, SPADE, CFA).
@@ -61,7 +51,7 @@ class Geometry:
             UsageError: if a size is not positive, or the crop is larger than the image.
         """
         if center_crop is None:
-            return cls(_pair("image_size", image_size), None)
+            return cls(_pair("image_size", image_size), None, interpolation)
         crop = _pair("center_crop", center_crop)
         size = _pair("image_size", image_size)
         if crop[0] > size[0] or crop[1] > size[1]:
@@ -70,8 +60,8 @@ class Geometry:
                 "add --data.center_crop null (no crop), or a smaller one"
             )
         if isinstance(image_size, int):
-            return cls(image_size, crop)
-        return cls(size, crop)
+            return cls(image_size, crop, interpolation)
+        return cls(size, crop, interpolation)
 
     @property
     def output(self) -> tuple[int, int]:
@@ -83,7 +73,7 @@ class Geometry:
 
     def image(self, image: Tensor) -> Tensor:
         """Brings an image, float32 [3, h, w] in [0, 1], to [3, H, W]."""
-        resized = resize(image, *self._target(image))
+        resized = resize(image, *self._target(image), self.interpolation or "bilinear")
         return self._crop(resized).contiguous()
 
     def mask(self, mask: Tensor) -> Tensor:
@@ -96,8 +86,9 @@ class Geometry:
         Values between pixels are bilinear; pixels that the crop has cut off are NaN.
         """
         resized = self._target_size(height, width)
-        rows = _positions(height, resized[0], map.shape[0])
-        columns = _positions(width, resized[1], map.shape[1])
+        top, left = self._corner(resized)
+        rows = _positions(height, resized[0], map.shape[0], top)
+        columns = _positions(width, resized[1], map.shape[1], left)
         within_rows = _interpolate(map, rows).T
         return _interpolate(within_rows, columns).T.contiguous()
 
@@ -108,21 +99,42 @@ class Geometry:
         if isinstance(self.resize_to, tuple):
             return self.resize_to
         shorter = self.resize_to
-        scale = shorter / min(height, width)
-        return max(shorter, int(height * scale)), max(shorter, int(width * scale))
+        sides = []
+        for side in (height, width):
+            sides.append(self._resized_side(side, min(height, width), shorter))
+        return sides[0], sides[1]
+
+    def _resized_side(self, side: int, shortest: int, shorter: int) -> int:
+        if self.interpolation is None:
+            return max(shorter, int(side * (shorter / shortest)))
+        return int(shorter * side / shortest)
 
     def _crop(self, image: Tensor) -> Tensor:
         if self.crop_to is None:
             return image
         crop_height, crop_width = self.crop_to
-        top = (image.shape[-2] - crop_height) // 2
-        left = (image.shape[-1] - crop_width) // 2
+        top, left = self._corner((image.shape[-2], image.shape[-1]))
         return image[..., top : top + crop_height, left : left + crop_width]
 
+    def _corner(self, resized: tuple[int, int]) -> tuple[int, int]:
+        """Returns the top and the left of the crop in a resized image."""
+        if self.crop_to is None:
+            return 0, 0
+        margins = (resized[0] - self.crop_to[0], resized[1] - self.crop_to[1])
+        if self.interpolation is None:
+            return margins[0] // 2, margins[1] // 2
+        return round(margins[0] / 2), round(margins[1] / 2)
 
-def _positions(pixels: int, resized: int, mapped: int) -> Tensor:
-    """Returns where each pixel of an image's side lies in its map; NaN if it was cropped away."""
-    cropped = (resized - mapped) // 2
+
+def _positions(pixels: int, resized: int, mapped: int, cropped: int) -> Tensor:
+    """Returns where each pixel of an image's side lies in its map; NaN if it was cropped away.
+
+    Args:
+        pixels: of the side.
+        resized: pixels of the side once it is resized.
+        mapped: pixels of the map.
+        cropped: pixels that the crop cuts off before the map.
+    """
     centre = torch.arange(pixels, dtype=torch.float64) + 0.5
     place = centre * resized / pixels - 0.5 - cropped
     is_outside = (place < -0.5) | (place > mapped - 0.5)

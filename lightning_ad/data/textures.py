@@ -9,9 +9,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from perlin_numpy import generate_fractal_noise_2d
 from torch import Tensor
 
-from lightning_ad.data.geometry import resize
 from lightning_ad.data.listing import images, noting_passed_over
 from lightning_ad.data.reading import read_image
+from lightning_ad.data.resizing import Resize, resize
 from lightning_ad.errors import DataError
 
 
@@ -22,14 +22,18 @@ class Textures(Protocol):
         """Draws a texture with `rng`, float32 [3, height, width] in [0, 1]."""
 
 
-def texture_source(folder: str | None) -> Textures:
+def texture_source(folder: str | None, way: Resize = "bilinear") -> Textures:
     """Returns the photographs of `data.textures`, or procedural noise if it is null.
+
+    Args:
+        folder: of photographs, or None.
+        way: in which photographs are resized.
 
     Raises:
         DataError: if the folder is missing or holds no image.
     """
     if folder is not None:
-        return TextureFolder(folder)
+        return TextureFolder(folder, way)
     rank_zero_info(
         "No data.textures given: synthetic anomalies are filled with procedural noise. "
         "Photographs of textures (DTD) give better results."
@@ -44,7 +48,8 @@ class TextureFolder:
         DataError: if the folder is missing or holds no image.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, way: Resize = "bilinear") -> None:
+        self.way: Resize = way
         self.paths: list[Path] = []
         if Path(folder).is_dir():
             with noting_passed_over():
@@ -57,7 +62,7 @@ class TextureFolder:
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> Tensor:
         """Draws one of the photographs."""
         path = self.paths[rng.integers(len(self.paths))]
-        return resize(read_image(str(path)), height, width).contiguous()
+        return resize(read_image(str(path)), height, width, self.way).contiguous()
 
 
 class NoiseTextures:

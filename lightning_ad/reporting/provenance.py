@@ -37,7 +37,7 @@ def protocol(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, Any]:
     tiles = None
     if data.tiles:
         tiles = [*data.tiles.shape, data.tiles.overlap]
-    return {
+    rules = {
         "weights": weights_hash(model.state_dict()),
         "resize": data.geometry.resize_to,
         "crop": data.geometry.crop_to,
@@ -54,6 +54,9 @@ def protocol(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, Any]:
         "pixel_metrics": "bins" if model.metrics.bounds else "exact",
         "seed": data.seed,
     }
+    if data.geometry.interpolation is not None:
+        rules["interpolation"] = data.geometry.interpolation
+    return rules
 
 
 def _mask_thresholds(samples: Sequence[Sample]) -> str:

@@ -4,10 +4,15 @@ import json
 import shutil
 
 import pytest
+import torch
+import yaml
 from runs import QUIET, flags, metrics_of, script, typed
 
+from lightning_ad.cli.run import RunCLI
 from lightning_ad.commands.train import train
 from lightning_ad.errors import UsageError
+from lightning_ad.inspector import FinishedRun
+from lightning_ad.system.checkpoints import CONFIG_KEY, write_whole
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +69,36 @@ def test_another_number_another_checkpoint_or_other_images_are_not_confirmed(
     code, said = verified(run, capsys, "--data.root", str(trees["all"]))
     assert code == 1
     assert "differs: test_set" in said
+
+
+def made_before_resize_could_be_set(run, copy):
+    """A copy of a run without what this setting has brought."""
+    shutil.copytree(run, copy)
+    file = copy / "checkpoints/last.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    config = yaml.safe_load(checkpoint[CONFIG_KEY])
+    del config["data"]["resize"]
+    checkpoint[CONFIG_KEY] = yaml.safe_dump(config)
+    write_whole(checkpoint, file)
+    (copy / "config.yaml").write_text(checkpoint[CONFIG_KEY])
+    content = json.loads((copy / "metrics.json").read_text())
+    del content["protocol"]["interpolation"]
+    (copy / "metrics.json").write_text(json.dumps(content))
+    return copy
+
+
+def test_a_run_from_before_keeps_its_resize_and_rounding(run, trees, tmp_path, capsys):
+    earlier = made_before_resize_could_be_set(run, tmp_path / "runs" / "earlier" / "version_0")
+    assert FinishedRun.read(earlier).config["data"]["resize"] is None
+    assert FinishedRun.read(run).config["data"]["resize"] == "lanczos"
+    new = shutil.copytree(trees["mvtec"] / "bottle/train/good", tmp_path / "new")
+    more = ["--extend", str(earlier), "--data.train_folder", str(new)]
+    extended = RunCLI([*flags("PaDiM", "mvtec", trees, tmp_path / "extended"), *more])
+    assert extended.datamodule.geometry.interpolation is None
+    (earlier / "metrics.json").rename(tmp_path / "metrics.json")
+    named = [*flags("PaDiM", "mvtec", trees, tmp_path / "runs"), "--name", "earlier", "--resume"]
+    with pytest.raises(UsageError, match=r"begun with data\.resize null, now it is lanczos"):
+        RunCLI(named)
 
 
 def test_what_cannot_be_verified(tmp_path):

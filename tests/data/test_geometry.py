@@ -1,9 +1,8 @@
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from torchvision.transforms.v2 import CenterCrop, Resize
 
-from lightning_ad.data.geometry import Geometry, resize
+from lightning_ad.data.geometry import Geometry
 from lightning_ad.errors import UsageError
 
 
@@ -24,14 +23,30 @@ def test_output(size, crop, shape, expected):
     assert geometry.mask(torch.rand(shape) > 0.5).shape == expected
 
 
-def test_resize_is_pillows_antialiased_bilinear():
-    array = np.random.default_rng(0).random((61, 83), dtype=np.float32)
-    for height, width in ((20, 30), (90, 100)):
-        ours = resize(torch.from_numpy(array)[None], height, width)[0].numpy()
-        pillows = np.asarray(
-            Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR)
-        )
-        np.testing.assert_allclose(ours, pillows, atol=1e-5)
+@pytest.mark.parametrize("shape", [(98, 196), (196, 98), (97, 31), (61, 90), (403, 222), (90, 90)])
+def test_sizes_and_crops_round_as_torchvisions(shape):
+    rows = torch.arange(shape[0]).expand(shape[1], -1).T / shape[0]
+    image = torch.stack([rows, torch.arange(shape[1]).expand(shape) / shape[1], rows])
+    theirs = CenterCrop(24)(Resize(31)(image))
+    torch.testing.assert_close(Geometry.of(31, 24).image(image), theirs, rtol=0, atol=1e-6)
+    mask = torch.zeros(shape, dtype=torch.bool)
+    mask[shape[0] // 2 :, shape[1] // 3 :] = True
+    resized = Geometry.of(31, 31)._target_size(*shape)
+    assert Resize(31)(image).shape[1:] == resized
+    map = Geometry.of(31, 24).restore(theirs[0], *shape)
+    assert (map - image[0]).nanmean().abs() < 0.005  # a pixel that is off is 0.03
+
+
+@pytest.mark.parametrize(
+    ("shape", "torchvisions", "earlier"),
+    [((98, 196), (256, 512), (256, 511)), ((196, 98), (512, 256), (511, 256))],
+)
+def test_runs_from_before_keep_their_rounding(shape, torchvisions, earlier):
+    assert Geometry.of(256, 224)._target_size(*shape) == torchvisions
+    before = Geometry.of(256, 224, None)
+    assert before._target_size(*shape) == earlier
+    assert before._corner((256, 343)) == (16, 59)
+    assert Geometry.of(256, 224)._corner((256, 343)) == (16, 60)
 
 
 def test_image_and_mask_stay_together():

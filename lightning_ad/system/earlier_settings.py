@@ -1,0 +1,18 @@
+"""Settings that runs of earlier versions do not have: what a missing one means."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# What the data of a run did before it could be set.
+DATA: dict[str, Any] = {"resize": None}
+
+
+def with_earlier_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds what is missing in the stored configuration of a run: it means what was done then."""
+    return {**config, "data": {**config["data"], **missing_data_settings(config)}}
+
+
+def missing_data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of the data that a stored configuration lacks, as they were then."""
+    data = config["data"]
+    return {name: value for name, value in DATA.items() if name not in data}
