@@ -12,7 +12,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from lightning_ad.errors import UsageError
-from lightning_ad.system.earlier_settings import with_earlier_settings
+from lightning_ad.system.earlier_settings import ADDED, with_earlier_settings
 from lightning_ad.system.run_folder import RunFolder
 
 FIXED = (  # settings, or what they begin with, that a resumed run must have as it was begun
@@ -79,7 +79,8 @@ def check_same(folder: RunFolder, config: str) -> None:
     before = _fixed_settings(folder.config.read_text())
     now = _fixed_settings(config)
     changed = []
-    for key in before.keys() | now.keys():
+    added = {key for key in ADDED if key not in before}
+    for key in (before.keys() | now.keys()) - added:
         if _meaning(key, before.get(key)) != _meaning(key, now.get(key)):
             changed.append(key)
     if changed:

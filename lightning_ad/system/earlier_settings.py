@@ -5,6 +5,8 @@ from typing import Any
 
 # What the data of a run did before it could be set.
 DATA: dict[str, Any] = {"resize": None}
+# Settings that a run of before can go on without: its progress already says what they mean.
+ADDED = ("model.init_args.kmeans_starts", "model.init_args.component_fit")
 
 
 def with_earlier_settings(config: Mapping[str, Any]) -> dict[str, Any]:

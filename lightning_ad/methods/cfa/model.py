@@ -23,7 +23,7 @@ from lightning_ad.methods.cfa.losses import (
 from lightning_ad.methods.cfa.networks import PatchDescriptor, SumBackbone
 from lightning_ad.methods.forecast import Plan, Stage
 from lightning_ad.methods.learned import LearnedModule
-from lightning_ad.statistics.kmeans import kmeans, kmeans_plus_plus
+from lightning_ad.statistics.kmeans import best_kmeans
 from lightning_ad.system.distributed import (
     gather_rows,
     process_rank,
@@ -65,6 +65,8 @@ class CFA(LearnedModule):
         lr_scheduler: a schedule, stepped after each epoch; null for a constant learning rate.
         sigma: of the Gaussian that smooths the map, in pixels; 0 for none.
         seed: of the first weights and of k-means; the command line sets it from seed_everything.
+        kmeans_starts: the k-means of the lowest inertia of so many is taken (released: 10, as
+            scikit-learn's default was).
 
     Attributes:
         bank: the centres, float32 [N, D]; empty before the first fit, which begins by making it.
@@ -92,10 +94,12 @@ class CFA(LearnedModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         sigma: float = 4.0,
         seed: int = 0,
+        kmeans_starts: int = 10,
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
         check_at_least(
             gamma_c=(gamma_c, 1),
+            kmeans_starts=(kmeans_starts, 1),
             gamma_d=(gamma_d, 1),
             neighbours=(neighbours, 1),
             hard_negatives=(hard_negatives, 1),
@@ -115,6 +119,7 @@ class CFA(LearnedModule):
         self.register_dynamic_buffer("bank", torch.empty(0, 0))
         self.features = features
         self.gamma_c = gamma_c
+        self.kmeans_starts = kmeans_starts
         self.neighbours = neighbours
         self.hard_negatives = hard_negatives
         self.alpha = alpha
@@ -221,8 +226,10 @@ class CFA(LearnedModule):
         own = bank.tensor_split(world_size())[process_rank()]
         shown = partial(progress, description="Clustering the bank")
         generator = torch.Generator().manual_seed(self.seed)
-        start = kmeans_plus_plus(own, len(bank) // self.gamma_c, generator, shown)
-        return kmeans(own, start, MAX_ITERATIONS, progress=shown).centres
+        clusters = best_kmeans(
+            own, len(bank) // self.gamma_c, generator, self.kmeans_starts, MAX_ITERATIONS, shown
+        )
+        return clusters.centres
 
     def _mean_features(self) -> list[Tensor]:
         """The features [1, C_l, h_l, w_l] of each layer, averaged over all training images."""
