@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from lightning_ad.errors import UsageError, UserError
+from lightning_ad.system.names import printable, show
 from lightning_ad.system.signals import stop_with_parent
 
 UNWRITABLE = {
@@ -77,13 +78,13 @@ def run(command: Callable[[], object]) -> int:
     except UserError as error:
         return _report(error)
     except MisconfigurationException as error:
-        print(f"error: {error}", file=sys.stderr)
+        show(f"error: {error}", as_error=True)
         return UsageError.exit_code
     except Exception as error:
         sentence = explain(error)
         if sentence is None:
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        show(f"error: {sentence}", as_error=True)
         return UserError.exit_code
     return code if isinstance(code, int) else 0
 
@@ -185,7 +186,7 @@ def _report(error: UserError) -> int:
     # A loader's worker wraps the message into the text of its own trace.
     message = str(error).rpartition(f"{type(error).__name__}: ")[2].strip()
     if not (error.everywhere and rank_zero_only.rank):
-        print(f"error: {message}", file=sys.stderr)
+        show(f"error: {message}", as_error=True)
     # Lightning kills the first process as soon as one that it started ends with another code than 0
     if error.everywhere and _was_started_by_lightning():
         return 0
@@ -207,7 +208,10 @@ def _hide_noise() -> None:
 
 
 def _is_shown(record: logging.LogRecord) -> bool:
+    """Filters what Lightning logs, our own messages among it, and makes it printable."""
     message = record.getMessage()
+    record.msg = printable(message)
+    record.args = ()
     return not any(part in message for part in LOG_LINES_NOT_SHOWN)
 
 
@@ -223,5 +227,5 @@ def _format_warning(
 ) -> str:
     """Formats a warning of ours as a note: it is about the data or the run, not about code."""
     if Path(filename).is_relative_to(Path(__file__).parents[1]):
-        return f"note: {message}\n"
+        return f"note: {printable(str(message))}\n"
     return _default_format_warning(message, category, filename, lineno, line)

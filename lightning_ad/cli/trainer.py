@@ -26,7 +26,7 @@ def checkpoint_callbacks(folder: RunFolder, select: str) -> list[Callback]:
         select: last, or a metric of `SELECTION_MODE`.
     """
     last = ModelCheckpoint(
-        folder.checkpoints,
+        str(folder.checkpoints),
         filename=folder.last_checkpoint.stem,
         save_on_train_epoch_end=True,
         enable_version_counter=False,
@@ -34,7 +34,7 @@ def checkpoint_callbacks(folder: RunFolder, select: str) -> list[Callback]:
     if select == "last":
         return [last]
     best = ModelCheckpoint(
-        folder.checkpoints,
+        str(folder.checkpoints),
         filename=folder.best_checkpoint.stem,
         monitor=select,
         mode=SELECTION_MODE[select],

@@ -16,6 +16,7 @@ from lightning_ad.evaluation.bootstrap import paired_difference
 from lightning_ad.evaluation.catalogue import METRICS, oracle
 from lightning_ad.reporting.provenance import differences
 from lightning_ad.reporting.tables import ImageResult, read_predictions
+from lightning_ad.system.names import show
 from lightning_ad.system.run_folder import RunFolder
 
 
@@ -56,12 +57,12 @@ def compare(first: Path, second: Path) -> None:
     a = _read(first)
     b = _read(second)
     names = _same_images(a, b)
-    print(f"A {a.folder.path}\nB {b.folder.path}\n{len(names)} test images\n")
+    show(f"A {a.folder.path}\nB {b.folder.path}\n{len(names)} test images\n")
     _print_differences_of_protocol(a, b)
-    print(f"{'':<16}  {'A':>9}  {'B':>9}  {'B - A':>9}  {'95 % interval':>22}  {'p':>6}")
+    show(f"{'':<16}  {'A':>9}  {'B':>9}  {'B - A':>9}  {'95 % interval':>22}  {'p':>6}")
     for metric in METRIC_NAMES:
-        print(_metric_line(metric, a, b, names))
-    print(
+        show(_metric_line(metric, a, b, names))
+    show(
         "\np: two-sided, over test sets drawn anew from these images; it knows nothing of other "
         "trainings (seeds)."
     )
@@ -113,10 +114,10 @@ def _print_differences_of_protocol(a: _Tested, b: _Tested) -> None:
     lines = differences(a.summary.get("protocol", {}), b.summary.get("protocol", {}))
     if not lines:
         return
-    print("These runs were measured differently: their numbers below do not mean the same thing:")
+    show("These runs were measured differently: their numbers below do not mean the same thing:")
     for line in lines:
-        print(f"  {line}")
-    print()
+        show(f"  {line}")
+    show("")
 
 
 def _metric_line(metric: str, a: _Tested, b: _Tested, names: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from lightning_ad.data.layouts import categories, find_samples, layout_module, l
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError, MissingFolderError, UsageError, UserError
 from lightning_ad.reporting.tables import write_faults
+from lightning_ad.system.names import show
 
 TABLES = (".csv", ".json", ".parquet")  # what layouts read beside images
 SPLITS = ("train", "validation", "test")
@@ -48,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     if arguments.action == "check":
         return check(arguments)
-    print("\n\n".join(_about(layout) for layout in layout_names()))
+    show("\n\n".join(_about(layout) for layout in layout_names()))
     return 0
 
 
@@ -59,16 +60,16 @@ def check(arguments: argparse.Namespace) -> int:
     names = [arguments.category]
     if arguments.category is None:
         names = _categories(layout, arguments.root, options)
-    print(f"{arguments.root} by the layout '{layout}'")
+    show(f"{arguments.root} by the layout '{layout}'")
     found = _check_categories(names, layout, options, arguments)
     if arguments.category is None:
         _print_unused_files(arguments.root, found.used)
     if arguments.file:
         write_faults(arguments.file, found.faults)
     remedy = " (--data.on_error skip leaves them out)" if found.faults else ""
-    print(f"\n{len(found.faults)} images cannot be used{remedy}")
+    show(f"\n{len(found.faults)} images cannot be used{remedy}")
     if found.broken:
-        print(f"{found.broken} of {len(names)} categories cannot be used")
+        show(f"{found.broken} of {len(names)} categories cannot be used")
     return 1 if found.faults or found.broken else 0
 
 
@@ -95,11 +96,11 @@ def _check_categories(
             if len(names) == 1:
                 raise
             broken += 1
-            print(f"\n{name}: cannot be used: {error}")
+            show(f"\n{name}: cannot be used: {error}")
             continue
         findings = examine(samples)
-        print(f"\n{name or layout}: {_counts(samples)}")
-        print("\n".join(_lines(findings)))
+        show(f"\n{name or layout}: {_counts(samples)}")
+        show("\n".join(_lines(findings)))
         faults += findings.faults
         used |= _files(samples)
     return _Checked(faults, used, broken)
@@ -239,4 +240,4 @@ def _print_unused_files(root: Path, used: set[str]) -> None:
         if len(paths) > UNUSED_SHOWN:
             shown += ", ..."
         kind = suffix or "without a suffix"
-        print(f"\n{len(paths)} files {kind} that the layout does not use: {shown}")
+        show(f"\n{len(paths)} files {kind} that the layout does not use: {shown}")

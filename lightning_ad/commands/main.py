@@ -1,13 +1,13 @@
 """`lightning-ad`, `train.py` and `evaluate.py`: the table of commands, and how one is run."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NamedTuple
 
 from lightning_ad.commands import arguments
 from lightning_ad.errors import UsageError, did_you_mean
+from lightning_ad.system.names import show
 
 
 class Command(NamedTuple):
@@ -78,7 +78,7 @@ def main(words: Sequence[str]) -> int:
     try:
         command, parsed = parse(words)
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        show(f"error: {error}", as_error=True)
         return error.exit_code
     run = import_module("lightning_ad.cli.messages").run
     return run(lambda: command.run(parsed))

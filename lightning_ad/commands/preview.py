@@ -23,6 +23,7 @@ from lightning_ad.data.sampler import RowKey
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.errors import UsageError
 from lightning_ad.reporting.pictures import draw_outline
+from lightning_ad.system.names import show
 
 COLUMNS = 3
 TITLES = ("good", "with anomaly", "its outline")
@@ -99,7 +100,7 @@ def preview(args: Sequence[str] | None = None) -> Path:
     path = Path(cli.config.file)
     path.parent.mkdir(parents=True, exist_ok=True)
     shown, drawn = write_preview(cli.datamodule, synthesis, cli.config.count, path)
-    print(f"{path}: {shown} synthetic anomalies, from {drawn} training images drawn")
+    show(f"{path}: {shown} synthetic anomalies, from {drawn} training images drawn")
     return path
 
 

@@ -1,9 +1,7 @@
 """A series: a run of `lightning-ad train` for each of several categories or folds."""
 
-import csv
 import json
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import stdev
@@ -14,9 +12,11 @@ from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import categories, layout_names
 from lightning_ad.errors import Preempted, UsageError
 from lightning_ad.evaluation.catalogue import oracle
-from lightning_ad.system.names import file_name
+from lightning_ad.system.files import replacing
+from lightning_ad.system.names import file_name, show
 from lightning_ad.system.run_folder import RunFolder
 from lightning_ad.system.signals import forward_signals
+from lightning_ad.system.spreadsheets import spreadsheet_text, write_csv
 from lightning_ad.system.subprocesses import start_training
 
 PLURAL = {"category": "categories", "fold": "folds"}
@@ -113,12 +113,12 @@ def train_each(args: Sequence[str], parts: Parts) -> int:
         flags = [*without(args, kind, "--name"), kind, name, "--name", run]
         code = _train_part(as_one_run(flags), folder, label)
         if code == Preempted.exit_code:
-            print("stopped: the same command with --resume goes on", file=sys.stderr)
+            show("stopped: the same command with --resume goes on", as_error=True)
             return code
         if code == 0:
             finished[name] = RunFolder.find(folder)
         else:
-            print(f"{label} FAILED (exit code {code})", file=sys.stderr)
+            show(f"{label} FAILED (exit code {code})", as_error=True)
     if finished:
         _summarise(output / f"{title}.csv", finished, parts)
     return _report_failures(finished, parts)
@@ -129,9 +129,9 @@ def _train_part(args: Sequence[str], folder: Path, label: str) -> int:
     resume = "--resume" in args
     versions = RunFolder.versions(folder)
     if resume and any(version.finished for version in versions):
-        print(f"{label}: finished before")
+        show(f"{label}: finished before")
         return 0
-    print(label, flush=True)
+    show(label)
     flags = without(args, "--resume")
     if resume and versions:
         flags.append("--resume")
@@ -157,10 +157,10 @@ def _report_failures(finished: Mapping[str, RunFolder], parts: Parts) -> int:
     failed = [name for name in parts.names if name not in finished]
     if not failed:
         return 0
-    print(
+    show(
         f"error: {len(failed)} of {len(parts.names)} {PLURAL[parts.kind]} failed: "
         f"{', '.join(failed)}",
-        file=sys.stderr,
+        as_error=True,
     )
     return 1
 
@@ -175,14 +175,14 @@ def _summarise(path: Path, folders: Mapping[str, RunFolder], parts: Parts) -> No
     for name, found in recorded.items():
         rows[name] = [found.get(metric) for metric in metrics]
     rows |= _statistics(rows, parts)
-    print("\n" + "\n".join(_table(metrics, rows)))
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        titles = [f"{metric} {oracle(metric)}".rstrip() for metric in metrics]
-        writer.writerow([parts.kind, *titles])
-        for name, values in rows.items():
-            writer.writerow([name, *_cells(values, "{!r}", unknown="")])
-    print(f"\nTable: {path}")
+    show("\n" + "\n".join(_table(metrics, rows)))
+    titles = [f"{metric} {oracle(metric)}".rstrip() for metric in metrics]
+    lines = [[parts.kind, *titles]]
+    for name, values in rows.items():
+        lines.append([spreadsheet_text(name), *_cells(values, "{!r}", unknown="")])
+    with replacing(path) as file:
+        write_csv(file, lines)
+    show(f"\nTable: {path}")
 
 
 def _metric_names(recorded: Iterable[Mapping[str, float | None]]) -> list[str]:

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_ad.commands.evaluate import evaluate
 from lightning_ad.reporting.provenance import differences
+from lightning_ad.system.names import show
 from lightning_ad.system.run_folder import RunFolder
 
 TOLERANCE = 1e-6  # between machines, or kinds of device
@@ -46,21 +47,21 @@ def verify(path: Path, flags: Sequence[str] = ()) -> int:
     other = _differences_of_protocol(recorded["protocol"], found["protocol"])
     changed = _different(recorded["metrics"], found["metrics"], tolerance=0)
     wrong = _different(recorded["metrics"], found["metrics"], tolerance=TOLERANCE)
-    print()
+    show("")
     for line in other:
-        print(f"differs: {line}")
+        show(f"differs: {line}")
     for name in changed:
         before = recorded["metrics"][name]
-        print(f"{name:<16}  recorded {before!r}, now {found['metrics'].get(name)!r}")
+        show(f"{name:<16}  recorded {before!r}, now {found['metrics'].get(name)!r}")
     count = len(recorded["metrics"])
     if other or wrong:
-        print(
+        show(
             f"NOT CONFIRMED: {len(wrong)} of {count} metrics of {run.path} differ by more than "
             f"{TOLERANCE:g}"
         )
         return 1
     digits = f"within {TOLERANCE:g}" if changed else "to the last digit"
-    print(f"confirmed: all {count} metrics of {run.path}, {digits}")
+    show(f"confirmed: all {count} metrics of {run.path}, {digits}")
     return 0
 
 
@@ -77,7 +78,7 @@ def _evaluated_again(run: RunFolder, flags: Sequence[str]) -> dict[str, Any] | N
         if rank_zero_only.rank:
             return None
         table = printed.getvalue().partition("\nReport: ")[0]  # the report goes with the folder
-        print(table)
+        show(table)
         return json.loads(again.metrics.read_text())
 
 

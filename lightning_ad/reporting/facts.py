@@ -15,6 +15,7 @@ from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.reporting.provenance import versions
 from lightning_ad.reporting.run import TestedRun
 from lightning_ad.system.cost import Stopwatch
+from lightning_ad.system.names import printable
 
 
 def report_facts(run: TestedRun, counts: Mapping[str, int], watch: Stopwatch) -> dict[str, str]:
@@ -58,7 +59,7 @@ def dashboard_facts(
     """Returns what a dashboard lists about a run at its start: method, data, versions, revision."""
     facts = {
         "method": type(model).__name__,
-        "data": data.title,
+        "data": printable(data.title),
         "view": data.preprocessing,
         "revision": revision or "unknown",
         "training_set": training_set or "unknown",

@@ -13,6 +13,7 @@ from lightning_ad.data.checking import Fault
 from lightning_ad.errors import DataError
 from lightning_ad.methods.suspects import Suspect
 from lightning_ad.system.files import replacing
+from lightning_ad.system.spreadsheets import spreadsheet_text, text_of_spreadsheet, write_csv
 
 COLUMNS = ["path", "label", "defect", "score", "p_value", "anomalous"]
 
@@ -33,8 +34,8 @@ OPTIONAL_COLUMNS = {
     "area": OptionalColumn("area", float),
     "pixel_AUROC": OptionalColumn("pixel_auroc", float),
     "pixel_AP": OptionalColumn("pixel_ap", float),
-    "map": OptionalColumn("map_path", str),
-    "nearest": OptionalColumn("nearest", str),
+    "map": OptionalColumn("map_path", text_of_spreadsheet),
+    "nearest": OptionalColumn("nearest", text_of_spreadsheet),
 }
 VERDICTS = {
     (0, False): "passed",
@@ -143,9 +144,9 @@ def _parse_row(row: dict[str, str]) -> ImageResult:
         if row.get(name):
             optional[column.field] = column.parse(row[name])
     return ImageResult(
-        path=row["path"],
+        path=text_of_spreadsheet(row["path"]),
         label=int(row["label"]),
-        defect=row["defect"],
+        defect=text_of_spreadsheet(row["defect"]),
         score=float(row["score"]),
         p_value=float(row["p_value"]) if row["p_value"] else None,
         anomalous=row["anomalous"] == "true" if row["anomalous"] else None,
@@ -168,10 +169,7 @@ def write_faults(path: Path, faults: Sequence[Fault]) -> None:
 
 def _write_table(path: str | Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     with replacing(path) as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(header)
-        for row in rows:
-            table.writerow(map(_cell, row))
+        write_csv(file, [header, *(list(map(_cell, row)) for row in rows)])
 
 
 def _cell(value: object) -> str:
@@ -179,4 +177,6 @@ def _cell(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str):
+        return spreadsheet_text(value)
     return str(value)

@@ -10,12 +10,13 @@ from lightning_ad.evaluation.catalogue import oracle
 from lightning_ad.evaluation.thresholds import Threshold
 from lightning_ad.reporting.run_results import RunResults
 from lightning_ad.reporting.tables import ImageResult, of_label
+from lightning_ad.system.names import show
 from lightning_ad.system.run_folder import RunFolder
 
 
 def print_summary(results: RunResults, folder: RunFolder) -> None:
     """Prints what a run found, and where it was written."""
-    print("\n".join(summary_lines(results, folder)))
+    show("\n".join(summary_lines(results, folder)))
 
 
 def summary_lines(results: RunResults, folder: RunFolder) -> list[str]:

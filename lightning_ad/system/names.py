@@ -2,12 +2,15 @@
 
 import hashlib
 import re
+import sys
 import unicodedata
 from pathlib import PurePath
 
 LONGEST = 100  # bytes of a name; a file system takes 255, of which several names may be a part
 DIGITS = 8  # of the digest behind a name that was changed
-UNWRITABLE = re.compile(r"[/\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|^\.")
+UNWRITABLE = re.compile(  # `::` has a meaning for fsspec, by which Lightning writes checkpoints
+    r"[/\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|^\.|::"
+)
 # Besides control characters: those that turn the direction of a line, and halves of characters,
 # which stand for the bytes of a name that is not UTF-8.
 UNPRINTABLE = re.compile(
@@ -60,3 +63,16 @@ def _escape(found: re.Match[str]) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # the byte of a name that is not UTF-8
         code -= 0xDC00
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+def show(text: str, *, as_error: bool = False) -> None:
+    """Prints a text in which names of data may be, on a terminal of any encoding.
+
+    Args:
+        text: is made `printable`.
+        as_error: to stderr.
+    """
+    stream = sys.stderr if as_error else sys.stdout
+    encoding = stream.encoding or "utf-8"
+    known = printable(text).encode(encoding, "backslashreplace").decode(encoding)
+    print(known, file=stream, flush=True)

@@ -23,7 +23,7 @@ from trees import mvtec_tree
 from lightning_ad.commands.benchmark.cells import Cell, plan
 from lightning_ad.commands.benchmark.page import write_page
 from lightning_ad.commands.benchmark.slurm import job_array
-from lightning_ad.commands.benchmark.table import COSTS, CellResult, Table, caveats, rows
+from lightning_ad.commands.benchmark.table import COSTS, CellResult, Row, Table, caveats, rows
 from lightning_ad.commands.benchmark.writing import write_tables
 from lightning_ad.commands.train import train
 from lightning_ad.errors import Preempted, UsageError
@@ -247,6 +247,33 @@ def test_files_of_the_table(tmp_path):
     assert "<CFA>" not in page
     assert "x &lt; y" in page
     assert page.count("<circle") == 8
+
+
+HOSTILE = [
+    "\\input /etc/passwd ",
+    "$\\write18{id}$",
+    "=1+1",
+    "a\n\\end{tabular}",
+    "~^\x1b[2J\udcff",
+]
+
+
+def test_the_table_obeys_no_name_of_the_data(tmp_path):
+    table = Table([Row("d", name, "PaDiM", "padim", 1, {}, {}) for name in HOSTILE], HOSTILE, [])
+    write_tables(tmp_path, table)
+    tex = (tmp_path / "metrics.tex").read_text(encoding="utf-8")
+    commented = len(HOSTILE)
+    first, *rest = tex.splitlines()[commented:]
+    assert first.startswith(r"\begin{tabular}")
+    assert not any(
+        sign in "".join(rest) for sign in ("$\\write", r"\input", "\x1b", r"\end{tabular} &")
+    )
+    assert r"\textbackslash{}input /etc/passwd" in tex
+    assert r"\$\textbackslash{}write18\{id\}\$" in tex
+    with (tmp_path / "metrics.csv").open(newline="", errors="surrogateescape") as file:
+        found = [line["category"] for line in csv.DictReader(file)]
+    assert found == [f"'{name}" if name.startswith("=") else name for name in HOSTILE]
+    assert len((tmp_path / "metrics.md").read_text().split("\n\n")[0].splitlines()) == 7
 
 
 def test_a_job_array_has_what_was_typed(tmp_path, capsys):

@@ -18,6 +18,7 @@ HOSTILE = [
     "a\nb",
     "\x1b]0;owned\a",
     "nul\0",
+    "a::b",
     "\udccf\udcdd",
     "x" * 101,
     "ü" * 51,

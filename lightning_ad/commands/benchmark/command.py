@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from lightning_ad.commands.benchmark.slurm import job_array
 from lightning_ad.commands.benchmark.table import CellResult, read_result, table_of
 from lightning_ad.commands.benchmark.writing import write_tables
 from lightning_ad.errors import UsageError, UserError, did_you_mean
+from lightning_ad.system.names import show
 from lightning_ad.system.run_folder import RunFolder
 
 
@@ -45,12 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
         _write_finished(folder, cells)
     if not failed:
         return 0
-    print(
+    show(
         f"error: {len(failed)} of {len(chosen)} cells failed; the same command tries them again:",
-        file=sys.stderr,
+        as_error=True,
     )
     for cell, reason in failed.items():
-        print(f"  {cell.name}: {reason}", file=sys.stderr)
+        show(f"  {cell.name}: {reason}", as_error=True)
     return 1
 
 
@@ -122,15 +122,15 @@ def _write_finished(folder: Path, cells: Sequence[Cell]) -> None:
     files = write_tables(folder, table)
     page = folder / "index.html"
     write_page(page, f"Benchmark: {folder.name}", table, reports)
-    print("\n" + files[0].read_text())
+    show("\n" + files[0].read_text(encoding="utf-8", errors="surrogateescape"))
     _print_missing(cells, results)
-    print(f"Tables and plots: {page}; beside it metrics and costs as .md, .csv, .tex")
+    show(f"Tables and plots: {page}; beside it metrics and costs as .md, .csv, .tex")
 
 
 def _print_missing(cells: Sequence[Cell], results: Mapping[Cell, CellResult]) -> None:
     missing = [cell.name for cell in cells if cell not in results]
     if missing:
-        print(f"{len(results)} of {len(cells)} cells are finished; missing: {', '.join(missing)}")
+        show(f"{len(results)} of {len(cells)} cells are finished; missing: {', '.join(missing)}")
 
 
 def _environments(wanted: int | None) -> list[dict[str, str]]:

@@ -42,7 +42,7 @@ def write_page(
     text = template.substitute(
         title=escape(title),
         plots="".join(_figures(table.rows)),
-        metrics=_html_table(shown_metrics(table.rows, "±"), published),
+        metrics=_html_table(shown_metrics(table.rows), published),
         costs=_html_table(shown_costs(table.rows)),
         notes=_items(notes(table)),
         environment=_items(table.environment),

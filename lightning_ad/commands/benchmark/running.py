@@ -5,7 +5,6 @@ import fcntl
 import json
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from lightning_ad.cli.settings import as_one_run
 from lightning_ad.commands.benchmark.cells import Cell
 from lightning_ad.errors import Preempted, UsageError
 from lightning_ad.system.files import write_json
+from lightning_ad.system.names import show
 from lightning_ad.system.run_folder import RunFolder
 from lightning_ad.system.signals import forward_signals, write_notice
 from lightning_ad.system.subprocesses import start_training
@@ -117,10 +117,10 @@ class _Runner:
             check_cells([cell], self.output)  # another process may have begun it meanwhile
             versions = RunFolder.versions(folder)
             if any(version.finished for version in versions):
-                print(f"{label}: finished before", flush=True)
+                show(f"{label}: finished before")
                 return None
             write_json(folder / SETTINGS, cell.settings)
-            print(f"{label} {'goes on' if versions else 'begins'}", flush=True)
+            show(f"{label} {'goes on' if versions else 'begins'}")
             flags = [*as_one_run(cell.flags), "--output", str(self.output), "--name", cell.name]
             if versions:
                 flags.append("--resume")
@@ -152,7 +152,7 @@ class _Runner:
     def _report(self, code: int, folder: Path, label: str, log_start: int) -> str | None:
         """Prints how a cell ended; returns why it failed, None if it did not."""
         if code == 0:
-            print(f"{label}: {_metrics(folder)}", flush=True)
+            show(f"{label}: {_metrics(folder)}")
             return None
         if code == Preempted.exit_code or self.is_stopped:
             self._signals.append(signal.SIGTERM)
@@ -160,7 +160,7 @@ class _Runner:
         log = folder / LOG
         ended = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
         reason = _last_error(log, log_start) or ended
-        print(f"{label} FAILED ({ended}): {reason}  ({log})", file=sys.stderr, flush=True)
+        show(f"{label} FAILED ({ended}): {reason}  ({log})", as_error=True)
         return reason
 
     @contextlib.contextmanager
@@ -176,7 +176,7 @@ class _Runner:
         with (folder / LOCK).open("w") as file:
             is_locked = _try_to_lock(file.fileno(), folder)
             if not is_locked:
-                print(f"{label}: another process is at it; waiting", flush=True)
+                show(f"{label}: another process is at it; waiting")
             while not is_locked and not self.is_stopped:
                 time.sleep(POLL_SECONDS)
                 is_locked = _try_to_lock(file.fileno(), folder)

@@ -1,6 +1,5 @@
 """The table of a benchmark as Markdown, CSV and LaTeX: metrics in one file, costs in another."""
 
-import csv
 import io
 import math
 from collections.abc import Callable, Sequence
@@ -10,7 +9,16 @@ from lightning_ad.commands.benchmark.table import COSTS, Estimate, Row, Table
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.evaluation.catalogue import oracle
 from lightning_ad.system.files import replacing
+from lightning_ad.system.names import printable
+from lightning_ad.system.spreadsheets import spreadsheet_text, write_csv
 
+LATEX = {  # how characters that LaTeX would obey are written
+    **{character: rf"\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+}
 PLACE = ["data", "category", "method", "runs"]
 Lines = list[list[str]]  # the cells of each line, the header first
 
@@ -21,13 +29,12 @@ def write_tables(folder: Path, table: Table) -> list[Path]:
     `metrics` depend on nothing but the runs' results, to the last digit.
     """
     remarks = notes(table)
-    metrics = shown_metrics(table.rows, "±")
-    metrics_in_latex = shown_metrics(table.rows, r"$\pm$")
+    metrics = shown_metrics(table.rows)
     costs = shown_costs(table.rows)
     texts = {
         "metrics.md": _markdown(metrics, remarks),
         "metrics.csv": _csv(_full_metrics(table.rows)),
-        "metrics.tex": _latex(metrics_in_latex, remarks),
+        "metrics.tex": _latex(metrics, remarks),
         "costs.md": _markdown(costs, table.environment),
         "costs.csv": _csv(_full_costs(table.rows)),
         "costs.tex": _latex(costs, []),
@@ -38,15 +45,15 @@ def write_tables(folder: Path, table: Table) -> list[Path]:
     return [folder / name for name in texts]
 
 
-def shown_metrics(rows: Sequence[Row], plus_minus: str) -> Lines:
-    """Returns the metrics to three digits; `plus_minus` stands between a mean and its interval."""
+def shown_metrics(rows: Sequence[Row]) -> Lines:
+    """Returns the metrics to three digits, with ± between a mean and its interval."""
     header = list(PLACE)
     for name in METRIC_NAMES:
         title = name.replace("_", " ").replace("pixel AUPRO", "AUPRO")
         header.append(f"{title} {oracle(name)}".rstrip())
     lines = [header]
     for row in rows:
-        cells = [_shown(row.metrics.get(name), plus_minus) for name in METRIC_NAMES]
+        cells = [_shown(row.metrics.get(name)) for name in METRIC_NAMES]
         lines.append([*_place(row), *cells])
     return lines
 
@@ -121,17 +128,22 @@ def _place(row: Row) -> list[str]:
     return [row.data, row.category, method, str(row.runs or "")]
 
 
-def _shown(estimate: Estimate | None, plus_minus: str) -> str:
+def _shown(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
     if estimate.half is None:
         return f"{estimate.mean:.3f}"
-    return f"{estimate.mean:.3f} {plus_minus} {estimate.half:.3f}"
+    return f"{estimate.mean:.3f} ± {estimate.half:.3f}"
 
 
 def _csv(lines: Lines) -> str:
+    """Returns the lines as CSV, with the names of data as texts that no spreadsheet computes."""
+    rows = []
+    for line in lines:
+        names = [spreadsheet_text(cell) for cell in line[: len(PLACE)]]
+        rows.append([*names, *line[len(PLACE) :]])
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
+    write_csv(text, rows)
     return text.getvalue()
 
 
@@ -140,10 +152,10 @@ def _markdown(lines: Lines, remarks: Sequence[str]) -> str:
     rule = ["---"] * len(PLACE) + ["---:"] * (len(header) - len(PLACE))
     text = ""
     for line in [header, rule, *rest]:
-        escaped = " | ".join(line_cell.replace("|", r"\|") for line_cell in line)
+        escaped = " | ".join(_one_line(cell).replace("|", r"\|") for cell in line)
         text += f"| {escaped} |\n"
     for remark in remarks:
-        text += f"\n- {remark}"
+        text += f"\n- {_one_line(remark)}"
     return text + "\n"
 
 
@@ -152,7 +164,7 @@ def _latex(lines: Lines, remarks: Sequence[str]) -> str:
     header, *rest = lines
     columns = "l" * len(PLACE) + "r" * (len(header) - len(PLACE))
     parts = [
-        *(f"% {remark}" for remark in remarks),
+        *(f"% {_one_line(remark)}" for remark in remarks),
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
         _latex_line(header),
@@ -169,6 +181,8 @@ def _latex_line(cells: Sequence[str]) -> str:
 
 
 def _latex_cell(text: str) -> str:
-    if "$" in text:  # written for LaTeX
-        return text
-    return "".join(f"\\{c}" if c in "&%$#_{}" else c for c in text)
+    return "".join(LATEX.get(character, character) for character in _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split())

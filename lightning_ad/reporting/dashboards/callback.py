@@ -23,6 +23,7 @@ from lightning_ad.reporting.pictures import Picture, as_picture, colour_scale
 from lightning_ad.reporting.run_images import RunImages
 from lightning_ad.reporting.run_results import RunResults
 from lightning_ad.reporting.tables import ImageResult, of_label, scores_of
+from lightning_ad.system.names import printable
 
 
 class DashboardRecorder(Callback):
@@ -114,7 +115,7 @@ def _scored_images(
     for i, path in enumerate(batch.path):
         images.append(
             ScoredImage(
-                name=f"{first + i} {Path(path).name}",
+                name=printable(f"{first + i} {Path(path).name}"),
                 score=float(found.score[i]),
                 image=as_picture(image[i]),
                 map=maps[i].cpu().numpy(),
@@ -199,7 +200,7 @@ def _test_images(results: RunResults, images: RunImages, count: int) -> list[Sco
     examples = []
     for number, place in enumerate(pick_examples([row.defect for row in rows], count)):
         row = rows[place]
-        name = f"{number} {row.defect} {Path(row.path).name}"
+        name = printable(f"{number} {row.defect} {Path(row.path).name}")
         examples.append(_test_image(name, row, images, results.threshold))
     return examples
 
