@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_ad.cli.fit_only import check_new_images
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.sample import Sample
-from lightning_ad.errors import UsageError
+from lightning_ad.errors import DataError, UsageError
 from lightning_ad.evaluation.thresholds import check_requirements
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.methods.learned import LearnedModule
@@ -69,6 +69,32 @@ def check_wishes_of_data(
     check_threshold(config, model, held_out)
     if extend is not None:
         check_new_images(data.training_set().names, extend["training_paths"], config.extend)
+
+
+def check_test(limit: int | float | None, data: AnomalyDataModule) -> None:
+    """Raises an error if a run could not end with a test.
+
+    Args:
+        limit: number or share of the batches that are tested; None for all.
+        data: after its setup.
+
+    Raises:
+        DataError: if there is no test image.
+        UsageError: if the limit leaves none.
+    """
+    images = len(data.samples["test"])
+    if not images:
+        raise DataError(
+            f"no test image in {data.root}: a run ends with a test, and its metrics need good and "
+            "anomalous images. Add some; or fit from Python, by a Trainer of Lightning"
+        )
+    batches = -(-images // (1 if data.tiles else data.batch_size))
+    share = limit if isinstance(limit, float) else 1.0
+    if limit == 0 or int(share * batches) == 0:
+        raise UsageError(
+            f"trainer.limit_test_batches {limit} leaves nothing of the test of {batches} batches, "
+            "with which a run ends: leave it out, or raise it"
+        )
 
 
 def check_selection(config: Namespace, model: AnomalyModule) -> None:

@@ -19,6 +19,7 @@ from lightning_ad.inspector import FinishedRun
 from lightning_ad.system.names import file_name, stays_below
 from lightning_ad.system.run_folder import RunFolder
 
+OF_THE_TEST = ("precision", "max_epochs", "limit_test_batches")  # settings of the trainer
 OF_THE_FIT = ("output", "select", "extend", "suspects", "trim")  # flags that an evaluation drops
 OF_ITS_MACHINE = ("feature_cache", "feature_cache_gb")  # a checkpoint names no folder to write to
 
@@ -74,7 +75,7 @@ def own_config(target: Path) -> Iterator[list[str]]:
     """
     config = FinishedRun.read(target).config
     trainer = config["trainer"]
-    config["trainer"] = {name: trainer.get(name) for name in ("precision", "max_epochs")}
+    config["trainer"] = {name: trainer.get(name) for name in OF_THE_TEST}
     for name in (*OF_THE_FIT, *OF_ITS_MACHINE):
         config.pop(name, None)
     _keep_inside(config)

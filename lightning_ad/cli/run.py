@@ -199,8 +199,10 @@ class RunCLI(LightningCLI):
             method = type(self.model).__name__
             extend = checkpoint_to_extend(self.config.extend, method, self.config.data)
         self.check_data()
-        if self.stage == "fit" and rank_zero_only.rank == 0:
-            checks.check_wishes_of_data(self.config_init, self.model, self.datamodule, extend)
+        if rank_zero_only.rank == 0:
+            checks.check_test(self.config.trainer.limit_test_batches, self.datamodule)
+            if self.stage == "fit":
+                checks.check_wishes_of_data(self.config_init, self.model, self.datamodule, extend)
         self.revision = None if rank_zero_only.rank else revision()
         self.folder = self.open_folder()
         try:

@@ -2,8 +2,6 @@
 
 import argparse
 import io
-import json
-import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -14,10 +12,11 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_ad.commands.evaluate import evaluate
 from lightning_ad.reporting.provenance import differences
+from lightning_ad.reporting.record import TOLERANCE, Comparison, Difference, Record, compare_records
 from lightning_ad.system.names import show
 from lightning_ad.system.run_folder import RunFolder
 
-TOLERANCE = 1e-6  # between machines, or kinds of device
+SHOWN = 10  # differences of a section that are printed
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,81 +25,91 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def verify(path: Path, flags: Sequence[str] = ()) -> int:
-    """Evaluates a run again, leaving its folder as it is, and compares with the recorded metrics.
+    """Evaluates a run again, leaving its folder as it is, and compares all that comes out again.
 
     Args:
         path: the run's folder.
         flags: flags of `lightning-ad evaluate`, such as `--data.root`.
 
     Returns:
-        The exit code: 1 if a metric differs by more than 1e-6, or if something else was measured; 0
-        on other processes than the first, which alone compares.
+        The exit code: 1 if a number differs by more than 1e-6, if one is missing, or if something
+        else was measured; 0 on other processes than the first, which alone compares.
 
     Raises:
         UsageError: if there is no finished run.
+        DataError: if the run's files do not hold what a run writes.
     """
     run = RunFolder.find(path)
-    recorded = json.loads(run.metrics.read_text())
-    found = _evaluated_again(run, flags)
-    if found is None:
-        return 0
-    other = _differences_of_protocol(recorded["protocol"], found["protocol"])
-    changed = _different(recorded["metrics"], found["metrics"], tolerance=0)
-    wrong = _different(recorded["metrics"], found["metrics"], tolerance=TOLERANCE)
+    recorded = Record.read(run)
+    with tempfile.TemporaryDirectory() as folder:
+        found = _evaluated_again(run, flags, folder)
+        if found is None:
+            return 0
+        comparison = compare_records(recorded, found)
+    protocol = _differences_of_protocol(recorded.content["protocol"], found.content["protocol"])
     show("")
-    for line in other:
+    for line in protocol:
         show(f"differs: {line}")
-    for name in changed:
-        before = recorded["metrics"][name]
-        show(f"{name:<16}  recorded {before!r}, now {found['metrics'].get(name)!r}")
-    count = len(recorded["metrics"])
-    if other or wrong:
-        show(
-            f"NOT CONFIRMED: {len(wrong)} of {count} metrics of {run.path} differ by more than "
-            f"{TOLERANCE:g}"
-        )
-        return 1
-    digits = f"within {TOLERANCE:g}" if changed else "to the last digit"
-    show(f"confirmed: all {count} metrics of {run.path}, {digits}")
-    return 0
+    _print_differences(comparison.differences)
+    return _conclude(recorded, comparison, confirmed=not protocol)
 
 
-def _evaluated_again(run: RunFolder, flags: Sequence[str]) -> dict[str, Any] | None:
-    """Evaluates a run into a temporary folder of the first process.
+def _evaluated_again(run: RunFolder, flags: Sequence[str], folder: str) -> Record | None:
+    """Evaluates a run into a folder of the first process.
 
     Returns:
-        The content of its metrics.json; None on other processes, which cannot tell how long it is
-        there.
+        What was found; None on other processes, which cannot tell how long the folder is there.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        with redirect_stdout(io.StringIO()) as printed:
-            again = evaluate([str(run.path), *flags, "--output", folder])
-        if rank_zero_only.rank:
-            return None
-        table = printed.getvalue().partition("\nReport: ")[0]  # the report goes with the folder
-        show(table)
-        return json.loads(again.metrics.read_text())
+    with redirect_stdout(io.StringIO()) as printed:
+        again = evaluate([str(run.path), *flags, "--output", folder])
+    if rank_zero_only.rank:
+        return None
+    table = printed.getvalue().partition("\nReport: ")[0]  # the report goes with the folder
+    show(table)
+    return Record.read(again)
 
 
 def _differences_of_protocol(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     lines = differences(recorded, found)
-    if recorded["weights"] != found["weights"]:
+    if recorded.get("weights") != found["weights"]:
         lines.append("weights: the checkpoint is not the one that was tested")
     return lines
 
 
-def _different(
-    recorded: Mapping[str, float | None], found: Mapping[str, float | None], tolerance: float
-) -> list[str]:
-    """Returns the names of the metrics that differ by more than a tolerance."""
-    names: list[str] = []
-    for name, value in recorded.items():
-        if not _same(value, found.get(name), tolerance):
-            names.append(name)
-    return names
+def _print_differences(found: Sequence[Difference]) -> None:
+    """Prints each difference on a line, not more than `SHOWN` of a section."""
+    counts: dict[str, int] = {}
+    for section, name, recorded, again, _ in found:
+        counts[section] = counts.get(section, 0) + 1
+        if counts[section] <= SHOWN:
+            shown = name if section == "metrics" else f"{section}: {name}"
+            show(f"{shown:<16}  recorded {recorded}, now {again}")
+    for section, count in counts.items():
+        if count > SHOWN:
+            show(f"{section}: {count - SHOWN} more differences")
 
 
-def _same(first: float | None, second: float | None, tolerance: float) -> bool:
-    if first is None or second is None:
-        return first is second
-    return math.isclose(first, second, rel_tol=0, abs_tol=tolerance)
+def _conclude(recorded: Record, comparison: Comparison, confirmed: bool) -> int:
+    """Prints what was compared and whether it is confirmed; returns the exit code."""
+    large = [difference for difference in comparison.differences if not difference.small]
+    path = recorded.folder.path
+    count = len(recorded.content["metrics"])
+    show(f"compared: {', '.join(comparison.compared)}")
+    if comparison.left_out:
+        show(f"not compared: {', '.join(comparison.left_out)}")
+    if large or not confirmed:
+        wrong = sum(difference.section == "metrics" for difference in large)
+        show(
+            f"NOT CONFIRMED: {wrong} of {count} metrics of {path} differ by more than "
+            f"{TOLERANCE:g}{_others(large)}"
+        )
+        return 1
+    digits = f"within {TOLERANCE:g}" if comparison.differences else "to the last digit"
+    show(f"confirmed: all {count} metrics of {path}, {digits}")
+    return 0
+
+
+def _others(large: Sequence[Difference]) -> str:
+    """Names the sections that differ beside the metrics."""
+    sections = {difference.section: None for difference in large if difference.section != "metrics"}
+    return f"; {', '.join(sections)} too" if sections else ""

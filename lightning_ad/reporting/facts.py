@@ -27,6 +27,10 @@ def report_facts(run: TestedRun, counts: Mapping[str, int], watch: Stopwatch) ->
         "training images": str(counts["train"]),
         "test images": f"{counts['test_good']} good, {counts['test_anomalous']} anomalous",
     }
+    if counts.get("test_left_out"):
+        facts["not tested"] = (
+            f"{counts['test_left_out']} more images, by trainer.limit_test_batches"
+        )
     if counts["skipped"]:
         facts["left out"] = f"{counts['skipped']} images that cannot be used (skipped.csv)"
     if run.recorder.threshold:

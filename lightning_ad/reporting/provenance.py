@@ -25,15 +25,22 @@ MAY_DIFFER = ("weights", "seed")  # entries of a protocol; runs that differ in t
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "kornia", "timm")
 
 
-def protocol(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, Any]:
+def protocol(
+    model: AnomalyModule, data: AnomalyDataModule, test: Sequence[Sample]
+) -> dict[str, Any]:
     """Returns the rules by which a tested model's metrics were measured, for metrics.json.
+
+    Args:
+        model: that was tested.
+        data: that it was tested on.
+        test: the test images that were tested, all of them or some.
 
     Returns:
         `weights`: `weights_hash` of all that was learned or loaded; the geometry and the rules of
-        `docs/metrics.md`; hashes of the ignored regions and of the test set; `seed` of the data.
+        `docs/metrics.md`; hashes of the ignored regions and of the test set; `seed` of the data;
+        `tested` if only some of the images were.
     """
     height, width = data.geometry.output
-    test = data.samples["test"]
     tiles = None
     if data.tiles:
         tiles = [*data.tiles.shape, data.tiles.overlap]
@@ -56,6 +63,9 @@ def protocol(model: AnomalyModule, data: AnomalyDataModule) -> dict[str, Any]:
     }
     if data.geometry.interpolation is not None:
         rules["interpolation"] = data.geometry.interpolation
+    count = len(data.samples["test"])
+    if len(test) < count:
+        rules["tested"] = f"{len(test)} of {count} test images"
     return rules
 
 

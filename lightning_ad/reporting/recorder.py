@@ -57,6 +57,8 @@ class TestRecorder(Callback):
         threshold: the scores above which an image and a pixel are called anomalous; None for no
             verdicts.
         rows: of all processes, in the order of the data set; on the first process, after the test.
+        indices: the rows of the test set that they are of; some are missing if the trainer's
+            settings limit the test.
         without_outline: paths of anomalous images without a defective pixel, as the network sees
             them; on the first process, after the test.
     """
@@ -72,6 +74,7 @@ class TestRecorder(Callback):
         self.reject = reject
         self.threshold: Threshold | None = None
         self.rows: list[ImageResult] = []
+        self.indices: list[int] = []
         self.without_outline: list[str] = []
         self._calibration = Calibration.empty()
         self._recorded: list[_Recorded] = []
@@ -84,6 +87,7 @@ class TestRecorder(Callback):
         path = trainer.strategy.broadcast(str(self.folder.path))
         self.folder = RunFolder(Path(path))
         self.rows = []
+        self.indices = []
         self.without_outline = []
         self._recorded = []
         self._calibration = usable_calibration(pl_module)
@@ -157,6 +161,7 @@ class TestRecorder(Callback):
         recorded = _gather(self._recorded, trainer)
         for one in sorted(recorded, key=lambda one: one.index):
             self.rows.append(one.row)
+            self.indices.append(one.index)
             if one.without_outline:
                 self.without_outline.append(one.row.path)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_ad.data.sample import Sample
 from lightning_ad.evaluation.bootstrap import Intervals, intervals
 from lightning_ad.evaluation.catalogue import METRICS, of_kind, oracle
 from lightning_ad.methods.base import AnomalyModule
@@ -49,8 +50,11 @@ def collect(run: TestedRun, watch: Stopwatch) -> RunResults:
     rows = run.recorder.rows
     metrics = _metrics(model)
     small_defects = _small_defects(run)
+    test = data.samples["test"]
+    tested = [test[index] for index in run.recorder.indices]
     counts = {
         **data.counts(),
+        **_tested_counts(tested, len(test)),
         "train": model.trained_images,
         "test_without_outline": len(small_defects),
     }
@@ -73,7 +77,7 @@ def collect(run: TestedRun, watch: Stopwatch) -> RunResults:
         counts=counts,
         image_size=data.geometry.output,
         has_localization=model.has_localization,
-        protocol=protocol(model, data),
+        protocol=protocol(model, data, tested),
         environment=_environment(run),
     )
 
@@ -117,6 +121,24 @@ def _metrics(model: AnomalyModule) -> dict[str, float]:
     found = {name: float(value) for name, value in model.test_metrics.items()}
     of_catalogue = {name: found[name] for name in METRICS if name in found}
     return {**of_catalogue, **found}
+
+
+def _tested_counts(tested: Sequence[Sample], all: int) -> dict[str, int]:
+    """Counts the images that were tested, and those that were not, if there are any.
+
+    Args:
+        tested: the former.
+        all: number of test images.
+    """
+    anomalous = sum(sample.label for sample in tested)
+    counts = {
+        "test": len(tested),
+        "test_good": len(tested) - anomalous,
+        "test_anomalous": anomalous,
+    }
+    if len(tested) < all:
+        counts["test_left_out"] = all - len(tested)
+    return counts
 
 
 def _details(model: AnomalyModule, rows: Sequence[ImageResult]) -> dict[str, Any]:

@@ -91,7 +91,14 @@ def bounds_table(bounds: Mapping[str, tuple[float, float]]) -> str:
 
 
 def warn_of_gaps(results: RunResults) -> None:
-    """Warns if pixel metrics leave out images, or mean little because maps have one value."""
+    """Warns if metrics leave out images, or mean little because maps have one value."""
+    left_out = results.counts.get("test_left_out", 0)
+    if left_out:
+        tested = results.counts["test"]
+        rank_zero_warn(
+            f"{tested} of {tested + left_out} test images were tested, and all numbers are of "
+            "these: leave out trainer.limit_test_batches (and fast_dev_run) to test all"
+        )
     if results.small_defects:
         rank_zero_warn(
             f"{len(results.small_defects)} anomalous images have a mask, but no defective pixel as "
