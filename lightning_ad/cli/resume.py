@@ -5,13 +5,23 @@ place in the epoch, after which the data module's sampler continues. A fit-only 
 its progress (`methods.fit_progress`). A run that has neither begins anew, in the same folder.
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from lightning_ad.errors import UsageError
+from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
+from lightning_ad.cli.training_files import (
+    TESTED,
+    Digests,
+    changes,
+    read_digests,
+    write_digests,
+)
+from lightning_ad.errors import UnreadableError, UsageError, UserError, WeightsError
+from lightning_ad.features.weights import read_state
 from lightning_ad.system.earlier_settings import ADDED, with_earlier_settings
 from lightning_ad.system.run_folder import RunFolder
 
@@ -23,12 +33,16 @@ FIXED = (  # settings, or what they begin with, that a resumed run must have as 
     "extend",
     "trim",
     "averaging",
+    "training callbacks",
     "trainer.max_epochs",
     "trainer.max_steps",
     "trainer.precision",
     "trainer.accumulate_grad_batches",
     "trainer.gradient_clip",
     "trainer.limit_train_batches",
+    "trainer.limit_val_batches",
+    "trainer.overfit_batches",
+    "trainer.min_",
     "trainer.sync_batchnorm",
     "trainer.devices",
     "trainer.num_nodes",
@@ -36,28 +50,52 @@ FIXED = (  # settings, or what they begin with, that a resumed run must have as 
     "trainer.val_check_interval",
 )
 FREE = ("data.num_workers", "data.root")
-COUNTED = ("trainer.limit_train_batches", "trainer.val_check_interval")  # 1 is one, 1.0 is all
+COUNTED = (  # 1 is one, 1.0 is all
+    "trainer.limit_train_batches",
+    "trainer.limit_val_batches",
+    "trainer.overfit_batches",
+    "trainer.val_check_interval",
+)
+CHANGE_THE_TRAINING = ("EarlyStopping", "Scheduler", "Finder", "Finetuning", "Pruning")
 
 
-def unfinished_run(output: Path, name: str, config: str) -> RunFolder:
+@dataclass(frozen=True)
+class Inputs:
+    """What a run would go on with.
+
+    Attributes:
+        config: all settings, as YAML.
+        training_set: the fingerprint of its training set; on the first process.
+        files: digests of the files that it reads; on the first process.
+    """
+
+    config: str
+    training_set: str | None = None
+    files: Digests = field(default_factory=dict)
+
+
+def unfinished_run(output: Path, name: str, inputs: Inputs) -> RunFolder:
     """Returns the folder of the newest unfinished run; the first process locks it.
 
     Args:
         output: the folder of all runs.
         name: of the run.
-        config: as YAML, all settings that it would go on with.
+        inputs: what it would go on with.
 
     Raises:
-        UsageError: if there is none, it was begun with other settings, or another process is at it.
+        UsageError: if there is none, it was begun with other settings or other files, or another
+            process is at it.
+        WeightsError: if its checkpoint is damaged.
     """
     if rank_zero_only.rank:
         folder = RunFolder.unfinished(output, name)
-        check_same(folder, config)
+        check_same(folder, inputs.config)
         return folder
     folder = RunFolder.resume(output, name)
     try:
-        check_same(folder, config)
-    except UsageError:
+        check_same(folder, inputs.config)
+        _check_files(folder, inputs)
+    except UserError:
         folder.unlock()
         raise
     if not folder.resumable:
@@ -92,6 +130,56 @@ def check_same(folder: RunFolder, config: str) -> None:
         )
 
 
+def _check_files(folder: RunFolder, inputs: Inputs) -> None:
+    """Checks that a run goes on with the files that it was begun with, and writes their table.
+
+    Raises:
+        UsageError: if other files would be learned from.
+        WeightsError: if the checkpoint is damaged.
+    """
+    if not folder.resumable:
+        write_digests(folder.training_files, inputs.files)
+        return
+    if folder.last_checkpoint.is_file():
+        _check_checkpoint(folder, inputs.training_set)
+    if not folder.training_files.is_file():
+        write_digests(folder.training_files, inputs.files)
+        return
+    changed = changes(read_digests(folder.training_files), inputs.files)
+    for use, what in changed.items():
+        if use not in TESTED:
+            raise UsageError(
+                f"the run {folder.path} was made from other {use}: {what}. Put back what was "
+                "there, or leave out --resume to begin a new run"
+            )
+    for use, what in changed.items():
+        rank_zero_warn(
+            f"{use}: {what} since the run {folder.path} was begun; it is tested on those that are "
+            "there now"
+        )
+
+
+def _check_checkpoint(folder: RunFolder, training_set: str | None) -> None:
+    """Raises an error if a checkpoint is damaged, or was made from another training set."""
+    path = folder.last_checkpoint
+    try:
+        before = read_state(path).get(ConfigInCheckpoint.TRAINING_SET)
+    except UnreadableError:
+        raise
+    except WeightsError as error:
+        raise WeightsError(
+            f"{error}. The run cannot go on from it: put back a copy that is whole, or remove it, "
+            "and --resume begins the run anew"
+        ) from error
+    if folder.training_files.is_file():
+        return
+    if before not in (None, training_set):
+        raise UsageError(
+            f"the run {folder.path} was made from other training images ({before}; now "
+            f"{training_set}): put back what was there, or leave out --resume to begin a new run"
+        )
+
+
 def as_list(value: Any) -> list[Any]:
     """Returns a setting that may be a list, one item, or None, as a list."""
     if value is None:
@@ -107,6 +195,9 @@ def _fixed_settings(config: str) -> dict[str, Any]:
     # A run that was begun with an average of the weights cannot go on without.
     callbacks = as_list(settings.get("trainer.callbacks"))
     settings["averaging"] = [c for c in callbacks if "Averaging" in c["class_path"]]
+    settings["training callbacks"] = [
+        c for c in callbacks if c["class_path"].endswith(CHANGE_THE_TRAINING)
+    ]
     return {k: v for k, v in settings.items() if k.startswith(FIXED) and k not in FREE}
 
 

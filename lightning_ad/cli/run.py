@@ -23,8 +23,9 @@ from lightning_ad.cli import checks
 from lightning_ad.cli.fit_only import checkpoint_to_extend, missing_settings
 from lightning_ad.cli.flags import add_flags, seed_number
 from lightning_ad.cli.parser import Parser, unmade, users_error
-from lightning_ad.cli.resume import as_list, checkpoint_to_resume, unfinished_run
+from lightning_ad.cli.resume import Inputs, as_list, checkpoint_to_resume, unfinished_run
 from lightning_ad.cli.trainer import checkpoint_callbacks, loggers, plugins, progress_bar
+from lightning_ad.cli.training_files import Digests, training_files, write_digests
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
@@ -67,6 +68,7 @@ class RunCLI(LightningCLI):
         recorder: keeps the results of the test.
         resume_from: the checkpoint that the fit goes on from; None to begin anew.
         training_set: its fingerprint, on the first process.
+        files: digests of the files that it reads, on the first process.
         revision: of the code as it was at the start, on the first process.
     """
 
@@ -78,6 +80,7 @@ class RunCLI(LightningCLI):
     revision: str | None = None
 
     def __init__(self, args: Sequence[str]) -> None:
+        self.files: Digests = {}
         super().__init__(
             AnomalyModule,
             AnomalyDataModule,
@@ -222,6 +225,7 @@ class RunCLI(LightningCLI):
             self.datamodule.setup(self.stage)
             if self.stage == "fit":
                 self.training_set = fingerprint(self.datamodule.samples["train"])
+                self.files = training_files(self.datamodule)
         self.model.check_image_size(*self.datamodule.input_size)
 
     def open_folder(self) -> RunFolder:
@@ -231,7 +235,8 @@ class RunCLI(LightningCLI):
         """
         output = Path(self.config.output)
         if self.config.resume:
-            folder = unfinished_run(output, self.name, self.config_text)
+            inputs = Inputs(self.config_text, self.training_set, self.files)
+            folder = unfinished_run(output, self.name, inputs)
             self.resume_from = checkpoint_to_resume(folder)
             if rank_zero_only.rank == 0 and not folder.config.is_file():
                 folder.write_config(self.config_text)
@@ -239,6 +244,7 @@ class RunCLI(LightningCLI):
         if rank_zero_only.rank:
             return RunFolder(output / self.name)
         folder = RunFolder.begin(output, self.name)
+        write_digests(folder.training_files, self.files)
         folder.write_config(self.config_text)
         return folder
 

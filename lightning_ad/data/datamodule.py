@@ -292,6 +292,11 @@ class AnomalyDataModule(LightningDataModule):
             return {"train", "validation", "test"}
         return {"train", "test"}
 
+    @property
+    def labelled_test(self) -> list[Sample]:
+        """The test images with their labels and masks, whatever the stage of `setup`."""
+        return self._labelled_test
+
     def counts(self) -> dict[str, int]:
         """Counts the images of each split, and the test images by label."""
         found: dict[str, int] = {split: len(samples) for split, samples in self.samples.items()}

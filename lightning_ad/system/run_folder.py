@@ -218,6 +218,11 @@ class RunFolder:
         return self.path / "suspects.csv"
 
     @property
+    def training_files(self) -> Path:
+        """The table of the files that the run was begun with (`cli.training_files`)."""
+        return self.path / "training_files.csv"
+
+    @property
     def skipped(self) -> Path:
         """The table of the images that were left out, if there were any."""
         return self.path / "skipped.csv"

@@ -1,9 +1,11 @@
 """Resuming to the same bits, and the epoch that is kept."""
 
 import json
+import shutil
 
 import pytest
 import torch
+from PIL import Image
 from runs import (
     QUIET,
     assert_same_weights,
@@ -15,8 +17,10 @@ from runs import (
 
 from lightning_ad.commands.evaluate import evaluate
 from lightning_ad.commands.train import train
-from lightning_ad.errors import UsageError
+from lightning_ad.errors import Preempted, UsageError, WeightsError
 
+KILLED = ["--trainer.callbacks+", "faults.KillAt", "--trainer.callbacks.name", "SIGTERM"]
+KILLED += ["--trainer.callbacks.step", "1"]
 # Flags of the options that several cases share.
 HOLDOUT = ["--data.validation", "holdout", "--data.validation_share", "0.3"]
 FOUR_EPOCHS = ["--trainer.max_epochs", "4"]
@@ -174,3 +178,51 @@ def test_selections_that_cannot_be_made(wish, message, trees, tmp_path):
     with pytest.raises(UsageError, match=message):
         train([*flags("DRAEM", "mvtec", trees, tmp_path), *wish])
     assert not list(tmp_path.rglob("config.yaml"))
+
+
+def same_size(path, grey):
+    """Saves an image without compression: its file's size does not depend on its pixels."""
+    Image.new("RGB", (60, 60), (grey, grey, grey)).save(path, compress_level=0)
+
+
+def test_other_files_and_a_damaged_checkpoint_are_not_gone_on_with(trees, tmp_path):
+    root = shutil.copytree(trees["mvtec"], tmp_path / "data")
+    good = root / "bottle/train/good"
+    same_size(good / "900.png", 100)
+    args = flags("DRAEM", "mvtec", {"mvtec": root}, tmp_path / "runs")
+    with pytest.raises(Preempted, match="--resume goes on from there"):
+        train([*args, *KILLED])
+    folder = next((tmp_path / "runs").glob("*/version_0"))
+
+    def refused(match, error=UsageError):
+        with pytest.raises(error, match=match):
+            train([*args, "--resume"])
+        assert not (folder / ".lock").exists()
+
+    kept = shutil.move(good / "000.png", tmp_path / "kept.png")
+    Image.new("RGB", (60, 60)).save(good / "new.png")
+    same_size(good / "900.png", 200)
+    refused(
+        r"was made from other training images: 1 gone \(000.png\), 1 new \(new.png\), 1 changed "
+        r"\(900.png\). Put back"
+    )
+    record = (folder / "training_files.csv").rename(tmp_path / "record.csv")
+    refused(r"was made from other training images \(\w{16}; now \w{16}\): put back")  # an old run
+    record.rename(folder / "training_files.csv")
+    (good / "new.png").unlink()
+    same_size(good / "900.png", 100)
+    shutil.move(kept, good / "000.png")
+
+    last = folder / "checkpoints/last.ckpt"
+    whole = last.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"", b"\x13garbage" * 500):
+        last.write_bytes(damaged)
+        refused(r"last\.ckpt.* The run cannot go on from it: put back a copy", WeightsError)
+    last.write_bytes(whole)
+
+    mask = next((root / "bottle/ground_truth").rglob("*.png"))
+    Image.open(mask).save(mask, compress_level=0)
+    with pytest.warns(
+        UserWarning, match=r"masks of the test: 1 changed .* tested on those that are"
+    ):
+        assert train([*args, "--resume"]).finished
