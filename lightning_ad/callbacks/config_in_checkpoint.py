@@ -1,5 +1,6 @@
 """Keeps the configuration of a run inside its checkpoints."""
 
+import os
 import time
 from typing import Any
 
@@ -13,7 +14,8 @@ from lightning_ad.system.cost import peak_memory_gib
 class ConfigInCheckpoint(Callback):
     """Keeps the run's configuration, as YAML text, in each checkpoint: the file alone is enough.
 
-    Adds the fingerprint of the training set, and what the fit has cost so far.
+    Adds the folder in which the run was started, the fingerprint of the training set, and what the
+    fit has cost so far.
 
     Args:
         config: the whole configuration.
@@ -25,6 +27,7 @@ class ConfigInCheckpoint(Callback):
     """
 
     KEY = CONFIG_KEY
+    FOLDER = "lightning_ad_folder"  # from which relative paths start
     TRAINING_SET = "lightning_ad_training_set"
     COST = "lightning_ad_cost"
 
@@ -51,8 +54,9 @@ class ConfigInCheckpoint(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: AnomalyModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the configuration, the fingerprint and the cost."""
+        """Adds the configuration, the folder, the fingerprint and the cost."""
         checkpoint[self.KEY] = self.config
+        checkpoint[self.FOLDER] = os.getcwd()
         checkpoint[self.TRAINING_SET] = self.training_set
         before = self.spent_before(pl_module)["seconds"]
         checkpoint[self.COST] = {

@@ -1,5 +1,6 @@
 """`--extend`: a finished fit that takes more images; they must be seen as the first ones were."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from lightning_ad.data.geometry import Geometry
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.features.weights import read_state
 from lightning_ad.system.earlier_settings import missing_data_settings, with_earlier_settings
+from lightning_ad.system.paths import places_of
 from lightning_ad.system.run_folder import finished_checkpoint
 
 # Settings of the data.
@@ -19,6 +21,8 @@ PREPROCESSING = ("image_size", "center_crop", "resize", "tile", "tile_overlap")
 
 def checkpoint_to_extend(run: str, method: str, data: Any) -> dict[str, Any]:
     """Reads the checkpoint of a finished run, to which images are added.
+
+    Its `training_paths` start from this folder, if the run was started in another one.
 
     Args:
         run: its folder or its checkpoint.
@@ -46,6 +50,10 @@ def checkpoint_to_extend(run: str, method: str, data: Any) -> dict[str, Any]:
             f"--extend: {run} has seen its images with {differences}: leave these flags out, or "
             "fit anew"
         )
+    folder = checkpoint.get(ConfigInCheckpoint.FOLDER, "")
+    if folder != os.getcwd():
+        paths = checkpoint["training_paths"]
+        checkpoint["training_paths"] = [os.path.join(folder, path) for path in paths]
     return checkpoint
 
 
@@ -62,12 +70,15 @@ def missing_settings(run: str) -> dict[str, Any]:
 
 
 def check_new_images(added: Sequence[str], known: Sequence[str], run: str) -> None:
-    """Raises UsageError if images that are to be added to a run are in it already, by path."""
-    twice = sorted({*added} & {*known})
+    """Raises UsageError if images that are to be added to a run are in it already, by place."""
+    known_places = {*places_of(known)}
+    twice = [
+        path for path, place in zip(added, places_of(added), strict=True) if place in known_places
+    ]
     if twice:
         raise UsageError(
             f"{len(twice)} of the {len(added)} images that are to be added are in {run} already, "
-            f"{twice[0]} first: name a folder of new good images by --data.train_folder"
+            f"{min(twice)} first: name a folder of new good images by --data.train_folder"
         )
 
 

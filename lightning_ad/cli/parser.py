@@ -6,16 +6,16 @@ from functools import partial
 from importlib import import_module
 from inspect import signature
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Union, get_args, get_origin
 
-from jsonargparse import get_loader, set_loader
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 from yaml import YAMLError
 
 from lightning_ad.cli.settings import read_config, split_flags
 from lightning_ad.cli.trust import REFUSED_IMPORT, allow_imports, refusal
 from lightning_ad.errors import UsageError, UserError, did_you_mean
+from lightning_ad.system.paths import user_path, with_homes
 from lightning_ad.system.yaml_text import NotYamlError, check_yaml, load_yaml, needs_python
 
 
@@ -59,7 +59,7 @@ class Parser(LightningArgumentParser):
                 action._typehint = whole_numbers_first(hint)
         for flag, value in pairwise(flags):
             if flag in ("-c", "--config"):
-                read_config(Path(value))
+                read_config(user_path(value))
         return super().parse_args(args, *rest, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -91,6 +91,21 @@ def _load_within_bounds(load: Callable[[str], Any], text: str) -> Any:
 
 # All files and values of flags that jsonargparse reads come by here.
 set_loader("yaml", partial(_load_within_bounds, get_loader("yaml")), (YAMLError,))
+
+
+def write_out_homes(config: Namespace) -> None:
+    """Replaces `~` at the beginning of all paths in a configuration."""
+    for name, value in vars(config).items():
+        setattr(config, name, _with_homes(value))
+
+
+def _with_homes(value: Any) -> Any:
+    if isinstance(value, Namespace):
+        write_out_homes(value)
+        return value
+    if isinstance(value, list):
+        return [_with_homes(item) for item in value]
+    return with_homes(value)
 
 
 def whole_numbers_first(hint: Any) -> Any:

@@ -22,7 +22,7 @@ from lightning_ad.callbacks.throughput import ThroughputMonitor
 from lightning_ad.cli import checks
 from lightning_ad.cli.fit_only import checkpoint_to_extend, missing_settings
 from lightning_ad.cli.flags import add_flags, seed_number
-from lightning_ad.cli.parser import Parser, unmade, users_error
+from lightning_ad.cli.parser import Parser, unmade, users_error, write_out_homes
 from lightning_ad.cli.resume import Inputs, as_list, checkpoint_to_resume, unfinished_run
 from lightning_ad.cli.trainer import checkpoint_callbacks, loggers, plugins, progress_bar
 from lightning_ad.cli.training_files import Digests, training_files, write_digests
@@ -102,6 +102,7 @@ class RunCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Raises UsageError for a seed that is out of range."""
         super().parse_arguments(parser, args)
+        write_out_homes(self.config)
         seed = seed_number(self.config.seed_everything)
         if not 0 <= seed < 2**32:
             raise UsageError(f"seed_everything must be at least 0 and below 2**32, got {seed}")

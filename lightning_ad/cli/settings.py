@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_ad.data.layouts import option_names
 from lightning_ad.errors import UsageError
+from lightning_ad.system.paths import user_path, with_homes
 from lightning_ad.system.yaml_text import NotYamlError, load_yaml
 
 CATEGORY = "--data.category"
@@ -85,18 +86,18 @@ class GivenSettings:
         self._given: list[_Flag | _File] = []
         for flag, value in pairwise(split_flags(args)):
             if flag in ("-c", "--config"):
-                self._given.append(_File(read_config(Path(value))))
+                self._given.append(_File(read_config(user_path(value))))
             elif flag.startswith("--"):
                 self._given.append(_Flag(flag.removeprefix("--"), value))
 
     def get(self, key: str) -> Any:
-        """Returns the value of a key such as `data.root`; None if it is not given."""
+        """Returns the value of a key such as `data.root`, `~` written out; None without one."""
         found: Any = None
         for given in self._given:
             value = given.find(key)
             if value is not None:
                 found = value
-        return found
+        return with_homes(found)
 
     @property
     def layout(self) -> str:

@@ -2,10 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from lightning_ad.errors import UsageError
+from lightning_ad.system.paths import user_path
 
 RUN_FLAGS = """flags that are passed on:
   --data.root ROOT      another place of the data; every --data.* flag of train is taken
@@ -77,8 +77,8 @@ evaluate.py --compare RUN_A RUN_B is lightning-ad compare, evaluate.py --verify 
 
 def compare(parser: CommandParser) -> None:
     """Adds the arguments of `lightning-ad compare`."""
-    parser.add_argument("first", metavar="RUN_A", type=Path, help="folder of a finished run")
-    parser.add_argument("second", metavar="RUN_B", type=Path, help="folder of another one")
+    parser.add_argument("first", metavar="RUN_A", type=user_path, help="folder of a finished run")
+    parser.add_argument("second", metavar="RUN_B", type=user_path, help="folder of another one")
 
 
 def verify(parser: CommandParser) -> None:
@@ -98,7 +98,7 @@ def datasets(parser: CommandParser) -> None:
     check = commands.add_parser(
         "check", help="read all files of a data set and report what is wrong with them"
     )
-    check.add_argument("root", type=Path, help="folder of the data set")
+    check.add_argument("root", type=user_path, help="folder of the data set")
     check.add_argument("--layout", help="how its folders are arranged (default: found out)")
     check.add_argument("--category", help="one category instead of all")
     check.add_argument(
@@ -115,7 +115,7 @@ def datasets(parser: CommandParser) -> None:
         "--ignore_value", type=int, help="value of ignored pixels in the masks (data.ignore_value)"
     )
     check.add_argument(
-        "--file", type=Path, help="CSV file for all files that cannot be used, and why"
+        "--file", type=user_path, help="CSV file for all files that cannot be used, and why"
     )
 
 
@@ -138,7 +138,9 @@ def benchmark(parser: CommandParser) -> None:
         default="0",
         help="values of seed_everything between commas, one run for each (default: 0)",
     )
-    parser.add_argument("--output", default="runs", help="folder of all runs (default: runs)")
+    parser.add_argument(
+        "--output", type=user_path, default="runs", help="folder of all runs (default: runs)"
+    )
     parser.add_argument(
         "--name",
         default="benchmark",
@@ -163,4 +165,4 @@ def benchmark(parser: CommandParser) -> None:
 
 def _add_run(parser: CommandParser, text: str) -> None:
     parser.run_comes_first = True
-    parser.add_argument("run", metavar="RUN", type=Path, help=text)
+    parser.add_argument("run", metavar="RUN", type=user_path, help=text)

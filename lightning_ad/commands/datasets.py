@@ -15,6 +15,7 @@ from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError, MissingFolderError, UsageError, UserError
 from lightning_ad.reporting.tables import write_faults
 from lightning_ad.system.names import show
+from lightning_ad.system.paths import with_homes
 
 TABLES = (".csv", ".json", ".parquet")  # what layouts read beside images
 SPLITS = ("train", "validation", "test")
@@ -88,7 +89,7 @@ def _check_categories(
             samples = with_ignored(
                 find_samples(layout, arguments.root, name, dict(options)),
                 arguments.root,
-                arguments.ignore,
+                with_homes(arguments.ignore),
                 arguments.ignore_value,
                 allow_no_match=name is not None,
             )
@@ -121,7 +122,7 @@ def _options(texts: Sequence[str]) -> dict[str, str]:
         if not equals:
             raise UsageError(f"--option {text}: expected NAME=VALUE")
         options[name] = value
-    return options
+    return with_homes(options)
 
 
 def _categories(layout: str, root: Path, options: Mapping[str, Any]) -> list[str | None]:

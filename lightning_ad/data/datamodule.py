@@ -29,6 +29,7 @@ from lightning_ad.data.tiling import Tiles
 from lightning_ad.data.workers import begin_worker, worker_count
 from lightning_ad.errors import DataError, UsageError
 from lightning_ad.system.names import file_name
+from lightning_ad.system.paths import places_of, user_path, with_homes
 
 YOUR_OWN = ("folder", "table")  # layouts of no data set in particular
 
@@ -137,10 +138,10 @@ class AnomalyDataModule(LightningDataModule):
         # By the signature: a run's configuration is written from them, and must not miss one.
         self.arguments = {name: given[name] for name in signature(AnomalyDataModule).parameters}
         self.layout = layout
-        self.root = Path(root)
+        self.root = user_path(root)
         self.category = category
-        self.layout_options = layout_options or {}
-        self.train_folder = train_folder
+        self.layout_options = with_homes(layout_options or {})
+        self.train_folder = with_homes(train_folder)
         self.geometry = Geometry.of(image_size, center_crop, resize)
         self.tiles: Tiles | None = None
         if tile is not None:
@@ -149,8 +150,8 @@ class AnomalyDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.validation = validation
         self.validation_anomalies = validation_anomalies
-        self.textures = textures
-        self.ignore = ignore
+        self.textures = with_homes(textures)
+        self.ignore = with_homes(ignore)
         self.ignore_value = ignore_value
         self.on_error: OnError = on_error
         self.max_megapixels = max_megapixels
@@ -253,7 +254,7 @@ class AnomalyDataModule(LightningDataModule):
         if self.train_folder is not None and not for_test_alone:
             added = self._find_in_folder(Path(self.train_folder))
         added_paths = {sample.path for sample in added}
-        samples = [sample for sample in own if sample.path not in added_paths] + added
+        samples = _without(own, added) + added
         needed = self._needed_splits(for_test_alone)
         samples, self.skipped = check_or_skip(samples, self.on_error, needed)
         self.samples = by_split([sample for sample in samples if sample.path not in added_paths])
@@ -427,6 +428,13 @@ class AnomalyDataModule(LightningDataModule):
         if method is None:
             return 0
         return method.batches_kept
+
+
+def _without(samples: Sequence[Sample], others: Sequence[Sample]) -> list[Sample]:
+    """Returns the samples whose image is none of others, however the paths are spelled."""
+    places = {*places_of(sample.path for sample in others)}
+    own = places_of(sample.path for sample in samples)
+    return [sample for sample, place in zip(samples, own, strict=True) if place not in places]
 
 
 def _warn_of_missing_kind(test: Sequence[Sample]) -> None:

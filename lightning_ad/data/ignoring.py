@@ -100,8 +100,12 @@ def _images_by_name(folder: Path) -> dict[Path, Path]:
 
 def _name_under(root: Path, sample: Sample) -> Path:
     """Returns the path of a sample's image under the root, without suffix."""
-    relative = os.path.relpath(os.path.abspath(sample.path), os.path.abspath(root))
-    return Path(relative).with_suffix("")
+    path = os.path.abspath(sample.path)
+    top = os.path.abspath(root)
+    if not Path(path).is_relative_to(top):
+        path = os.path.realpath(path)
+        top = os.path.realpath(root)
+    return Path(os.path.relpath(path, top)).with_suffix("")
 
 
 def read_ignored(sample: Sample, size: tuple[int, int]) -> Tensor | None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from lightning_ad.data.listing import images
 from lightning_ad.data.sample import Regions, Saturation
 from lightning_ad.errors import DataError
+from lightning_ad.system.paths import user_path
 
 MEGAPIXELS = 200.0  # the most that an image may have, unless `limit_size` sets another limit
 ORIENTATION = 274  # the EXIF tag
@@ -59,7 +60,7 @@ def as_image(image: ImageLike) -> Tensor:
         DataError: if it is none of these, or a file cannot be read.
     """
     if isinstance(image, str | os.PathLike):
-        return read_image(os.fspath(image))
+        return read_image(str(user_path(image)))
     if isinstance(image, Image.Image):
         return _image_tensor(_pixels(image), "the image")
     if not isinstance(image, np.ndarray | Tensor):

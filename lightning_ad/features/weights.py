@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from lightning_ad.errors import UsageError, WeightsError
 from lightning_ad.system.checkpoints import check_whole
 from lightning_ad.system.lazy_module import LazyModule
+from lightning_ad.system.paths import user_path
 
 timm = LazyModule("timm")  # seconds, which a command's --help need not take
 TIMM = "timm/"
@@ -183,6 +184,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: if the file is missing, damaged, or holds more than plain data.
     """
+    path = user_path(path)
     if not path.is_file():
         raise WeightsError(f"there is no file {path}")
     check_whole(path)

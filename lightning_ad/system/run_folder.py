@@ -9,6 +9,7 @@ from lightning_ad.errors import UsageError
 from lightning_ad.system.files import remove_parts, replacing, sync_folder
 from lightning_ad.system.folder_lock import FolderIsLockedError, FolderLock
 from lightning_ad.system.names import stays_below
+from lightning_ad.system.paths import user_path
 
 
 class RunFolder:
@@ -132,6 +133,7 @@ class RunFolder:
         Raises:
             UsageError: if there is no finished run.
         """
+        path = user_path(path)
         if (path / "config.yaml").is_file():
             if not cls(path).finished:
                 raise UsageError(
@@ -247,7 +249,7 @@ def finished_checkpoint(target: Path) -> Path:
         UsageError: if there is no finished run.
     """
     if target.suffix == ".ckpt":
-        return target
+        return user_path(target)
     return RunFolder.find(target).checkpoint
 
 

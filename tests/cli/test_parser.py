@@ -4,13 +4,14 @@ from collections.abc import Callable
 from typing import Literal
 
 import pytest
+from jsonargparse import Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveFloat
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ReduceLROnPlateau as Plateau
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lightning_ad.cli.parser import Parser, explain_parser_error
+from lightning_ad.cli.parser import Parser, explain_parser_error, write_out_homes
 from lightning_ad.cli.run import method_names
 from lightning_ad.errors import UsageError
 from lightning_ad.methods import AnomalyModule
@@ -74,3 +75,15 @@ def test_an_error_is_one_sentence(parser, flags):
 
 def test_an_unknown_message_stays_as_it_is():
     assert explain_parser_error("something new") == "something new"
+
+
+def test_homes_are_written_out_in_all_parts_of_a_configuration(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    logger = Namespace(class_path="x", init_args=Namespace(save_dir="~/logs"))
+    config = Namespace(output="~/runs", trainer=Namespace(logger=[logger], max_epochs=1))
+    config.data = Namespace(layout_options={"train_list": "~/x.txt"}, category="~tilde")
+    write_out_homes(config)
+    assert config.output == "/home/anna/runs"
+    assert config.trainer.logger[0].init_args.save_dir == "/home/anna/logs"
+    assert config.data.layout_options == {"train_list": "/home/anna/x.txt"}
+    assert config.data.category == "~tilde"

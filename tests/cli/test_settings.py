@@ -80,3 +80,12 @@ def test_the_demo_is_what_runs_without_a_config():
         assert with_demo(args) == args
     with pytest.raises(UsageError, match=r"--data\.category without --config"):
         with_demo(["--data.category=x"])
+
+
+def test_homes_are_written_out_before_categories_are_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "own.yaml").write_text("output: ~/runs\ndata:\n  root: ~/d\n")
+    given = GivenSettings(["--config=~/own.yaml"])
+    assert given.root == tmp_path / "d"
+    assert given.get("output") == f"{tmp_path}/runs"
+    assert GivenSettings(["--data.root=~/e"]).root == tmp_path / "e"

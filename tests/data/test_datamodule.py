@@ -241,3 +241,21 @@ def test_a_mask_that_tells_what_is_ignored_tells_that_alone(trees, tmp_path):
     assert batch.ignore.any()
     assert not batch.mask.any()
     assert not batch.label.any()
+
+
+def test_homes_are_written_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folders = {name: f"~/{name}" for name in ("root", "train_folder", "textures", "ignore")}
+    data = AnomalyDataModule("folder", **folders, layout_options={"good": "~/good"})
+    found = [str(data.root), data.train_folder, data.textures, data.ignore]
+    assert found == [f"{tmp_path}/{name}" for name in folders]
+    assert data.layout_options == {"good": f"{tmp_path}/good"}
+
+
+def test_added_images_are_those_of_the_layout_however_they_are_spelled(trees, tmp_path):
+    root = tmp_path / "link"
+    root.symlink_to(trees["folder"])
+    for folder in (trees["folder"] / "good", root / "good", root / "bad/../good"):
+        data = AnomalyDataModule("folder", str(root), train_folder=str(folder))
+        data.setup("fit")
+        assert len(data.samples["train"]) == 6

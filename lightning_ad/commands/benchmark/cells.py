@@ -12,6 +12,7 @@ from lightning_ad.cli.settings import GivenSettings, split_flags, without
 from lightning_ad.data.layouts import categories, layout_module, layout_names
 from lightning_ad.errors import UsageError
 from lightning_ad.system.names import file_name
+from lightning_ad.system.paths import user_path
 
 RUN_PREFIXES = ("model", "data", "trainer")  # of the flags of train
 UNREPORTED = (
@@ -67,7 +68,7 @@ class Cell:
         hashes: dict[str, str] = {}
         for part in split_flags(without(self.flags, *FREE)):
             if flags and flags[-1] == "--config":
-                file = Path(part)
+                file = user_path(part)
                 hashes[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
                 part = file.name
             flags.append(part)

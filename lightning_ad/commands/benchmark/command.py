@@ -17,6 +17,7 @@ from lightning_ad.commands.benchmark.table import CellResult, read_result, table
 from lightning_ad.commands.benchmark.writing import write_tables
 from lightning_ad.errors import UsageError, UserError, did_you_mean
 from lightning_ad.system.names import show
+from lightning_ad.system.paths import user_path
 from lightning_ad.system.run_folder import RunFolder
 
 
@@ -167,8 +168,8 @@ def _configs(text: str, folder: Path) -> list[Path]:
 
 def _config(name: str, folder: Path) -> Path:
     if name.endswith((".yaml", ".yml")):
-        if Path(name).is_file():
-            return Path(name)
+        if user_path(name).is_file():
+            return user_path(name)
         raise UsageError(f"there is no file {name}")
     path = folder / f"{name}.yaml"
     if path.is_file():

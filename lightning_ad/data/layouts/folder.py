@@ -15,6 +15,7 @@ from lightning_ad.data.layouts._files import (
 from lightning_ad.data.listing import folders_below
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError, UsageError
+from lightning_ad.system.paths import places_of
 
 SOURCE = "your own images"
 LICENCE = "yours"
@@ -85,7 +86,10 @@ def _good_parts(
     found = images(root / good, recursive=True)
     if good_test is not None:
         test = images(root / good_test, recursive=True)
-        return [image for image in found if image not in set(test)], test
+        tested = {*places_of(map(str, test))}
+        places = places_of(map(str, found))
+        train = [image for image, place in zip(found, places, strict=True) if place not in tested]
+        return train, test
     if not found:
         return [], []
     return seeded_split(found, test_share, seed)

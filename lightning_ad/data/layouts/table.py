@@ -6,7 +6,6 @@ images/0002.png,test,anomalous,masks/0002.png
 """
 
 import csv
-import os
 from pathlib import Path
 from typing import get_args
 
@@ -14,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_ad.data.sample import GOOD, Sample, Split
 from lightning_ad.errors import DataError, UsageError, UserError
+from lightning_ad.system.paths import is_inside
 
 IS_ANOMALOUS = {
     "good": False,
@@ -176,7 +176,7 @@ def _path(root: Path, row: Row, column: str, where: str, outside: bool) -> str |
     if not name:
         return None
     path = root / name
-    if not outside and not Path(os.path.abspath(path)).is_relative_to(os.path.abspath(root)):
+    if not outside and not is_inside(path, root):
         raise DataError(
             f"{where}: {name} lies outside {root} (data.layout_options.outside true allows it)"
         )
