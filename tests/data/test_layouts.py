@@ -10,9 +10,11 @@ from PIL import Image
 from runs import typed
 from trees import category_of, layout_tests
 
+from lightning_ad.data import tables
 from lightning_ad.data.checking import examine
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.layouts import (
+    _files,
     categories,
     find_samples,
     labels_come_from_masks,
@@ -119,3 +121,16 @@ def test_unknown_layouts_and_options_list_what_there_is(trees):
         find_samples("folder", trees["folder"], None, {"god": "x"})
     with pytest.raises(UsageError, match="layout 'mvtec' has no option 'god'; it has none"):
         find_samples("mvtec", trees["mvtec"], "bottle", {"god": "x"})
+
+
+@pytest.mark.parametrize("layout", ["mvtec", "table", "visa"])
+def test_the_work_for_a_category_does_not_grow_with_their_number(layout, trees, monkeypatch):
+    """Each lists no other category, and a table is read once for all of them."""
+    find(trees, layout)
+
+    def refuse(*_):
+        raise AssertionError("all categories are looked at again")
+
+    monkeypatch.setattr(_files, "category_names", refuse)
+    monkeypatch.setattr(tables, "_read_csv", refuse)
+    assert find(trees, layout)

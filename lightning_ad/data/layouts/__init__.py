@@ -11,6 +11,7 @@ has categories, `categories(root: Path) -> list[str]`; if the program makes the 
 import inspect
 import pkgutil
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -28,6 +29,7 @@ def layout_names() -> list[str]:
     return sorted(module.name for module in modules if not module.name.startswith("_"))
 
 
+@cache
 def layout_module(layout: str) -> ModuleType:
     """Imports the module of a layout.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lightning_ad.data.listing import images, subfolders
+from lightning_ad.data.listing import SYSTEM_NAMES, images, subfolders
 from lightning_ad.data.sample import Sample, Split
 from lightning_ad.errors import DataError, UsageError
 
@@ -50,10 +50,10 @@ def category_folder(root: Path, category: str | None, marker: str) -> Path:
         UsageError: if the category is missing or unknown.
         DataError: if there is no folder `marker`.
     """
+    if category is not None and _is_category(root, category, marker):
+        return root / category
     names = category_names(root, marker)
     if category is not None:
-        if category in names:
-            return root / category
         listed = ", ".join(names) or f"no folder with a '{marker}' in it"
         raise UsageError(f"there is no category '{category}' in {root}; there is {listed}")
     if (root / marker).is_dir():
@@ -65,6 +65,13 @@ def category_folder(root: Path, category: str | None, marker: str) -> Path:
     raise DataError(
         f"neither {root} nor a folder in it has a folder '{marker}'; is data.root the right one?"
     )
+
+
+def _is_category(root: Path, category: str, marker: str) -> bool:
+    """Looks at one folder: to list all of them for each category takes long if there are many."""
+    if category != Path(category).name or category.startswith("."):
+        return False
+    return category.lower() not in SYSTEM_NAMES and (root / category / marker).is_dir()
 
 
 def refuse_category(layout: str, category: str | None) -> None:

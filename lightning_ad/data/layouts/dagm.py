@@ -11,6 +11,7 @@ from lightning_ad.data.layouts._files import (
     images,
 )
 from lightning_ad.data.sample import Sample, Split
+from lightning_ad.data.tables import read_text
 from lightning_ad.errors import DataError
 
 SOURCE = "conferences.mpi-inf.mpg.de/dagm/2007"
@@ -64,7 +65,7 @@ def _check_table(table: Path, labelled: set[str]) -> None:
     if not table.is_file():
         return
     listed = set()
-    for line in table.read_text().splitlines()[1:]:
+    for line in read_text(table).splitlines()[1:]:
         row = line.split("\t")
         if len(row) > 2 and row[1].strip() == "1":
             listed.add(Path(row[2]).stem)

@@ -12,6 +12,7 @@ from lightning_ad.data.layouts._files import (
     seeded_split,
 )
 from lightning_ad.data.sample import Sample
+from lightning_ad.data.tables import read_text
 from lightning_ad.errors import DataError
 
 DEFECTS = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
@@ -80,4 +81,4 @@ def _images(root: Path, name: str) -> list[Path]:
 def _names(path: Path) -> set[str]:
     if not path.is_file():
         raise DataError(f"there is no training list {path} (data.layout_options.train_list)")
-    return {line.strip() for line in path.read_text().splitlines() if line.strip()}
+    return {line.strip() for line in read_text(path).splitlines() if line.strip()}

@@ -6,6 +6,7 @@ ROOT/<category>/defects_config.json
 """
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lightning_ad.data.layouts._files import (
     subfolders,
 )
 from lightning_ad.data.sample import GOOD, Sample, Saturation
+from lightning_ad.data.tables import read_text
 from lightning_ad.errors import DataError
 
 SOURCE = 'mvtec.com, "MVTec LOCO AD"'
@@ -65,9 +67,9 @@ def read_saturations(path: Path) -> tuple[Saturation, ...]:
     if not path.is_file():
         return ()
     try:
-        kinds = json.loads(path.read_text())
+        kinds = json.loads(read_text(path))
         return tuple(_saturation(kind) for kind in kinds)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{path} is not a list of kinds with pixel_value, saturation_threshold and "
             f"relative_saturation: {error!r}"
@@ -80,6 +82,12 @@ def _saturation(kind: dict[str, Any]) -> Saturation:
         threshold=float(kind["saturation_threshold"]),
         relative=bool(kind["relative_saturation"]),
     )
-    if saturation.threshold <= 0:
+    if not 0 < saturation.threshold < math.inf:
         raise ValueError(f"expected a saturation_threshold above 0, got {saturation.threshold:g}")
+    if not 1 <= saturation.value <= 255:
+        raise ValueError(f"expected a pixel_value of 1 to 255, got {saturation.value}")
+    if kind["relative_saturation"] not in (True, False):
+        raise ValueError(
+            f"expected relative_saturation true or false, got {kind['relative_saturation']!r}"
+        )
     return saturation

@@ -5,14 +5,15 @@ images/0001.png,train,good,
 images/0002.png,test,anomalous,masks/0002.png
 """
 
-import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_ad.data.sample import GOOD, Sample, Split
-from lightning_ad.errors import DataError, UsageError, UserError
+from lightning_ad.data.tables import Row, Table, name_below, read_table, row_numbers
+from lightning_ad.errors import DataError, UsageError
 from lightning_ad.system.paths import is_inside
 
 IS_ANOMALOUS = {
@@ -27,12 +28,11 @@ IS_ANOMALOUS = {
 SOURCE = "your own images"
 LICENCE = "yours"
 
-Row = dict[str, str]
-
 
 def categories(root: Path, *, file: str = "samples.csv") -> list[str]:
     """Returns the values of the column `category`; none if there is no such column."""
-    return sorted({row["category"] for row in _rows(root / file) if row.get("category")})
+    table = _table(root / file)
+    return sorted(set(row_numbers(table.path, "category")) - {""})
 
 
 def find(
@@ -57,74 +57,47 @@ def find(
         DataError: if a file or column is missing, for an unknown value, a path that leaves the root
             (unless `outside` is true), or an anomalous training image.
     """
-    table = root / file
-    rows = _rows(table)
-    _check_category(table, rows, category)
+    table = _table(root / file)
     samples = []
-    for number, row in enumerate(rows, start=1):
-        if category is None or row["category"] == category:
-            where = _row_name(table, number)
-            samples.append(_sample(root, row, where, mask_threshold, outside))
+    for number in _wanted(table, category):
+        where = table.places[number]
+        samples.append(_sample(root, table.rows[number], where, mask_threshold, outside))
     return samples
 
 
-def _row_name(table: Path, number: int) -> str:
-    """Names a row, counted from 1, for a message."""
-    if table.suffix == ".parquet":
-        return f"{table}, row {number}"
-    return f"{table}, line {number + 1}"  # below the header
-
-
-def _check_category(table: Path, rows: list[Row], category: str | None) -> None:
-    there = sorted({row.get("category", "") for row in rows})
-    if category is None and len(there) > 1:
-        rank_zero_warn(
-            f"{table} has the categories {', '.join(there)}, and all of them are taken for one "
-            "part; --data.category names one, and `all` trains each by itself"
-        )
-    if category is not None and category not in there:
+def _wanted(table: Table, category: str | None) -> Sequence[int]:
+    """Returns the numbers of the rows of a category; of all rows for None."""
+    by_category = row_numbers(table.path, "category")
+    if category is None:
+        if len(by_category) > 1:
+            rank_zero_warn(
+                f"{table.path} has the categories {', '.join(sorted(by_category))}, and all of "
+                "them are taken for one part; --data.category names one, and `all` trains each by "
+                "itself"
+            )
+        return range(len(table.rows))
+    if category not in by_category:
         raise UsageError(
-            f"{table} has no row of category '{category}'; its categories: {', '.join(there)}"
+            f"{table.path} has no row of category '{category}'; its categories: "
+            f"{', '.join(sorted(by_category))}"
         )
+    return by_category[category]
 
 
-def _rows(path: Path) -> list[Row]:
+def _table(path: Path) -> Table:
     if not path.is_file():
         raise DataError(
             f"there is no table {path}; data.layout_options.file names it, relative to data.root"
         )
-    read = _read_parquet if path.suffix == ".parquet" else _read_csv
-    rows = read(path)
-    columns = list(rows[0]) if rows else []
+    table = read_table(path)
+    columns = table.columns
     has_label = "label" in columns or "defect" in columns
     if "path" not in columns or "split" not in columns or not has_label:
         raise DataError(
             f"{path} needs the columns path, split, and label or defect; it has "
-            f"{', '.join(columns)}"
+            f"{', '.join(columns)[:200] or 'none'}"
         )
-    return rows
-
-
-def _read_parquet(path: Path) -> list[Row]:
-    try:
-        from pyarrow.parquet import read_table
-    except ImportError as error:
-        raise UserError(
-            f"{path}: Parquet needs pyarrow (pip install pyarrow), or export it as CSV"
-        ) from error
-    rows = []
-    for values in read_table(path).to_pylist():
-        row = {name: "" if value is None else str(value) for name, value in values.items()}
-        rows.append(row)
-    return rows
-
-
-def _read_csv(path: Path) -> list[Row]:
-    rows = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for values in csv.DictReader(file):
-            rows.append({name: value or "" for name, value in values.items() if name})
-    return rows
+    return table
 
 
 def _sample(root: Path, row: Row, where: str, mask_threshold: int, outside: bool) -> Sample:
@@ -145,7 +118,7 @@ def _sample(root: Path, row: Row, where: str, mask_threshold: int, outside: bool
 
 
 def _split(row: Row, where: str) -> Split:
-    split = row["split"]
+    split = row["split"].strip().lower()
     if split not in get_args(Split):
         raise DataError(f"{where}: split: expected {', '.join(get_args(Split))}, got '{split}'")
     return split
@@ -175,6 +148,7 @@ def _path(root: Path, row: Row, column: str, where: str, outside: bool) -> str |
     name = row.get(column, "").strip()
     if not name:
         return None
+    name = name_below(root, name)
     path = root / name
     if not outside and not is_inside(path, root):
         raise DataError(

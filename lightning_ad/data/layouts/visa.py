@@ -5,7 +5,6 @@ or as converted by the authors' script, with or without the folder 1cls:
 ROOT/1cls/<category>/{train/good,test/good,test/bad,ground_truth/bad}
 """
 
-import csv
 from pathlib import Path
 
 from lightning_ad.data.layouts._files import (
@@ -17,6 +16,7 @@ from lightning_ad.data.layouts._files import (
     partners,
 )
 from lightning_ad.data.sample import GOOD, Sample
+from lightning_ad.data.tables import Row, Table, name_below, read_table, row_numbers
 from lightning_ad.errors import DataError, UsageError
 
 BAD = "bad"
@@ -28,7 +28,7 @@ LICENCE = "CC BY 4.0"
 def categories(root: Path, *, protocol: str = "1cls") -> list[str]:
     """Returns the categories in `root`."""
     if (root / "split_csv").is_dir():
-        return sorted({row["object"] for row in _rows(root, protocol)})
+        return sorted(row_numbers(_table(root, protocol).path, "object"))
     return category_names(_converted_root(root, protocol), "train")
 
 
@@ -50,15 +50,16 @@ def find(root: Path, category: str | None, *, protocol: str = "1cls") -> list[Sa
         raise UsageError(
             f"{root} has no category {category!r}; set data.category to one of {', '.join(there)}"
         )
+    table = _table(root, protocol)
     samples = []
-    for row in _rows(root, protocol):
-        is_wanted = row["split"] != "train" or row["label"] == "normal"
-        if is_wanted and row["object"] == category:
+    for number in row_numbers(table.path, "object")[category]:
+        row = table.rows[number]
+        if row["split"] != "train" or row["label"] == "normal":
             samples.append(_sample(root, row))
     return samples
 
 
-def _rows(root: Path, protocol: str) -> list[dict[str, str]]:
+def _table(root: Path, protocol: str) -> Table:
     """Reads the table of splits of a protocol."""
     files = sorted((root / "split_csv").glob("*.csv"))
     tables = {file.stem: file for file in files if file.is_file()}
@@ -66,23 +67,22 @@ def _rows(root: Path, protocol: str) -> list[dict[str, str]]:
         raise UsageError(
             f"there is no {root / 'split_csv' / protocol}.csv; there is {', '.join(tables)}"
         )
-    with tables[protocol].open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    columns = set(rows[0]) if rows else set()
-    missing = COLUMNS - columns
+    table = read_table(tables[protocol])
+    missing = COLUMNS - set(table.columns)
     if missing:
-        raise DataError(f"{tables[protocol]} has no column {', '.join(sorted(missing))}")
-    return rows
+        raise DataError(f"{table.path} has no column {', '.join(sorted(missing))}")
+    return table
 
 
-def _sample(root: Path, row: dict[str, str]) -> Sample:
+def _sample(root: Path, row: Row) -> Sample:
     split = "train" if row["split"] == "train" else "test"
-    image = root / row["image"]
+    image = root / name_below(root, row["image"])
     if row["label"] == "normal":
         return Sample(str(image), split)
     if not row["mask"]:
         raise DataError(f"the anomalous image {image} has no mask in the table of splits")
-    return Sample(str(image), split, BAD, str(root / row["mask"]), 0)
+    mask = root / name_below(root, row["mask"])
+    return Sample(str(image), split, BAD, str(mask), 0)
 
 
 def _converted_root(root: Path, protocol: str) -> Path:

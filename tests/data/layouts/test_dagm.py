@@ -43,3 +43,16 @@ def test_labels_must_agree_with_the_table(trees, tmp_path):
     (root / "Class1/Test/Label/0004_label.PNG").unlink()
     with pytest.raises(DataError, match=r"Labels\.txt.*do not agree on 0004"):
         find_samples("dagm", root, CATEGORY, {})
+
+
+def test_a_list_in_utf_16_is_read_and_one_that_is_no_text_is_a_sentence(trees, tmp_path):
+    root = shutil.copytree(trees["dagm"], tmp_path / "dagm")
+    table = root / CATEGORY / "Test/Label/Labels.txt"
+    table.write_text(table.read_text(), encoding="utf-16")
+    assert find_samples("dagm", root, CATEGORY, {})
+    table.write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"Labels\.txt and the labels beside it do not agree"):
+        find_samples("dagm", root, CATEGORY, {})
+    table.write_bytes(b"\xff\xfe0")
+    with pytest.raises(DataError, match=r"Labels\.txt is no text"):
+        find_samples("dagm", root, CATEGORY, {})

@@ -118,10 +118,22 @@ def test_a_region_without_a_saturation_is_a_fault(loco):
     assert "has the value 7, which defects_config.json does not name" in fault.reason
 
 
-ZERO = '[{"pixel_value": 3, "saturation_threshold": 0, "relative_saturation": true}]'
+LIST = '[{"pixel_value": %s, "saturation_threshold": %s, "relative_saturation": %s}]'
+NO_LISTS = {
+    "no JSON": "{",
+    "too deep": "[" * 100_000,
+    "parts missing": '[{"pixel_value": 3}]',
+    "numbers": "[1]",
+    "zero": LIST % (3, 0, "true"),
+    "infinite threshold": LIST % (3, "1e999", "true"),
+    "no number": LIST % (3, "NaN", "true"),
+    "infinite value": LIST % ("1e999", 1, "false"),
+    "no grey value": LIST % (300, 1, "false"),
+    "text for false": LIST % (3, 1, '"false"'),
+}
 
 
-@pytest.mark.parametrize("text", ["{", '[{"pixel_value": 3}]', "[1]", ZERO])
+@pytest.mark.parametrize("text", NO_LISTS.values(), ids=list(NO_LISTS))
 def test_a_list_of_saturations_that_is_none(loco, text):
     (loco / "pushpins/defects_config.json").write_text(text)
     with pytest.raises(DataError, match=r"defects_config\.json is not a list of kinds"):
