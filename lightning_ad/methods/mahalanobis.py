@@ -1,7 +1,7 @@
 """Mahalanobis AD (Rippel et al., ICPR 2020, arXiv 2005.14140): a Gaussian of image features."""
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from scipy.special import gammaincinv
@@ -15,6 +15,7 @@ from lightning_ad.features.weights import build_network
 from lightning_ad.methods.arguments import check_at_least
 from lightning_ad.methods.fit_only import FitOnlyModule
 from lightning_ad.methods.forecast import Plan, Stage
+from lightning_ad.statistics.components import ComponentGaussian
 from lightning_ad.statistics.gaussian import (
     Components,
     ShrunkGaussian,
@@ -22,20 +23,34 @@ from lightning_ad.statistics.gaussian import (
     unpack_triangle,
 )
 from lightning_ad.statistics.moments import Moments
-from lightning_ad.system.distributed import process_rank
+from lightning_ad.system.distributed import gather_rows, process_rank
 
 BUFFERS = ("means", "scatters", "thirds", "fourths")  # of the moments
+Gaussian = ShrunkGaussian | ComponentGaussian
+
+
+class _Observed(NamedTuple):
+    """Images that this process has observed.
+
+    Attributes:
+        index: int64 [N], their rows in the training set.
+        vectors: float32 [N, D], the spatial means of all levels beside each other.
+    """
+
+    index: Tensor
+    vectors: Tensor
 
 
 class MahalanobisAD(FitOnlyModule):
     """Fits a Gaussian to each level's spatial means of the good images; scores are distances to it.
 
     Defaults are those of the released code: EfficientNet-B4 with TensorFlow's weights, levels 0 to
-    8, no components.
+    8, all components.
 
     The paper's figures are means over five fits, each of four fifths of the training images:
     `data.validation: fold`, and `--data.fold all` on the command line. A fit holds moments only,
-    D^2 numbers for each level of width D, however many images there are.
+    D^2 numbers for each level of width D, however many images there are; with components as
+    released also D numbers for each image, which the checkpoint keeps too.
 
     Args:
         backbone: a torchvision model, or timm/<name>.
@@ -47,16 +62,21 @@ class MahalanobisAD(FitOnlyModule):
             (section III).
         variance: the share of the variance at which pca and npca cut.
         shrinkage: of the covariance: ledoit-wolf, or none, which takes more images than dimensions.
-            With pca and npca its intensity is an estimate, see `ShrunkGaussian`.
+            With none, components without variance are left out.
         combine: the score is the mean of the levels' distances, as released, or their sum, as in
             the paper.
         map: computes the map from the distances of each position's features under the levels'
             Gaussians of image features. That is ours: the paper has no map. Without it, the map is
             the score at every pixel.
         sigma: of the Gaussian that smooths the map, in pixels; 0 for none.
+        component_fit: released, from the vectors of all images: components without variance are
+            kept, and Ledoit and Wolf's intensity is that of all kept components
+            (`ComponentGaussian`). moments, from these alone: components without variance are left
+            out, and the intensity is an estimate (`ShrunkGaussian`); so do runs from before.
     """
 
     count: Tensor
+    vectors: Tensor
     means: Tensor
     scatters: Tensor
     thirds: Tensor
@@ -76,6 +96,7 @@ class MahalanobisAD(FitOnlyModule):
         combine: Literal["mean", "sum"] = "mean",
         map: bool = False,
         sigma: float = 4.0,
+        component_fit: Literal["released", "moments"] = "released",
     ) -> None:
         super().__init__()
         if not 0 < variance < 1:
@@ -98,8 +119,15 @@ class MahalanobisAD(FitOnlyModule):
         # Images in the moments, also before the base sets `images`.
         self.register_buffer("count", torch.tensor(0))
         self._moments: list[Moments] = []
+        by_moments = components == "all" or component_fit == "moments" or not self.shrink
+        self._fits_vectors = not by_moments
+        # Those of all images in their order, all levels beside each other; empty if not needed.
+        self.register_buffer("vectors", torch.empty(0), persistent=self._fits_vectors)
+        self.register_load_state_dict_pre_hook(_take_vectors)
+        self._observed: list[_Observed] = []
+        self._keeps_vectors = self._fits_vectors
         # The Gaussians, beside the buffer that they were made of.
-        self._fitted: tuple[Tensor, list[ShrunkGaussian]] | None = None
+        self._fitted: tuple[Tensor, list[Gaussian]] | None = None
 
     def begin(self) -> None:
         """Starts with empty moments, or an incremental fit with the earlier ones on one process."""
@@ -107,22 +135,44 @@ class MahalanobisAD(FitOnlyModule):
             self._moments = self._stored_moments()
         else:
             self._moments = [Moments(width, self.device) for width in self.widths]
+        self._keeps_vectors = self._fits_vectors
+        if self.extending:
+            # A run from before has none.
+            self._keeps_vectors = self._fits_vectors and len(self.vectors) == int(self.count)
+        else:
+            empty = torch.empty(0, device=self.device)
+            self.register_buffer("vectors", empty, persistent=self._fits_vectors)
+        self._observed = [self._nothing_observed()]
         for name in BUFFERS:
             setattr(self, name, torch.empty(0, dtype=torch.float64, device=self.device))
 
     def observe(self, image: Tensor, index: Tensor) -> None:
         """Takes a batch into the moments; the same bits on any number of processes."""
-        for moments, vectors in zip(self._moments, self._image_features(image), strict=True):
+        levels = self._image_features(image)
+        for moments, vectors in zip(self._moments, levels, strict=True):
             moments.update(vectors)
+        if self._keeps_vectors:
+            self._observed.append(_Observed(index, torch.cat(levels, 1).float()))
 
     def partial_state(self, first: int) -> Iterator[dict[str, Any]]:
         """Yields the moments of all levels."""
-        yield {str(level): moments.state() for level, moments in enumerate(self._moments)}
+        piece: dict[str, Any] = {}
+        for level, moments in enumerate(self._moments):
+            piece[str(level)] = moments.state()
+        if self._keeps_vectors:
+            piece["observed"] = _joined(self._observed)._asdict()
+        yield piece
 
     def restore(self, piece: dict[str, Any]) -> None:
         """Continues from the moments of `partial_state`."""
         for level, moments in enumerate(self._moments):
             moments.restore(piece[str(level)])
+        observed = piece.get("observed")
+        if observed is None:  # saved before vectors were kept
+            self._keeps_vectors = False
+        else:
+            index = observed["index"].to(self.device)
+            self._observed = [_Observed(index, observed["vectors"].to(self.device))]
 
     def complete(self) -> None:
         """Merges the moments of the processes and fits the Gaussians.
@@ -133,15 +183,19 @@ class MahalanobisAD(FitOnlyModule):
         moments = [level.finish() for level in self._moments]
         self._moments = []
         self._store(moments)
+        self._store_vectors()
         self._fitted = (self.means, self._fit(moments))
 
     def stages(self, plan: Plan) -> list[Stage]:
         """One scatter for each level, and its inverse."""
         squares = float(sum(channels**2 for channels in self.widths))
+        vectors = 0.0
+        if self._fits_vectors:
+            vectors = 4.0 * plan.images * sum(self.widths)
         return [
-            Stage("Reading images", 8.0 * squares),
-            Stage("Shrinking", 8.0 * 4 * squares),
-            Stage("Testing", 8.0 * 2 * squares),
+            Stage("Reading images", 8.0 * squares + vectors),
+            Stage("Shrinking", 8.0 * 4 * squares + 4 * vectors),
+            Stage("Testing", 8.0 * 2 * squares + vectors),
         ]
 
     @property
@@ -234,6 +288,23 @@ class MahalanobisAD(FitOnlyModule):
             setattr(self, name, torch.cat(parts[name]))
         self.count.fill_(moments[0].count)
 
+    def _store_vectors(self) -> None:
+        """Puts the vectors of all processes behind those that are extended, by their numbers."""
+        own = _joined(self._observed)
+        self._observed = []
+        if not self._keeps_vectors:
+            self.register_buffer("vectors", self.vectors[:0], persistent=False)
+            return
+        order = gather_rows(own.index).argsort()
+        vectors = gather_rows(own.vectors)[order]
+        if len(self.vectors):
+            vectors = torch.cat([self.vectors, vectors])
+        self.vectors = vectors
+
+    def _nothing_observed(self) -> _Observed:
+        index = torch.empty(0, dtype=torch.int64, device=self.device)
+        return _Observed(index, torch.empty(0, sum(self.widths), device=self.device))
+
     def _stored_moments(self) -> list[Moments]:
         """Returns the moments of the levels, from the buffers."""
         triangle_sizes = [width * (width + 1) // 2 for width in self.widths]
@@ -253,16 +324,24 @@ class MahalanobisAD(FitOnlyModule):
             stored.append(moments)
         return stored
 
-    def _gaussians(self) -> list[ShrunkGaussian]:
+    def _gaussians(self) -> list[Gaussian]:
         # Loading a module and moving it give it new buffers.
         if self._fitted is None or self._fitted[0] is not self.means:
             self._fitted = (self.means, self._fit(self._stored_moments()))
         return self._fitted[1]
 
-    def _fit(self, moments: list[Moments]) -> list[ShrunkGaussian]:
-        options = (self.components, self.variance, self.shrink)
-        try:
+    def _fit_levels(self, moments: list[Moments]) -> list[Gaussian]:
+        if self.components == "all" or not len(self.vectors):
+            options = (self.components, self.variance, self.shrink)
             return [ShrunkGaussian(level, *options) for level in moments]
+        gaussians: list[Gaussian] = []
+        for vectors in self.vectors.split(self.widths, dim=1):
+            gaussians.append(ComponentGaussian(vectors.double(), self.components, self.variance))
+        return gaussians
+
+    def _fit(self, moments: list[Moments]) -> list[Gaussian]:
+        try:
+            return self._fit_levels(moments)
         except torch.linalg.LinAlgError as error:
             raise UserError(
                 f"a level's covariance of {moments[0].count} images has no inverse: take more "
@@ -270,12 +349,26 @@ class MahalanobisAD(FitOnlyModule):
             ) from error
 
 
+def _take_vectors(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Gives `vectors` the shape of what is about to be loaded; checkpoints of before have none."""
+    incoming = state.get(prefix + "vectors")
+    value = module.get_buffer("vectors").new_empty(0)
+    if incoming is not None:
+        value = value.new_empty(incoming.shape)
+    module.register_buffer("vectors", value, persistent=incoming is not None)
+
+
+def _joined(observed: Sequence[_Observed]) -> _Observed:
+    index = torch.cat([part.index for part in observed])
+    return _Observed(index, torch.cat([part.vectors for part in observed]))
+
+
 def chi_square_radius(dimension: int, probability: float) -> float:
     """Returns the distance within which a Gaussian vector lies with this probability."""
     return float(2 * gammaincinv(dimension / 2, probability)) ** 0.5
 
 
-def _local_distances(gaussian: ShrunkGaussian, level: Tensor) -> Tensor:
+def _local_distances(gaussian: Gaussian, level: Tensor) -> Tensor:
     """Returns the distances [B, h, w] of the features at each position of maps [B, C, h, w]."""
     mean = gaussian.mean.float()[:, None]
     whitening = gaussian.whitening.float()

@@ -5,9 +5,11 @@ from contract import FitOnlyContract, fitted, training_images, tree_data
 from scipy.spatial.distance import mahalanobis
 from scipy.stats import chi2
 from sklearn.covariance import LedoitWolf
+from sklearn.decomposition import PCA
 
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.methods.mahalanobis import MahalanobisAD, chi_square_radius
+from lightning_ad.reporting.provenance import weights_hash
 
 B4 = ["bn1", *(f"blocks.{stage}" for stage in range(7)), "bn2"]
 WIDTHS = [64, 64, 128, 256, 512]
@@ -93,16 +95,70 @@ def test_a_map_of_local_distances(fit, images):
     )
 
 
-@pytest.mark.parametrize("components", ["pca", "npca"])
-def test_components(components, trees, images, tmp_path):
-    module, _ = fitted(
-        model(components=components, variance=0.8), tree_data(trees["mvtec"]), tmp_path
-    )
+@pytest.mark.parametrize("kind", ["pca", "npca"])
+def test_components(kind, trees, images, tmp_path):
+    module, _ = fitted(model(components=kind, variance=0.8), tree_data(trees["mvtec"]), tmp_path)
     kept = [gaussian.dimension for gaussian in module._gaussians()]
-    assert all(1 <= k <= 6 for k in kept)  # 7 images have 6 directions
+    assert all(1 <= k <= 7 for k in kept)  # of 7 images
+    training = training_images(tree_data(trees["mvtec"]))
+    values = averages(module, training)[-1]
+    pca = PCA().fit(values)
+    last = int((pca.explained_variance_ratio_.cumsum() > 0.8).argmax())
+    components = pca.components_[: last + 1]
+    if kind == "npca":
+        components = pca.components_[last - 1 :]
+    theirs = LedoitWolf().fit(values @ components.T)
+    assert float(module._gaussians()[-1].shrinkage) == pytest.approx(theirs.shrinkage_, rel=1e-4)
     assert module.thresholds(0.9)["layer4"] == pytest.approx(np.sqrt(chi2.ppf(0.9, kept[-1])))
     assert module.eval()(images).score.isfinite().all()
-    assert module.leave_one_out(images, torch.arange(3)).isfinite().all()
+    assert module.leave_one_out(training, torch.arange(7)).isfinite().all()
+
+
+def test_components_of_moments_alone_and_those_of_before(fit, images, tmp_path):
+    _, _, training = fit
+    by_moments = model(components="npca", variance=0.8, component_fit="moments")
+    released = model(components="npca", variance=0.8)
+    for module in (by_moments, released):
+        module.begin()
+        module.observe(training[:3], torch.arange(3))
+        module.observe(training[3:], torch.arange(3, len(training)))
+        module.complete()
+        module.fitted.fill_(True)
+        module.eval()
+    assert [g.dimension for g in by_moments._gaussians()] < [
+        g.dimension for g in released._gaussians()
+    ]
+    before = by_moments.state_dict()
+    assert "vectors" not in before
+    earlier = model(components="npca", variance=0.8).eval()
+    earlier.load_state_dict(before)
+    assert torch.equal(earlier(images).score, by_moments(images).score)
+    assert weights_hash(earlier.state_dict()) == weights_hash(before)
+    score = earlier(images).score
+    earlier.load_state_dict(released.state_dict())
+    assert torch.equal(earlier(images).score, released(images).score)
+    assert not torch.equal(earlier(images).score, score)
+
+
+def test_vectors_are_kept_by_the_order_of_the_images(fit, images):
+    _, _, training = fit
+    orders = [[0, 1, 2, 3, 4, 5, 6], [4, 1, 6, 0, 2, 5, 3]]
+    vectors = []
+    scores = []
+    module = model(components="npca", variance=0.8).eval()
+    for order in orders:
+        module.begin()
+        module.observe(training[order[:2]], torch.tensor(order[:2]))
+        (piece,) = module.partial_state(0)
+        module.begin()
+        module.restore(piece)
+        module.observe(training[order[2:]], torch.tensor(order[2:]))
+        module.complete()
+        module.fitted.fill_(True)
+        vectors.append(module.vectors)
+        scores.append(module(images).score)
+    assert torch.equal(*vectors)
+    torch.testing.assert_close(*scores)
 
 
 def test_thresholds_are_chi_square_quantiles(fit):
