@@ -16,7 +16,7 @@ from lightning_ad.evaluation.bootstrap import paired_difference
 from lightning_ad.evaluation.catalogue import METRICS, oracle
 from lightning_ad.reporting.provenance import differences
 from lightning_ad.reporting.tables import ImageResult, read_predictions
-from lightning_ad.system.names import show
+from lightning_ad.system.names import same_letters, show
 from lightning_ad.system.run_folder import RunFolder
 
 
@@ -85,7 +85,7 @@ def _by_name(results: Sequence[ImageResult]) -> dict[str, ImageResult]:
     named: dict[str, ImageResult] = {}
     for result in results:
         name = os.path.relpath(result.path, shared) if shared else result.path
-        named[name] = result
+        named[same_letters(name)] = result
     return named
 
 

@@ -13,7 +13,7 @@ from lightning_ad.data.layouts import categories, layout_names
 from lightning_ad.errors import Preempted, UsageError
 from lightning_ad.evaluation.catalogue import oracle
 from lightning_ad.system.files import replacing
-from lightning_ad.system.names import file_name, show
+from lightning_ad.system.names import file_name, known_name, show
 from lightning_ad.system.run_folder import RunFolder
 from lightning_ad.system.signals import forward_signals
 from lightning_ad.system.spreadsheets import spreadsheet_text, write_csv
@@ -67,7 +67,7 @@ def _categories(given: GivenSettings) -> list[str]:
         return known
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     for name in names:
-        if name not in known:
+        if known_name(name, known) is None:
             raise UsageError(
                 f"there is no category '{name}' in {given.root}; there is {', '.join(known)}"
             )

@@ -29,7 +29,7 @@ from lightning_ad.data.tiling import Tiles
 from lightning_ad.data.workers import begin_worker, worker_count
 from lightning_ad.errors import DataError, UsageError
 from lightning_ad.system.names import file_name
-from lightning_ad.system.paths import places_of, user_path, with_homes
+from lightning_ad.system.paths import existing, places_of, user_path, with_homes
 
 YOUR_OWN = ("folder", "table")  # layouts of no data set in particular
 
@@ -138,7 +138,7 @@ class AnomalyDataModule(LightningDataModule):
         # By the signature: a run's configuration is written from them, and must not miss one.
         self.arguments = {name: given[name] for name in signature(AnomalyDataModule).parameters}
         self.layout = layout
-        self.root = user_path(root)
+        self.root = existing(user_path(root))
         self.category = category
         self.layout_options = with_homes(layout_options or {})
         self.train_folder = with_homes(train_folder)

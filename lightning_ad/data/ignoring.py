@@ -16,6 +16,7 @@ from lightning_ad.data.listing import images, noting_passed_over
 from lightning_ad.data.reading import read_nonzero, read_value
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError, UsageError
+from lightning_ad.system.names import same_letters
 
 
 def with_ignored(
@@ -89,12 +90,22 @@ def _with_files_of_folder(
 
 
 def _images_by_name(folder: Path) -> dict[Path, Path]:
-    """Returns the images below a folder by their paths in it, without suffix."""
+    """Returns the images below a folder by their paths in it, without suffix.
+
+    Raises:
+        DataError: if two have one name.
+    """
     with noting_passed_over():
         files = images(folder, recursive=True)
     found: dict[Path, Path] = {}
     for file in files:
-        found[file.relative_to(folder).with_suffix("")] = file
+        name = Path(same_letters(str(file.relative_to(folder).with_suffix(""))))
+        if name in found:
+            raise DataError(
+                f"{found[name]} and {file.name} have one name: which one is of the image? Remove "
+                "the other"
+            )
+        found[name] = file
     return found
 
 
@@ -105,7 +116,7 @@ def _name_under(root: Path, sample: Sample) -> Path:
     if not Path(path).is_relative_to(top):
         path = os.path.realpath(path)
         top = os.path.realpath(root)
-    return Path(os.path.relpath(path, top)).with_suffix("")
+    return Path(same_letters(os.path.relpath(path, top))).with_suffix("")
 
 
 def read_ignored(sample: Sample, size: tuple[int, int]) -> Tensor | None:

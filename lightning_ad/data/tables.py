@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lightning_ad.errors import DataError, UserError
+from lightning_ad.system.names import same_letters
 
 MOST_ROWS = 10_000_000  # a few bytes of Parquet can stand for any number
 DELIMITERS = ",;\t|"
@@ -99,7 +100,10 @@ def _read(path: Path, version: Version) -> Table:
 
 
 def row_numbers(path: Path, column: str) -> dict[str, list[int]]:
-    """Returns the numbers of the rows by their value in a column; raises what `read_table` does."""
+    """Returns the numbers of the rows by their value in a column, with letters as `same_letters`.
+
+    Raises what `read_table` does.
+    """
     return _numbers_by_value(path, _version(path), column)
 
 
@@ -107,7 +111,7 @@ def row_numbers(path: Path, column: str) -> dict[str, list[int]]:
 def _numbers_by_value(path: Path, version: Version, column: str) -> dict[str, list[int]]:
     numbers: dict[str, list[int]] = defaultdict(list)
     for number, row in enumerate(_read(path, version).rows):
-        numbers[row.get(column, "")].append(number)
+        numbers[same_letters(row.get(column, ""))].append(number)
     return dict(numbers)
 
 

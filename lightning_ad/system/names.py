@@ -4,6 +4,7 @@ import hashlib
 import re
 import sys
 import unicodedata
+from collections.abc import Iterable
 from pathlib import PurePath
 
 LONGEST = 100  # bytes of a name; a file system takes 255, of which several names may be a part
@@ -48,6 +49,13 @@ def same_letters(name: str) -> str:
     macOS and some archives write a letter and its accent as two characters.
     """
     return unicodedata.normalize("NFC", name)
+
+
+def known_name(name: str, known: Iterable[str]) -> str | None:
+    """Returns the one of some names that has the same letters; the name itself if it is there."""
+    by_letters = {same_letters(other): other for other in known}
+    found = by_letters.get(same_letters(name))
+    return name if name in by_letters.values() else found
 
 
 def printable(text: str) -> str:

@@ -2,8 +2,11 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from lightning_ad.system.names import same_letters
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
@@ -25,6 +28,31 @@ def with_homes(value: Any) -> Any:
     if isinstance(value, str) and value.startswith("~") and (value == "~" or "/" in value):
         return os.path.expanduser(value)
     return value
+
+
+def existing(path: Path) -> Path:
+    """Returns a path as it is on the disk, whose names may have accents as characters of their own.
+
+    A path that leads nowhere, however it is written, is returned as it is.
+    """
+    if str(path).isascii() or os.path.lexists(path):
+        return path
+    found = Path(path.anchor)
+    for name in path.relative_to(path.anchor).parts:
+        found = _entry(found, name)
+    return found if os.path.lexists(found) else path
+
+
+def _entry(folder: Path, name: str) -> Path:
+    if os.path.lexists(folder / name) or not folder.is_dir():
+        return folder / name
+    changed = folder.stat().st_mtime_ns
+    return folder / _names_by_letters(str(folder), changed).get(same_letters(name), name)
+
+
+@lru_cache(maxsize=64)
+def _names_by_letters(folder: str, changed: int) -> dict[str, str]:
+    return {same_letters(name): name for name in sorted(os.listdir(folder))}
 
 
 def places_of(paths: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from lightning_ad.cli.settings import GivenSettings, split_flags, without
 from lightning_ad.data.layouts import categories, layout_module, layout_names
 from lightning_ad.errors import UsageError
-from lightning_ad.system.names import file_name
+from lightning_ad.system.names import file_name, known_name
 from lightning_ad.system.paths import user_path
 
 RUN_PREFIXES = ("model", "data", "trainer")  # of the flags of train
@@ -234,7 +234,7 @@ def _categories(flags: Sequence[str], data: str, wanted: str | None) -> list[str
         return [*known]
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     for name in names:
-        if name not in known:
+        if known_name(name, known) is None:
             raise UsageError(
                 f"there is no category '{name}' in {given.root}; there is {', '.join(known)}"
             )

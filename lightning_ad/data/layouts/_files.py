@@ -8,6 +8,8 @@ import numpy as np
 from lightning_ad.data.listing import SYSTEM_NAMES, images, subfolders
 from lightning_ad.data.sample import Sample, Split
 from lightning_ad.errors import DataError, UsageError
+from lightning_ad.system.names import known_name, same_letters
+from lightning_ad.system.paths import existing
 
 __all__ = ["images", "subfolders"]  # which layouts take from here, with the functions below
 
@@ -54,6 +56,9 @@ def category_folder(root: Path, category: str | None, marker: str) -> Path:
         return root / category
     names = category_names(root, marker)
     if category is not None:
+        known = known_name(category, names)
+        if known is not None:
+            return root / known
         listed = ", ".join(names) or f"no folder with a '{marker}' in it"
         raise UsageError(f"there is no category '{category}' in {root}; there is {listed}")
     if (root / marker).is_dir():
@@ -92,6 +97,7 @@ def partners(images: Sequence[Path], folder: Path, suffixes: tuple[str, ...] = (
         DataError: if two of the masks, or of the images, have the same stem: nobody can tell which
             belong together.
     """
+    folder = existing(folder)
     masks = _by_stem(images_or_none(folder))
     _by_stem(images)
     return [_partner(image, masks, folder, suffixes) for image in images]
@@ -99,7 +105,7 @@ def partners(images: Sequence[Path], folder: Path, suffixes: tuple[str, ...] = (
 
 def _partner(image: Path, masks: dict[str, Path], folder: Path, suffixes: tuple[str, ...]) -> Path:
     for suffix in suffixes:
-        stem = image.stem + suffix
+        stem = same_letters(image.stem + suffix)
         if stem in masks:
             return masks[stem]
     return folder / f"{image.stem}{suffixes[0]}.png"
@@ -108,12 +114,13 @@ def _partner(image: Path, masks: dict[str, Path], folder: Path, suffixes: tuple[
 def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in paths:
-        if path.stem in found:
+        stem = same_letters(path.stem)
+        if stem in found:
             raise DataError(
-                f"{found[path.stem]} and {path.name} have one name: which mask is of which image? "
+                f"{found[stem]} and {path.name} have one name: which mask is of which image? "
                 "Rename one of them"
             )
-        found[path.stem] = path
+        found[stem] = path
     return found
 
 

@@ -13,6 +13,7 @@ from lightning_ad.data.layouts._files import (
 from lightning_ad.data.sample import Sample, Split
 from lightning_ad.data.tables import read_text
 from lightning_ad.errors import DataError
+from lightning_ad.system.names import same_letters
 
 SOURCE = "conferences.mpi-inf.mpg.de/dagm/2007"
 LICENCE = "see there"
@@ -41,18 +42,18 @@ def find(root: Path, category: str | None) -> list[Sample]:
         parts = images(base / name)
         labels = _labels(base / name / "Label")
         for part in parts:
-            if part.stem not in labels:
+            if same_letters(part.stem) not in labels:
                 samples.append(Sample(str(part), split))
         if split == "test":
-            bad = [part for part in parts if part.stem in labels]
-            masks = [labels[part.stem] for part in bad]
+            bad = [part for part in parts if same_letters(part.stem) in labels]
+            masks = [labels[same_letters(part.stem)] for part in bad]
             samples += anomalous_samples(bad, masks, "defect", mask_threshold=0)
     return samples
 
 
 def _labels(folder: Path) -> dict[str, Path]:
     """Returns the labels in a folder by the stem of their image."""
-    labels = {file.stem.removesuffix("_label"): file for file in images(folder)}
+    labels = {same_letters(file.stem.removesuffix("_label")): file for file in images(folder)}
     _check_table(folder / "Labels.txt", set(labels))
     return labels
 
@@ -68,7 +69,7 @@ def _check_table(table: Path, labelled: set[str]) -> None:
     for line in read_text(table).splitlines()[1:]:
         row = line.split("\t")
         if len(row) > 2 and row[1].strip() == "1":
-            listed.add(Path(row[2]).stem)
+            listed.add(same_letters(Path(row[2]).stem))
     different = sorted(listed ^ labelled)
     if different:
         raise DataError(

@@ -15,7 +15,7 @@ from lightning_ad.data.layouts._files import (
 from lightning_ad.data.listing import folders_below
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError, UsageError
-from lightning_ad.system.paths import places_of
+from lightning_ad.system.paths import existing, places_of
 
 SOURCE = "your own images"
 LICENCE = "yours"
@@ -55,8 +55,8 @@ def find(
     if masks is None and (root / "masks").is_dir():
         masks = "masks"
     mask_folder = None if masks is None else root / masks
-    good_folders = [root / name for name in (good, good_test) if name is not None]
-    return samples + _bad_parts(root / bad, good_folders, mask_folder, mask_threshold)
+    good_folders = [existing(root / name) for name in (good, good_test) if name is not None]
+    return samples + _bad_parts(existing(root / bad), good_folders, mask_folder, mask_threshold)
 
 
 def _bad_parts(
@@ -83,9 +83,9 @@ def _good_parts(
     root: Path, good: str, good_test: str | None, test_share: float, seed: int
 ) -> tuple[list[Path], list[Path]]:
     """Returns good images for training and for the test."""
-    found = images(root / good, recursive=True)
+    found = images(existing(root / good), recursive=True)
     if good_test is not None:
-        test = images(root / good_test, recursive=True)
+        test = images(existing(root / good_test), recursive=True)
         tested = {*places_of(map(str, test))}
         places = places_of(map(str, found))
         train = [image for image, place in zip(found, places, strict=True) if place not in tested]

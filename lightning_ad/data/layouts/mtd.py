@@ -14,6 +14,8 @@ from lightning_ad.data.layouts._files import (
 from lightning_ad.data.sample import Sample
 from lightning_ad.data.tables import read_text
 from lightning_ad.errors import DataError
+from lightning_ad.system.names import same_letters
+from lightning_ad.system.paths import existing
 
 DEFECTS = ("Blowhole", "Break", "Crack", "Fray", "Uneven")
 SOURCE = "github.com/abin24/Magnetic-tile-defect-datasets."
@@ -49,7 +51,7 @@ def find(
     samples += [Sample(str(image), "test") for image in test]
     for defect in DEFECTS:
         bad = _images(root, defect)
-        masks = [image.with_suffix(".png") for image in bad]
+        masks = [existing(image.with_suffix(".png")) for image in bad]
         samples += anomalous_samples(bad, masks, defect.lower(), mask_threshold=127)
     return samples
 
@@ -57,14 +59,14 @@ def find(
 def _listed_split(free: list[Path], train_list: Path) -> tuple[list[Path], list[Path]]:
     """Splits good images into those that a list names, and the others."""
     names = _names(train_list)
-    missing = sorted(names - {image.name for image in free})
+    missing = sorted(names - {same_letters(image.name) for image in free})
     if missing:
         raise DataError(
             f"{train_list} names {missing[0]} and {len(missing) - 1} more that are not in "
             f"{free[0].parent}"
         )
-    train = [image for image in free if image.name in names]
-    test = [image for image in free if image.name not in names]
+    train = [image for image in free if same_letters(image.name) in names]
+    test = [image for image in free if same_letters(image.name) not in names]
     return train, test
 
 
@@ -81,4 +83,5 @@ def _images(root: Path, name: str) -> list[Path]:
 def _names(path: Path) -> set[str]:
     if not path.is_file():
         raise DataError(f"there is no training list {path} (data.layout_options.train_list)")
-    return {line.strip() for line in read_text(path).splitlines() if line.strip()}
+    lines = read_text(path).splitlines()
+    return {same_letters(line.strip()) for line in lines if line.strip()}

@@ -21,6 +21,7 @@ from lightning_ad.data.layouts._files import (
 from lightning_ad.data.sample import GOOD, Sample, Saturation
 from lightning_ad.data.tables import read_text
 from lightning_ad.errors import DataError
+from lightning_ad.system.paths import existing
 
 SOURCE = 'mvtec.com, "MVTec LOCO AD"'
 LICENCE = "CC BY-NC-SA 4.0"
@@ -53,7 +54,7 @@ def find(root: Path, category: str | None) -> list[Sample]:
         if folder.name == GOOD:
             continue
         for image in images(folder):
-            masks = base / "ground_truth" / folder.name / image.stem
+            masks = existing(base / "ground_truth" / folder.name / image.stem)
             samples.append(Sample(str(image), "test", folder.name, str(masks), 0, saturations))
     return samples
 

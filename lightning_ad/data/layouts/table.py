@@ -14,7 +14,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_ad.data.sample import GOOD, Sample, Split
 from lightning_ad.data.tables import Row, Table, name_below, read_table, row_numbers
 from lightning_ad.errors import DataError, UsageError
-from lightning_ad.system.paths import is_inside
+from lightning_ad.system.names import same_letters
+from lightning_ad.system.paths import existing, is_inside
 
 IS_ANOMALOUS = {
     "good": False,
@@ -76,12 +77,12 @@ def _wanted(table: Table, category: str | None) -> Sequence[int]:
                 "itself"
             )
         return range(len(table.rows))
-    if category not in by_category:
+    if same_letters(category) not in by_category:
         raise UsageError(
             f"{table.path} has no row of category '{category}'; its categories: "
             f"{', '.join(sorted(by_category))}"
         )
-    return by_category[category]
+    return by_category[same_letters(category)]
 
 
 def _table(path: Path) -> Table:
@@ -149,7 +150,7 @@ def _path(root: Path, row: Row, column: str, where: str, outside: bool) -> str |
     if not name:
         return None
     name = name_below(root, name)
-    path = root / name
+    path = existing(root / name)
     if not outside and not is_inside(path, root):
         raise DataError(
             f"{where}: {name} lies outside {root} (data.layout_options.outside true allows it)"

@@ -18,6 +18,8 @@ from lightning_ad.data.layouts._files import (
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.data.tables import Row, Table, name_below, read_table, row_numbers
 from lightning_ad.errors import DataError, UsageError
+from lightning_ad.system.names import same_letters
+from lightning_ad.system.paths import existing
 
 BAD = "bad"
 COLUMNS = {"object", "split", "label", "image", "mask"}
@@ -45,14 +47,16 @@ def find(root: Path, category: str | None, *, protocol: str = "1cls") -> list[Sa
     """
     if not (root / "split_csv").is_dir():
         return _find_converted(_converted_root(root, protocol), category)
-    there = categories(root, protocol=protocol)
-    if category not in there:
-        raise UsageError(
-            f"{root} has no category {category!r}; set data.category to one of {', '.join(there)}"
-        )
     table = _table(root, protocol)
+    by_category = row_numbers(table.path, "object")
+    wanted = same_letters(category or "")
+    if wanted not in by_category:
+        raise UsageError(
+            f"{root} has no category {category!r}; set data.category to one of "
+            f"{', '.join(sorted(by_category))}"
+        )
     samples = []
-    for number in row_numbers(table.path, "object")[category]:
+    for number in by_category[wanted]:
         row = table.rows[number]
         if row["split"] != "train" or row["label"] == "normal":
             samples.append(_sample(root, row))
@@ -76,12 +80,12 @@ def _table(root: Path, protocol: str) -> Table:
 
 def _sample(root: Path, row: Row) -> Sample:
     split = "train" if row["split"] == "train" else "test"
-    image = root / name_below(root, row["image"])
+    image = existing(root / name_below(root, row["image"]))
     if row["label"] == "normal":
         return Sample(str(image), split)
     if not row["mask"]:
         raise DataError(f"the anomalous image {image} has no mask in the table of splits")
-    mask = root / name_below(root, row["mask"])
+    mask = existing(root / name_below(root, row["mask"]))
     return Sample(str(image), split, BAD, str(mask), 0)
 
 
