@@ -50,6 +50,26 @@ class DivergedError(UserError):
     everywhere = True
 
 
+class NotFiniteError(UserError):
+    """Features or a score of an image are NaN or infinite.
+
+    Args:
+        what: is not finite, in words.
+        row: of the first such image in its batch.
+        path: of that image; None if it is not known.
+    """
+
+    def __init__(self, what: str, row: int, path: str | None = None) -> None:
+        image = f"image {row + 1} of a batch" if path is None else path
+        super().__init__(
+            f"the {what} of {image} is not a finite number: a metric of it would mean nothing. "
+            "Look for weights that are damaged or of a training that diverged, and for a "
+            "precision in which they overflow (trainer.precision 32-true does not)"
+        )
+        self.what = what
+        self.row = row
+
+
 class Preempted(UserError):
     """A signal has stopped the run, which can be resumed; all processes raise it.
 

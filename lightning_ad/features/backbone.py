@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from lightning_ad.errors import UsageError
+from lightning_ad.errors import NotFiniteError, UsageError
 from lightning_ad.features.extraction import Extraction, Maps, Then
 from lightning_ad.features.fusion import ACTIVATIONS
 from lightning_ad.features.weights import build_network
@@ -90,8 +90,14 @@ class Backbone(nn.Module):
             image: [B, 3, H, W] in [0, 1], not normalised.
             then: is called with the maps of some images at a time; what it makes of one must not
                 depend on the others.
+
+        Raises:
+            NotFiniteError: if a value is NaN or infinite.
         """
-        return self.extraction.extractor(self, image)(image, then)
+        maps = self.extraction.extractor(self, image)(image, then)
+        if not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+            _check_finite(maps)
+        return maps
 
     def plain_maps(self, image: Tensor) -> Maps:
         """Returns the maps of all images at once, by the network as it was built."""
@@ -147,6 +153,15 @@ class Backbone(nn.Module):
         """Puts a copy back into eval mode: a deep copy of a traced network forgets it."""
         super().__setstate__(state)
         self.body.eval()
+
+
+def _check_finite(maps: Maps) -> None:
+    """Raises NotFiniteError for the first image of which a map is not finite."""
+    for level in maps:
+        if bool(level.isfinite().all()):
+            continue
+        finite = level.flatten(1).isfinite().all(1)
+        raise NotFiniteError("network's output", int(finite.int().argmin()))
 
 
 def _by_channel(values: Sequence[float]) -> Tensor:

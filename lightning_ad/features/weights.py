@@ -3,10 +3,11 @@
 import os
 import re
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -21,6 +22,7 @@ from lightning_ad.system.paths import user_path
 timm = LazyModule("timm")  # seconds, which a command's --help need not take
 TIMM = "timm/"
 SUFFIXES = (".pth", ".pt", ".bin")
+LARGEST_CHECKED = 2**28  # bytes of a tensor that is read to see whether its values are finite
 # Named weights give these a graph that rescales its input; without a name they must have it, too.
 RESCALING = ("googlenet", "inception_v3")
 _REFUSED = re.compile(r"GLOBAL (\S+)|Unsupported (?:class|global|function) (\S+)")
@@ -170,10 +172,33 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Reads the weights in a file of them, or in a checkpoint that holds more (`state_dict`).
 
     Raises:
-        WeightsError: if the file is missing, damaged, or holds more than plain data.
+        WeightsError: if the file is missing, damaged, or holds more than plain data, or a weight is
+            not finite.
     """
     state = read_state(path)
-    return state.get("state_dict", state)  # type: ignore[return-value]
+    weights = state.get("state_dict", state)
+    check_finite(weights, f"the weights in {path}")  # type: ignore[arg-type]
+    return weights  # type: ignore[return-value]
+
+
+def check_finite(state: Mapping[str, Any], name: str) -> None:
+    """Raises WeightsError if a tensor of a state dict has a NaN or an infinite value.
+
+    Tensors above `LARGEST_CHECKED` are left in their file.
+
+    Args:
+        state: tensors by name; other values are passed over.
+        name: of the state dict, in the plural.
+    """
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.nbytes > LARGEST_CHECKED:
+            continue
+        bad = int((~value.isfinite()).sum())
+        if bad:
+            raise WeightsError(
+                f"{name} are not all finite numbers: {bad} of {value.numel()} in '{key}' are NaN "
+                "or infinite. The file is damaged, or its training diverged: take another"
+            )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -21,8 +21,9 @@ from lightning_ad.evaluation.evaluator import Evaluators
 from lightning_ad.evaluation.functional import auroc
 from lightning_ad.evaluation.thresholds import Calibration
 from lightning_ad.features.maps import hide
-from lightning_ad.features.weights import skip_weights
+from lightning_ad.features.weights import check_finite, skip_weights
 from lightning_ad.methods.dynamic_buffers import register_dynamic_buffer
+from lightning_ad.methods.finite import check_scores, naming_images
 from lightning_ad.methods.forecast import Plan, Stage
 from lightning_ad.methods.held_out import HeldOutScores
 from lightning_ad.methods.run_settings import RunSettings
@@ -176,6 +177,9 @@ class AnomalyModule(LightningModule):
 
         By tiles, maps are blended, and the score is the largest of an image's tiles. Where an image
         is ignored, its map is as low as at its lowest pixel that is not.
+
+        Raises:
+            NotFiniteError: if a score is NaN or infinite.
         """
         if tiles is None:
             prediction = self(image, ignore)
@@ -183,7 +187,9 @@ class AnomalyModule(LightningModule):
             block = tiles_together(image.device, self.one_thread_per_image)
             scored = score_by_tiles(self, image, tiles, block, ignore)
             prediction = Prediction(*scored)  # type: ignore[arg-type]
-        return prediction._replace(map=hide(prediction.map, ignore))
+        prediction = prediction._replace(map=hide(prediction.map, ignore))
+        check_scores(prediction)
+        return prediction
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **options: Any) -> Self:
@@ -220,7 +226,12 @@ class AnomalyModule(LightningModule):
         checkpoint["trained_images"] = self.trained_images
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises WeightsError for a checkpoint of another method, or of an earlier version."""
+        """Takes the calibration and the number of training images.
+
+        Raises:
+            WeightsError: for a checkpoint of another method or of an earlier version, or with
+                values that are not finite.
+        """
         own = type(self).__name__
         other = checkpoint.get("method", "something else")
         if own != other:
@@ -229,6 +240,7 @@ class AnomalyModule(LightningModule):
             )
         if not isinstance(checkpoint["calibration"], dict):
             raise WeightsError(EARLIER)
+        check_finite(checkpoint.get("state_dict", {}), "the learned values in the checkpoint")
         self.calibration = Calibration(**checkpoint["calibration"])
         self.trained_images = checkpoint.get("trained_images", 0)
 
@@ -267,7 +279,8 @@ class AnomalyModule(LightningModule):
             batch = batch.select(~batch.ignore.flatten(1).all(1))
         if not len(batch) or self.trainer.sanity_checking:
             return
-        self._hold_out(batch.image, batch.label, batch.index, batch.ignore)
+        with naming_images(batch.path):
+            self._hold_out(batch.image, batch.label, batch.index, batch.ignore)
         good = batch.select(batch.label == 0)
         if len(good) and self.data is not None and self.data.validation_anomalies:
             self._hold_out_anomalies(good)
@@ -293,6 +306,7 @@ class AnomalyModule(LightningModule):
 
     def _hold_out(self, image: Tensor, label: Tensor, index: Tensor, ignore: Tensor | None) -> None:
         prediction = self(image, ignore)
+        check_scores(prediction)
         self._held_out.add(prediction, label, index // self.tiles_per_image, ignore)
 
     def on_validation_epoch_end(self) -> None:
@@ -335,7 +349,8 @@ class AnomalyModule(LightningModule):
         batch = batch.without_padding()
         if not len(batch):
             return None
-        prediction = self.score(batch.image, batch.ignore)
+        with naming_images(batch.path):
+            prediction = self.score(batch.image, batch.ignore)
         self.metrics.update(
             prediction.map,
             prediction.score,
@@ -364,4 +379,5 @@ class AnomalyModule(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """Scores a batch, without the rows that only fill it up."""
         batch = batch.without_padding()
-        return self.score(batch.image, batch.ignore)
+        with naming_images(batch.path):
+            return self.score(batch.image, batch.ignore)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lightning_ad.data.sample import Batch
 from lightning_ad.errors import NotFittedError, UsageError, UserError
 from lightning_ad.methods.base import AnomalyModule
+from lightning_ad.methods.finite import naming_images
 from lightning_ad.methods.fit_progress import FitProgress, ProgressFiles, ProgressSaver
 from lightning_ad.methods.run_settings import RunSettings
 from lightning_ad.methods.suspects import leave_out_suspects
@@ -255,7 +256,7 @@ class FitOnlyModule(AnomalyModule):
         observed_before = self.progress is not None and self.progress.reads_again
         if len(batch) and not observed_before:
             self._seen += len(batch)
-            with torch.no_grad():
+            with torch.no_grad(), naming_images(batch.path):
                 self.observe(batch.image, batch.index)
         if self.progress is not None:
             self.progress.count_batch(self, self._seen)

@@ -23,6 +23,7 @@ from lightning_ad.data.sample import Batch
 from lightning_ad.errors import DivergedError, UsageError
 from lightning_ad.evaluation.thresholds import Calibration
 from lightning_ad.methods.base import AnomalyModule
+from lightning_ad.methods.finite import naming_images
 from lightning_ad.system.distributed import gather_rows, process_rank, world_size
 
 SKIPPED = 20  # steps in a row that a gradient scaler may leave out: from 2**16 it is then below 1
@@ -142,7 +143,8 @@ class LearnedModule(AnomalyModule):
 
     def _weighted_losses(self, batch: Batch, share: float) -> dict[str, Tensor]:
         try:
-            parts = self.losses(batch)
+            with naming_images(batch.path):
+                parts = self.losses(batch)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.data.sampler import KeySampler
-from lightning_ad.errors import UserError
+from lightning_ad.errors import NotFiniteError, UserError
 from lightning_ad.system.distributed import gather_rows
 from lightning_ad.system.progress import progress
 
@@ -99,6 +99,10 @@ def _score(method: Refittable, images: int) -> _Scores:
     for batch in _images_again(method, "Scoring the training images"):
         with method.trainer.precision_plugin.forward_context():
             scores = method.leave_one_out(batch.image, batch.index, batch.ignore)
+        missing = scores.isnan()  # infinite is a score without any other image to compare with
+        if bool(missing.any()):
+            first = int(missing.int().argmax())
+            raise NotFiniteError("score", first, batch.path[first])
         found.append(torch.stack((batch.index.double(), scores.double()), 1))
     own = torch.cat(found)
     rows, scores = gather_rows(own).cpu().unbind(1)

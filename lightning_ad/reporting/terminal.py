@@ -91,7 +91,7 @@ def bounds_table(bounds: Mapping[str, tuple[float, float]]) -> str:
 
 
 def warn_of_gaps(results: RunResults) -> None:
-    """Warns if metrics leave out images, or mean little because maps have one value."""
+    """Warns if metrics leave out images, or mean little because scores or maps are all alike."""
     left_out = results.counts.get("test_left_out", 0)
     if left_out:
         tested = results.counts["test"]
@@ -106,6 +106,12 @@ def warn_of_gaps(results: RunResults) -> None:
             "or the mask is blank): they are left out of the pixel metrics; the first is "
             f"{results.small_defects[0]}. A larger data.image_size, or data.tile, keeps small "
             "defects"
+        )
+    if len({row.score for row in results.rows}) == 1 and len(results.rows) > 1:
+        rank_zero_warn(
+            f"all {len(results.rows)} test images have the same score, {results.rows[0].score:g}: "
+            "the metrics say nothing of the method. Look for weights of another network, or so "
+            "large that numbers overflow, and for images that are all alike"
         )
     if not results.has_localization:
         rank_zero_warn(

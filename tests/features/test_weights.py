@@ -59,3 +59,15 @@ def test_weights_are_skipped_only_inside():
     with skip_weights():
         assert weights_skipped()
     assert not weights_skipped()
+
+
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_weights_that_are_not_numbers_are_refused(weights, tmp_path, value):
+    state = torch.load(weights)
+    state["features.3.squeeze.weight"][0, 0, 0, 0] = value
+    torch.save(state, tmp_path / "nan.pth")
+    with pytest.raises(
+        WeightsError,
+        match=r"the weights in .*nan\.pth are not all finite.*1 of 1024 in 'features\.3\.squeeze",
+    ):
+        Backbone("squeezenet1_1", str(tmp_path / "nan.pth"))

@@ -78,3 +78,9 @@ def test_warnings_of_what_the_metrics_do_not_say(recwarn):
         warn_of_gaps(made_up_results(ROWS, small_defects=["a.png", "b.png"]))
     with pytest.warns(UserWarning, match="PatchCore scores whole images"):
         warn_of_gaps(made_up_results(ROWS, has_localization=False))
+
+
+def test_scores_that_are_all_alike_are_told():
+    same = [ImageResult(name, label, "x", 0.0) for name, label in (("a", 0), ("b", 1))]
+    with pytest.warns(UserWarning, match="all 2 test images have the same score, 0: "):
+        warn_of_gaps(made_up_results(same))
