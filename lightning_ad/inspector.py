@@ -27,7 +27,15 @@ from torch import Tensor
 
 from lightning_ad.data.geometry import Geometry
 from lightning_ad.data.ignoring import fill
-from lightning_ad.data.reading import ImageLike, as_image, check_same_size, read_nonzero, verify
+from lightning_ad.data.reading import (
+    FULL_DEPTH,
+    Bits,
+    ImageLike,
+    as_image,
+    check_same_size,
+    read_nonzero,
+    verify,
+)
 from lightning_ad.data.sample import Prediction
 from lightning_ad.data.tiling import Tiles
 from lightning_ad.errors import DataError, UsageError, WeightsError
@@ -191,6 +199,7 @@ class Inspector:
         reject: the share of good parts that may be called anomalous, in (0, 1), or None.
         precision: of the run's trainer; its half precision is used here too.
         ignored: what the run ignored in each image; None for nothing.
+        bits: of the values in files and arrays of 16 bits (`data.bits` of the run).
         unknown: what the run ignored that cannot be ignored here, in words: its held-out images are
             not like the images here then, and give no p-values and no threshold.
 
@@ -208,12 +217,14 @@ class Inspector:
         precision: str = "32-true",
         ignored: IgnoredRegion | None = None,
         unknown: str = "",
+        bits: Bits = FULL_DEPTH,
     ) -> None:
         self.module = module.eval().requires_grad_(False)
         self._geometry = geometry
         self._tiles = tiles
         self._half = HALF_PRECISION.get(precision)
         self._ignored = ignored
+        self._bits = bits
         self._unknown = unknown
         self._calibration = Calibration.empty() if unknown else module.calibration
         self._threshold: Threshold | None = None
@@ -251,6 +262,7 @@ class Inspector:
             str(run.config["trainer"].get("precision") or "32-true"),
             ignored,
             unknown,
+            FULL_DEPTH if data["bits"] is None else data["bits"],
         )
 
     @property
@@ -323,13 +335,13 @@ class Inspector:
         if isinstance(image, list | tuple):
             return list(self._inspect_all(image))
         if ignore is None:
-            return self._inspect([as_image(image)])[0]
-        return self._inspect_around(as_image(image), ignore)
+            return self._inspect([as_image(image, self._bits)])[0]
+        return self._inspect_around(as_image(image, self._bits), ignore)
 
     def _inspect_all(self, images: Sequence[ImageLike]) -> Iterator[Result]:
         for start in range(0, len(images), BATCH_SIZE):
             batch = images[start : start + BATCH_SIZE]
-            yield from self._inspect([as_image(image) for image in batch])
+            yield from self._inspect([as_image(image, self._bits) for image in batch])
 
     def _inspect(self, images: Sequence[Tensor]) -> list[Result]:
         if self._ignored is None:

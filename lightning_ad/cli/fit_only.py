@@ -16,7 +16,7 @@ from lightning_ad.system.paths import places_of
 from lightning_ad.system.run_folder import finished_checkpoint
 
 # Settings of the data.
-PREPROCESSING = ("image_size", "center_crop", "resize", "tile", "tile_overlap")
+PREPROCESSING = ("image_size", "center_crop", "resize", "tile", "tile_overlap", "bits")
 
 
 def checkpoint_to_extend(run: str, method: str, data: Any) -> dict[str, Any]:
@@ -100,4 +100,4 @@ def _preprocessing(data: Any) -> tuple[object, ...]:
     """Returns values that are equal for the same preprocessing, however it is written."""
     geometry = Geometry.of(data["image_size"], data["center_crop"], data["resize"])
     tile = data["tile"]
-    return (geometry, tile, tile and data["tile_overlap"])
+    return (geometry, tile, tile and data["tile_overlap"], data["bits"])

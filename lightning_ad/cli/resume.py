@@ -22,7 +22,11 @@ from lightning_ad.cli.training_files import (
 )
 from lightning_ad.errors import UnreadableError, UsageError, UserError, WeightsError
 from lightning_ad.features.weights import read_state
-from lightning_ad.system.earlier_settings import ADDED, with_earlier_settings
+from lightning_ad.system.earlier_settings import (
+    ADDED,
+    missing_data_settings,
+    with_earlier_settings,
+)
 from lightning_ad.system.run_folder import RunFolder
 
 FIXED = (  # settings, or what they begin with, that a resumed run must have as it was begun
@@ -49,6 +53,7 @@ FIXED = (  # settings, or what they begin with, that a resumed run must have as 
     "trainer.check_val_every_n_epoch",
     "trainer.val_check_interval",
 )
+FOUND = "data.bits"
 FREE = ("data.num_workers", "data.root")
 COUNTED = (  # 1 is one, 1.0 is all
     "trainer.limit_train_batches",
@@ -110,12 +115,21 @@ def checkpoint_to_resume(folder: RunFolder) -> Path | None:
     return None
 
 
+def settings_missing_in(folder: RunFolder) -> dict[str, Any]:
+    """Returns the settings of data that a run was begun without, as they were meant then."""
+    if not folder.config.is_file():
+        return {}
+    return missing_data_settings(yaml.safe_load(folder.config.read_text()))
+
+
 def check_same(folder: RunFolder, config: str) -> None:
     """Raises UsageError if a run was begun with other settings of the method or the data."""
     if not folder.config.is_file():
         return
     before = _fixed_settings(folder.config.read_text())
     now = _fixed_settings(config)
+    if now.get(FOUND) is None:  # only the first process has looked at the images yet
+        now[FOUND] = before.get(FOUND)
     changed = []
     added = {key for key in ADDED if key not in before}
     for key in (before.keys() | now.keys()) - added:

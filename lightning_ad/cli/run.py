@@ -23,7 +23,13 @@ from lightning_ad.cli import checks
 from lightning_ad.cli.fit_only import checkpoint_to_extend, missing_settings
 from lightning_ad.cli.flags import add_flags, seed_number
 from lightning_ad.cli.parser import Parser, unmade, users_error, write_out_homes
-from lightning_ad.cli.resume import Inputs, as_list, checkpoint_to_resume, unfinished_run
+from lightning_ad.cli.resume import (
+    Inputs,
+    as_list,
+    checkpoint_to_resume,
+    settings_missing_in,
+    unfinished_run,
+)
 from lightning_ad.cli.trainer import checkpoint_callbacks, loggers, plugins, progress_bar
 from lightning_ad.cli.training_files import Digests, training_files, write_digests
 from lightning_ad.data.datamodule import AnomalyDataModule
@@ -202,6 +208,8 @@ class RunCLI(LightningCLI):
         if self.config.extend:
             method = type(self.model).__name__
             extend = checkpoint_to_extend(self.config.extend, method, self.config.data)
+        if self.config.resume:
+            self.read_as_before()
         self.check_data()
         if rank_zero_only.rank == 0:
             checks.check_test(self.config.trainer.limit_test_batches, self.datamodule)
@@ -219,11 +227,22 @@ class RunCLI(LightningCLI):
                 f"the trainer cannot be made: {error}"
             ) from error
 
+    def read_as_before(self) -> None:
+        """Lets a run that an earlier version began go on reading its files as that version did."""
+        folder = RunFolder.unfinished(Path(self.config.output), self.name)
+        missing = settings_missing_in(folder)
+        if missing:
+            for name, value in missing.items():
+                self.config.data[name] = value
+            self.datamodule = AnomalyDataModule(**{**self.datamodule.arguments, **missing})
+
     def check_data(self) -> None:
         """Finds the data before anything is written: a wrong path leaves no run folder behind."""
         if rank_zero_only.rank == 0:  # the others may come before the demo is drawn
             self.datamodule.prepare_data()
             self.datamodule.setup(self.stage)
+            self.config.data.bits = self.datamodule.bits  # those found, for whoever evaluates it
+            self.datamodule.mask_survey.warn()
             if self.stage == "fit":
                 self.training_set = fingerprint(self.datamodule.samples["train"])
                 self.files = training_files(self.datamodule)

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lightning_ad.data.checking import Fault, Findings, examine, missing_masks
+from lightning_ad.data.depth import Depth
 from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import categories, find_samples, layout_module, layout_names
+from lightning_ad.data.mask_survey import MUCH
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError, MissingFolderError, UsageError, UserError
 from lightning_ad.reporting.tables import write_faults
@@ -214,8 +216,34 @@ def _lines(found: Findings) -> Iterator[str]:
     faults = [f"{fault.sample.path}: {fault.reason}" for fault in found.faults]
     yield from _section("cannot be used", faults)
     yield from _section("masks of anomalous images are empty (no pixel truth)", found.empty_masks)
+    yield from _depth_lines(found.training_depth, found.test_depth)
+    yield from _section(
+        f"images are defective on more than {MUCH:.0%} of their pixels by their mask",
+        found.masks.mostly_defective,
+    )
+    yield from _section("masks are resized to the size of their image", found.masks.scaled)
+    yield from _section(
+        "images lose their whole defect to the released crop (data.image_size 256, "
+        "data.center_crop 224)",
+        found.masks.cut_off,
+    )
     copies = [" = ".join(paths) for paths in found.duplicates]
     yield from _section("files are in one split more than once", copies)
+
+
+def _depth_lines(training: Depth, test: Depth) -> Iterator[str]:
+    """Yields what the values in files of 16 bits are, and whether the splits differ in it."""
+    for kind, depth in (("training", training), ("test", test)):
+        if depth.has_16_bit_files:
+            yield (
+                f"  {kind} images of 16 bits have values up to {depth.highest}, as of "
+                f"{depth.bits} bits"
+            )
+    if training.images and test.images and training.bits != test.bits:
+        yield (
+            f"  the training images have {training.bits} bits, the test images {test.bits}: "
+            "is one of them of another camera? (data.bits)"
+        )
 
 
 def _section(title: str, items: Sequence[str]) -> Iterator[str]:

@@ -6,17 +6,23 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_warn
 
+from lightning_ad.data.depth import Depth
+from lightning_ad.data.geometry import Geometry
 from lightning_ad.data.ignoring import read_ignored
+from lightning_ad.data.mask_rule import same_proportions
+from lightning_ad.data.mask_survey import MaskSurvey
 from lightning_ad.data.reading import (
+    LEGACY,
     check_same_size,
     read_image,
-    read_mask,
     read_regions,
+    read_sample_mask,
     verify,
 )
 from lightning_ad.data.sample import Sample, Split
@@ -24,6 +30,7 @@ from lightning_ad.errors import DataError
 
 OnError = Literal["stop", "skip"]
 LISTED = 10  # names in a message
+RELEASED = Geometry.of(256, 224)
 
 
 class Fault(NamedTuple):
@@ -42,16 +49,22 @@ class Findings(NamedTuple):
         empty_masks: masks of anomalous images without a defective pixel; such images have no pixel
             truth.
         duplicates: groups of samples of one split and label with the same content.
+        masks: what the masks say, and what the crop of the released configurations takes.
+        training_depth: of the images for training and validation.
+        test_depth: of the test images.
     """
 
     faults: list[Fault]
     sizes: Counter[tuple[int, int]]
     empty_masks: list[str]
     duplicates: list[list[str]]
+    masks: MaskSurvey
+    training_depth: Depth
+    test_depth: Depth
 
 
 def check_or_skip(
-    samples: Sequence[Sample], on_error: OnError, needed: Collection[Split]
+    samples: Sequence[Sample], on_error: OnError, needed: Collection[Split], geometry: Geometry
 ) -> tuple[list[Sample], list[Fault]]:
     """Returns the samples that can be used, and those that are skipped.
 
@@ -59,14 +72,15 @@ def check_or_skip(
         samples: the samples of a data set.
         on_error: `stop` at a fault, or `skip` the samples that have one, with a warning.
         needed: the splits that `stop` checks.
+        geometry: what becomes of the images.
 
     Raises:
         DataError: naming the files, if there is a fault at which to stop.
     """
     if on_error == "stop":
-        stop_at_faults([sample for sample in samples if sample.split in needed])
+        stop_at_faults([sample for sample in samples if sample.split in needed], geometry)
         return list(samples), []
-    kept, skipped = usable(samples)
+    kept, skipped = usable(samples, geometry)
     if skipped:
         first = skipped[0]
         rank_zero_warn(
@@ -84,17 +98,25 @@ def missing_masks(samples: Sequence[Sample]) -> list[Sample]:
     ]
 
 
-def stop_at_faults(samples: Sequence[Sample]) -> None:
+def stop_at_faults(samples: Sequence[Sample], geometry: Geometry) -> None:
     """Stops if a file is missing, is not whole, or is there twice for different purposes.
 
     It decodes no image: damaged pixels of a JPEG are found when the image is read.
+
+    Args:
+        samples: whose files are looked at.
+        geometry: what becomes of the images.
 
     Raises:
         DataError: naming the files.
     """
     stop_at_missing_masks(samples)
     file_sizes = Counter(_file_size(sample) for sample in samples)
-    faults = _faults(samples, _in_threads(lambda sample: _glance(sample, file_sizes), samples))
+
+    def glance(sample: Sample) -> _Read:
+        return _glance(sample, file_sizes, geometry)
+
+    faults = _faults(samples, _in_threads(glance, samples))
     if not faults:
         return
     path = faults[0].sample.path
@@ -130,19 +152,26 @@ def stop_at_missing_masks(samples: Sequence[Sample]) -> None:
     )
 
 
-def usable(samples: Sequence[Sample]) -> tuple[list[Sample], list[Fault]]:
+def usable(samples: Sequence[Sample], geometry: Geometry) -> tuple[list[Sample], list[Fault]]:
     """Returns the samples that can be used, and those that cannot.
 
     Reads every image and mask once, on all cores.
+
+    Args:
+        samples: whose files are read.
+        geometry: what becomes of the images.
     """
-    faults = _faults(samples, _in_threads(_read, samples))
+    faults = _faults(samples, _in_threads(partial(_read, geometry), samples))
     bad = {id(fault.sample) for fault in faults}
     return [sample for sample in samples if id(sample) not in bad], faults
 
 
 def examine(samples: Sequence[Sample]) -> Findings:
-    """Returns what is in a data set. Reads every image and mask once, on all cores."""
-    reads = _in_threads(_read, samples)
+    """Returns what is in a data set. Reads every image and mask once, on all cores.
+
+    Images must have a size that the released configurations can use.
+    """
+    reads = _in_threads(partial(_read, RELEASED), samples)
     sizes: Counter[tuple[int, int]] = Counter()
     empty_masks = []
     groups = defaultdict(list)
@@ -154,7 +183,16 @@ def examine(samples: Sequence[Sample]) -> Findings:
         if read.content is not None:
             groups[read.content, sample.split, sample.label].append(sample.path)
     duplicates = [paths for paths in groups.values() if len(paths) > 1]
-    return Findings(_faults(samples, reads), sizes, empty_masks, duplicates)
+    good = [sample for sample, read in zip(samples, reads, strict=True) if read.wrong is None]
+    return Findings(
+        _faults(samples, reads),
+        sizes,
+        empty_masks,
+        duplicates,
+        MaskSurvey.of(good, RELEASED),
+        Depth.of([sample.path for sample in good if sample.split != "test"]),
+        Depth.of([sample.path for sample in good if sample.split == "test"]),
+    )
 
 
 class _Read(NamedTuple):
@@ -178,16 +216,16 @@ def _in_threads(read: Callable[[Sample], _Read], samples: Sequence[Sample]) -> l
         return list(pool.map(read, samples))
 
 
-def _read(sample: Sample) -> _Read:
+def _read(geometry: Geometry, sample: Sample) -> _Read:
     """Decodes the files of a sample."""
     try:
-        return _decoded(sample)
+        return _decoded(sample, geometry)
     except DataError as error:
         return _Read(str(error))
 
 
-def _decoded(sample: Sample) -> _Read:
-    verify(sample.path)
+def _decoded(sample: Sample, geometry: Geometry) -> _Read:
+    geometry.check(*verify(sample.path))
     for path, kind in _other_files(sample):
         if os.path.isfile(path):
             verify(path, kind)
@@ -198,19 +236,20 @@ def _decoded(sample: Sample) -> _Read:
     read_ignored(sample, (height, width))
     if sample.mask_path is None:
         return read
-    mask = read_mask(sample.mask_path, (height, width), sample.mask_threshold, sample.ignore_value)
+    mask = read_sample_mask(sample, (height, width))
     if sample.saturations:
         read_regions(sample.mask_path, sample.saturations, sample.ignore_value)
     return read._replace(has_empty_mask=not mask.any())
 
 
-def _glance(sample: Sample, file_sizes: Mapping[int | None, int]) -> _Read:
+def _glance(sample: Sample, file_sizes: Mapping[int | None, int], geometry: Geometry) -> _Read:
     """Checks the files of a sample as far as this is possible without decoding.
 
     The content of a file is not read if no other file has its size.
     """
     try:
         size = verify(sample.path)
+        geometry.check(*size)
         for path, kind in _other_files(sample):
             if not os.path.isdir(path):
                 _check_size_of(path, kind, sample, size)
@@ -234,6 +273,8 @@ def _other_files(sample: Sample) -> list[tuple[str, str]]:
 def _check_size_of(path: str, kind: str, sample: Sample, size: tuple[int, int]) -> None:
     found = verify(path, kind)
     if found == size:
+        return
+    if kind == "mask" and sample.mask_reading != LEGACY and same_proportions(found, size):
         return
     # The image may be turned, and say so behind its pixels, where `verify` does not look.
     height, width = read_image(sample.path).shape[1:]

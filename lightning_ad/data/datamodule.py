@@ -1,6 +1,8 @@
 """The one AnomalyDataModule: every method, learned or fit-only, reads its data here."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -13,14 +15,16 @@ from torch.utils.data import DataLoader
 
 from lightning_ad.data.checking import Fault, OnError, check_or_skip
 from lightning_ad.data.dataset import AnomalyDataset
+from lightning_ad.data.depth import EIGHT, check_depth, check_setting, find_bits
 from lightning_ad.data.geometry import Geometry, Size
 from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import find_samples, labels_come_from_masks, prepare_layout
 from lightning_ad.data.layouts._files import good_samples
 from lightning_ad.data.listing import noting_passed_over
-from lightning_ad.data.reading import MEGAPIXELS, limit_size
+from lightning_ad.data.mask_survey import MaskSurvey
+from lightning_ad.data.reading import LEGACY, MEGAPIXELS, Bits, limit_size
 from lightning_ad.data.resizing import Resize
-from lightning_ad.data.sample import Batch, Sample, Split, collate
+from lightning_ad.data.sample import Batch, MaskReading, Sample, Split, collate
 from lightning_ad.data.sampler import KeySampler
 from lightning_ad.data.splitting import HoldOut, Validation, by_split
 from lightning_ad.data.synthesis import Synthesis
@@ -98,8 +102,13 @@ class AnomalyDataModule(LightningDataModule):
             is needed to find it; or skip: decode all files before the start and leave those out,
             and training images that are test images too. They are counted, and listed in
             skipped.csv.
-        max_megapixels: the most that an image may have: a small file may hold an image that fills
-            the memory.
+        max_megapixels: the most that an image may have, in its file and after the resize: a small
+            file may hold an image that fills the memory.
+        bits: of the values in image files of 16 bits a channel, 8 to 16: cameras fill 10, 12 or 14
+            of them. null: the fewest of 8, 10, 12, 14 and 16 that hold the training images' values.
+            legacy: 16, and of colour only the upper 8 are read, as before this setting.
+        mask_reading: bright: bright pixels of masks are defective, by the rule in docs/metrics.md;
+            dark: the others are. legacy: as before this setting.
         seed: seed of the order, hold-out, folds and synthetic anomalies; the command line sets it
             from seed_everything.
 
@@ -131,6 +140,8 @@ class AnomalyDataModule(LightningDataModule):
         ignore_value: int | None = None,
         on_error: OnError = "stop",
         max_megapixels: float = MEGAPIXELS,
+        bits: Bits | None = None,
+        mask_reading: MaskReading = "bright",
         seed: int = 0,
     ) -> None:
         given = dict(locals())
@@ -155,12 +166,15 @@ class AnomalyDataModule(LightningDataModule):
         self.ignore_value = ignore_value
         self.on_error: OnError = on_error
         self.max_megapixels = max_megapixels
+        self.bits = bits
+        self.mask_reading: MaskReading = mask_reading
         self.seed = seed
         self.samples: dict[Split, list[Sample]] = {}
         self.skipped: list[Fault] = []
         self._labelled_test: list[Sample] = []
-        limit_size(max_megapixels)
+        self._mask_survey: MaskSurvey | None = None
         self._check_settings()
+        limit_size(max_megapixels)
         self.hold_out = HoldOut(validation, validation_share, folds, fold, seed)
 
     def _check_settings(self) -> None:
@@ -168,7 +182,8 @@ class AnomalyDataModule(LightningDataModule):
             raise UsageError(f"data.batch_size: expected at least 1, got {self.batch_size}")
         if self.num_workers is not None and self.num_workers < 0:
             raise UsageError(f"data.num_workers: expected at least 0, got {self.num_workers}")
-        if self.max_megapixels <= 0:
+        check_setting(self.bits)
+        if not 0 < self.max_megapixels < math.inf:
             raise UsageError(
                 f"data.max_megapixels: expected a positive number, got {self.max_megapixels}"
             )
@@ -213,19 +228,22 @@ class AnomalyDataModule(LightningDataModule):
         tiles = "none"
         if self.tiles is not None:
             tiles = f"{self.tiles.shape} overlapping by {self.tiles.overlap}"
+        deep = ""
+        if self.bits not in (None, LEGACY, EIGHT):
+            deep = f", {self.bits} bits"
         ignored = []
         if self.ignore:
             ignored.append("files")
         if self.ignore_value is not None:
             ignored.append(str(self.ignore_value))
-        return f"{size}, tiles {tiles}, ignored {' and '.join(ignored) or 'nothing'}"
+        return f"{size}, tiles {tiles}, ignored {' and '.join(ignored) or 'nothing'}{deep}"
 
     def prepare_data(self) -> None:
         """Draws the demo images if they are asked for and missing (on one process)."""
         prepare_layout(self.layout, self.root)
 
     def setup(self, stage: str | None = None) -> None:
-        """Finds the samples of all splits; decodes no image.
+        """Finds the samples of all splits; decodes images of 16 bits alone, to find their depth.
 
         For `test` alone, no training image is needed. For other stages than `test` (and None, all
         of them), test samples have no label, kind of defect or mask; if a mask says what is
@@ -256,7 +274,7 @@ class AnomalyDataModule(LightningDataModule):
         added_paths = {sample.path for sample in added}
         samples = _without(own, added) + added
         needed = self._needed_splits(for_test_alone)
-        samples, self.skipped = check_or_skip(samples, self.on_error, needed)
+        samples, self.skipped = check_or_skip(samples, self.on_error, needed, self.geometry)
         self.samples = by_split([sample for sample in samples if sample.path not in added_paths])
         if not for_test_alone:
             train, held = self.hold_out.split(self.samples["train"], self.samples["validation"])
@@ -264,7 +282,22 @@ class AnomalyDataModule(LightningDataModule):
                 train = [sample for sample in samples if sample.path in added_paths]
             self.samples["train"] = train
             self.samples["validation"] = held
+        self._find_depth(for_test_alone)
         _warn_of_missing_kind(self.samples["test"])
+
+    def _find_depth(self, for_test_alone: bool) -> None:
+        """Finds `bits` if they were not given, and checks that all images have them."""
+        if self.bits == LEGACY:
+            return
+        tested = [sample.path for sample in self.samples["test"]]
+        depth = None
+        if self.bits is None:
+            good = self.samples["train"] + self.samples["validation"]
+            paths = [sample.path for sample in good]
+            if for_test_alone or not good:
+                paths = tested
+            self.bits, depth = find_bits(paths)
+        check_depth(tested, int(self.bits), depth)
 
     def _find_in_layout(self) -> list[Sample]:
         samples = find_samples(self.layout, self.root, self.category, self.layout_options)
@@ -273,13 +306,14 @@ class AnomalyDataModule(LightningDataModule):
                 f"data.ignore_value is not for the layout '{self.layout}', in which images whose "
                 "mask is not black are defective; name ignored regions by data.ignore"
             )
-        return with_ignored(
+        found = with_ignored(
             samples,
             self.root,
             self.ignore,
             self.ignore_value,
             allow_no_match=self.category is not None,
         )
+        return [replace(sample, mask_reading=self.mask_reading) for sample in found]
 
     def _find_in_folder(self, folder: Path) -> list[Sample]:
         with noting_passed_over():
@@ -297,6 +331,13 @@ class AnomalyDataModule(LightningDataModule):
     def labelled_test(self) -> list[Sample]:
         """The test images with their labels and masks, whatever the stage of `setup`."""
         return self._labelled_test
+
+    @property
+    def mask_survey(self) -> MaskSurvey:
+        """What the masks of the test images say; they are read once, after `setup`."""
+        if self._mask_survey is None:
+            self._mask_survey = MaskSurvey.of(self._labelled_test, self.geometry)
+        return self._mask_survey
 
     def counts(self) -> dict[str, int]:
         """Counts the images of each split, and the test images by label."""
@@ -358,7 +399,7 @@ class AnomalyDataModule(LightningDataModule):
         if split == "test":
             tiles = None
         return AnomalyDataset(
-            self.samples[split], self.geometry, synthesis, textures, self.seed, tiles
+            self.samples[split], self.geometry, synthesis, textures, self.seed, tiles, self.bits
         )
 
     def _loader(self, split: Split, synthesis: Synthesis | None) -> DataLoader[Batch]:

@@ -10,7 +10,13 @@ from torch.utils.data import Dataset
 
 from lightning_ad.data.geometry import Geometry
 from lightning_ad.data.ignoring import fill, read_ignored
-from lightning_ad.data.reading import read_image, read_mask, read_regions
+from lightning_ad.data.reading import (
+    FULL_DEPTH,
+    Bits,
+    read_image,
+    read_regions,
+    read_sample_mask,
+)
 from lightning_ad.data.sample import Batch, Regions, Sample
 from lightning_ad.data.sampler import MIXED, RowKey
 from lightning_ad.data.synthesis import Synthesis
@@ -53,6 +59,7 @@ class AnomalyDataset(Dataset[Batch]):
         textures: Textures | None = None,
         seed: int = 0,
         tiles: Tiles | None = None,
+        bits: Bits | None = None,
     ) -> None:
         self.samples = samples
         self.geometry = geometry
@@ -60,6 +67,7 @@ class AnomalyDataset(Dataset[Batch]):
         self.textures = textures
         self.seed = seed
         self.tiles = tiles
+        self.bits: Bits = FULL_DEPTH if bits is None else bits
         self._has_ignored = any(_may_be_ignored(sample) for sample in samples)
         self._kept: dict[int, _Item] = {}
 
@@ -121,7 +129,7 @@ class AnomalyDataset(Dataset[Batch]):
 
     def read(self, path: str) -> Tensor:
         """Reads an image file in the geometry of the data, [3, H, W]."""
-        return self.geometry.image(read_image(path))
+        return self.geometry.image(read_image(path, self.bits))
 
     def _recipe(self, key: RowKey, height: int, width: int) -> dict[str, Tensor]:
         """Draws a synthetic anomaly for a row; empty if none are drawn."""
@@ -152,7 +160,7 @@ class AnomalyDataset(Dataset[Batch]):
         return self._kept[number]
 
     def _read(self, sample: Sample) -> _Item:
-        full = read_image(sample.path)
+        full = read_image(sample.path, self.bits)
         size = (full.shape[-2], full.shape[-1])
         ignore = torch.zeros(self.geometry.output, dtype=torch.bool)
         mask = ignore
@@ -161,7 +169,7 @@ class AnomalyDataset(Dataset[Batch]):
             full = fill(full, ignored)
             ignore = self.geometry.mask(ignored)
         if sample.mask_path is not None:
-            whole = read_mask(sample.mask_path, size, sample.mask_threshold, sample.ignore_value)
+            whole = read_sample_mask(sample, size)
             mask = self.geometry.mask(whole) & ~ignore
         return _Item(self.geometry.image(full), mask, ignore)
 

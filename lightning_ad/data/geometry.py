@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lightning_ad.data.reading import check_made_size
 from lightning_ad.data.resizing import Resize, resize
 from lightning_ad.errors import UsageError
 
@@ -92,6 +93,10 @@ class Geometry:
         within_rows = _interpolate(map, rows).T
         return _interpolate(within_rows, columns).T.contiguous()
 
+    def check(self, height: int, width: int) -> None:
+        """Raises DataError if an image of this size would become too large (`limit_size`)."""
+        self._target_size(height, width)
+
     def _target(self, image: Tensor) -> tuple[int, int]:
         return self._target_size(image.shape[-2], image.shape[-1])
 
@@ -102,7 +107,9 @@ class Geometry:
         sides = []
         for side in (height, width):
             sides.append(self._resized_side(side, min(height, width), shorter))
-        return sides[0], sides[1]
+        made = (sides[0], sides[1])
+        check_made_size(height, width, made)
+        return made
 
     def _resized_side(self, side: int, shortest: int, shorter: int) -> int:
         if self.interpolation is None:

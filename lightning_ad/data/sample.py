@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 Split = Literal["train", "validation", "test"]
+MaskReading = Literal["bright", "dark", "legacy"]  # which pixels of a mask are defective
 GOOD = "good"
 NEVER_DEFECTIVE = 255  # a mask threshold that no pixel is above
 
@@ -58,6 +59,7 @@ class Sample:
         saturations: one for each kind of region in the masks; empty if the data set has none.
         ignore_path: an image file that is not black in the ignored regions; None for none.
         ignore_value: the value of ignored pixels in the mask, 1 to 255; None for none.
+        mask_reading: which pixels of the mask are defective (`data.mask_reading`).
     """
 
     path: str
@@ -68,6 +70,7 @@ class Sample:
     saturations: tuple[Saturation, ...] = ()
     ignore_path: str | None = None
     ignore_value: int | None = None
+    mask_reading: MaskReading = "bright"
 
     @property
     def label(self) -> int:

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.data.depth import EIGHT
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.reporting.provenance import versions
 from lightning_ad.reporting.run import TestedRun
@@ -37,6 +38,10 @@ def report_facts(run: TestedRun, counts: Mapping[str, int], watch: Stopwatch) ->
         facts["threshold"] = f"{run.recorder.threshold.image:.6g}: {run.recorder.threshold.basis}"
     if run.model.metrics.bounds:
         facts["pixel metrics"] = _bounds_text(run.model.metrics.bounds)
+    if run.datamodule.mask_survey.crop_loss:
+        facts["crop"] = run.datamodule.mask_survey.crop_loss
+    if run.datamodule.bits != EIGHT:
+        facts["bits"] = str(run.datamodule.bits)
     facts["image size"] = f"{height} x {width} px (height x width)"
     for stage, seconds in watch.seconds.items():
         facts[f"seconds of {stage}"] = f"{seconds:.1f}"

@@ -45,7 +45,7 @@ def read_map(path: str | Path) -> Tensor:
         DataError: if the file cannot be read, or is no anomaly map.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=["PNG"]) as image:
             levels = np.asarray(image).astype(np.float64)
             offset = float(image.info["offset"])
             scale = float(image.info["scale"])

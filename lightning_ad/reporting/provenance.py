@@ -17,11 +17,16 @@ from torch import Tensor
 
 from lightning_ad import __version__
 from lightning_ad.data.datamodule import AnomalyDataModule
+from lightning_ad.data.depth import EIGHT
+from lightning_ad.data.reading import LEGACY
 from lightning_ad.data.sample import Sample
 from lightning_ad.methods.base import AnomalyModule
 
 DIGITS = 16  # of a SHA-256 in hexadecimal that are kept
-MAY_DIFFER = ("weights", "seed")  # entries of a protocol; runs that differ in them still compare
+# Entries of a protocol; runs that differ in them still compare. What a crop takes follows from
+# others.
+MAY_DIFFER = ("weights", "seed", "cut_by_crop")
+READ_ALIKE = (None, LEGACY, EIGHT)  # bits: without files of 16 bits, earlier versions read the same
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "kornia", "timm")
 
 
@@ -36,9 +41,10 @@ def protocol(
         test: the test images that were tested, all of them or some.
 
     Returns:
-        `weights`: `weights_hash` of all that was learned or loaded; the geometry and the rules of
-        `docs/metrics.md`; hashes of the ignored regions and of the test set; `seed` of the data;
-        `tested` if only some of the images were.
+        `weights`: `weights_hash` of all that was learned or loaded; the geometry, the bits of
+        images, what the crop takes of the defects, and the rules of `docs/metrics.md`; hashes of
+        the ignored regions and of the test set; `seed` of the data; `tested` if only some of the
+        images were.
     """
     height, width = data.geometry.output
     tiles = None
@@ -49,6 +55,8 @@ def protocol(
         "resize": data.geometry.resize_to,
         "crop": data.geometry.crop_to,
         "tiles": tiles,
+        "bits": data.bits,
+        "cut_by_crop": data.mask_survey.protocol,
         "masks": f"nearest-neighbour resize; true above {_mask_thresholds(test)} of 255",
         "pixels": "all test images; anomalous ones without an outline are left out",
         "ignored": ignored_hash(test),
@@ -144,11 +152,19 @@ def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
     """Lists what makes the metrics of two runs incomparable, a line for each entry that differs."""
     lines = []
     for name in {**first, **second}:
-        if name not in MAY_DIFFER and first.get(name) != second.get(name):
+        if name not in MAY_DIFFER and _entry(first, name) != _entry(second, name):
             one = first.get(name, "not known")
             other = second.get(name, "not known")
             lines.append(f"{name}: {one} and {other}")
     return lines
+
+
+def _entry(protocol: Mapping[str, Any], name: str) -> Any:
+    """Returns an entry, the same one for rules that have the same effect."""
+    value = protocol.get(name)
+    if name == "bits" and value in READ_ALIKE:
+        return EIGHT
+    return value
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.ignoring import read_ignored
-from lightning_ad.data.reading import read_image, read_mask
+from lightning_ad.data.reading import FULL_DEPTH, read_image, read_sample_mask
 from lightning_ad.data.sample import Sample
 from lightning_ad.reporting.maps import read_map
 from lightning_ad.reporting.pictures import Map, Mask, Picture, as_picture, colour_scale, hatch
@@ -61,7 +61,7 @@ def picture_reader(data: AnomalyDataModule) -> ReadPicture:
 
     def read(row: ImageResult) -> tuple[Picture, Mask]:
         sample = samples[row.path]
-        image = read_image(sample.path)
+        image = read_image(sample.path, FULL_DEPTH if data.bits is None else data.bits)
         size = (image.shape[-2], image.shape[-1])
         picture = as_picture(data.geometry.image(image))
         mask = _read_mask(data, sample, size)
@@ -78,5 +78,4 @@ def picture_reader(data: AnomalyDataModule) -> ReadPicture:
 def _read_mask(data: AnomalyDataModule, sample: Sample, size: tuple[int, int]) -> Tensor:
     if sample.mask_path is None:
         return torch.zeros(data.geometry.output, dtype=torch.bool)
-    mask = read_mask(sample.mask_path, size, sample.mask_threshold, sample.ignore_value)
-    return data.geometry.mask(mask)
+    return data.geometry.mask(read_sample_mask(sample, size))

@@ -73,7 +73,7 @@ def collect(run: TestedRun, watch: Stopwatch) -> RunResults:
         details=_details(model, rows),
         suspects=model.suspects,
         skipped=data.skipped,
-        small_defects=small_defects,
+        small_defects=[path for path in small_defects if path not in data.mask_survey.cut_off],
         counts=counts,
         image_size=data.geometry.output,
         has_localization=model.has_localization,

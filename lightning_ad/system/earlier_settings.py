@@ -4,17 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 # What the data of a run did before it could be set.
-DATA: dict[str, Any] = {"resize": None}
+DATA: dict[str, Any] = {"resize": None, "bits": "legacy", "mask_reading": "legacy"}
 # Settings that a run of before can go on without: its progress already says what they mean.
 ADDED = ("model.init_args.kmeans_starts", "model.init_args.component_fit")
 
 
 def with_earlier_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Adds what is missing in the stored configuration of a run: it means what was done then."""
-    return {**config, "data": {**config["data"], **missing_data_settings(config)}}
+    data = config.get("data", {})
+    return {**config, "data": {**data, **missing_data_settings(config)}}
 
 
 def missing_data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of the data that a stored configuration lacks, as they were then."""
-    data = config["data"]
+    data = config.get("data", {})
     return {name: value for name, value in DATA.items() if name not in data}
