@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -44,6 +45,7 @@ from lightning_ad.reporting.dashboards.callback import DashboardRecorder
 from lightning_ad.reporting.facts import dashboard_facts
 from lightning_ad.reporting.provenance import fingerprint, revision
 from lightning_ad.reporting.recorder import TestRecorder
+from lightning_ad.system.launch import Wanted, device_count, take_place
 from lightning_ad.system.run_folder import RunFolder
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -76,6 +78,7 @@ class RunCLI(LightningCLI):
         training_set: its fingerprint, on the first process.
         files: digests of the files that it reads, on the first process.
         revision: of the code as it was at the start, on the first process.
+        environment: says which process this is, where Lightning would ask the wrong launcher.
     """
 
     stage = "fit"
@@ -84,6 +87,7 @@ class RunCLI(LightningCLI):
     resume_from: Path | None = None
     training_set: str | None = None
     revision: str | None = None
+    environment: ClusterEnvironment | None = None
 
     def __init__(self, args: Sequence[str]) -> None:
         self.files: Digests = {}
@@ -106,12 +110,19 @@ class RunCLI(LightningCLI):
         add_flags(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Raises UsageError for a seed that is out of range."""
+        """Reads the flags, and finds out which process of the run this is.
+
+        Raises:
+            UsageError: for a seed that is out of range, or other processes than those asked for.
+        """
         super().parse_arguments(parser, args)
         write_out_homes(self.config)
         seed = seed_number(self.config.seed_everything)
         if not 0 <= seed < 2**32:
             raise UsageError(f"seed_everything must be at least 0 and below 2**32, got {seed}")
+        trainer = self.config.trainer
+        devices = device_count(trainer.devices, trainer.accelerator)
+        self.environment = take_place(Wanted(devices, trainer.num_nodes))
         if self.config.extend:
             self.see_images_as(self.config.extend)
 
@@ -299,7 +310,7 @@ class RunCLI(LightningCLI):
             callbacks=[self.recorder, *self.callbacks(as_list(wanted.callbacks))],
             logger=self.loggers(wanted.logger),
             default_root_dir=str(self.folder.path),
-            plugins=plugins(as_list(wanted.plugins)),
+            plugins=plugins(as_list(wanted.plugins), self.environment),
             **kwargs,
         )
         checks.check_precision(wanted.precision, trainer)

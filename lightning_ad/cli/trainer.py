@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
@@ -59,8 +60,16 @@ def loggers(folder: RunFolder, theirs: Sequence[Logger]) -> list[Logger]:
     ]
 
 
-def plugins(theirs: list[Any]) -> list[Any]:
-    """Returns the user's plugins, and one that writes checkpoints if they have none."""
-    if any(isinstance(plugin, CheckpointIO) for plugin in theirs):
-        return theirs
-    return [WholeCheckpoints(), *theirs]
+def plugins(theirs: Sequence[Any], environment: ClusterEnvironment | None) -> list[Any]:
+    """Returns the user's plugins, and ours where they have none.
+
+    Args:
+        theirs: the user's.
+        environment: says which process of the run this is; None leaves it to Lightning.
+    """
+    ours: list[Any] = []
+    if not any(isinstance(plugin, CheckpointIO) for plugin in theirs):
+        ours.append(WholeCheckpoints())
+    if environment is not None and not any(isinstance(p, ClusterEnvironment) for p in theirs):
+        ours.append(environment)
+    return [*ours, *theirs]

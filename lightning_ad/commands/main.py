@@ -1,6 +1,7 @@
 """`lightning-ad`, `train.py` and `evaluate.py`: the table of commands, and how one is run."""
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NamedTuple
@@ -63,6 +64,7 @@ COMMANDS = {
         arguments.benchmark,
     ),
 }
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 WORDS_OF_EVALUATE = {"--compare": "compare", "--verify": "verify"}  # evaluate.py --compare A B
 
 
@@ -80,8 +82,16 @@ def main(words: Sequence[str]) -> int:
     except UsageError as error:
         show(f"error: {error}", as_error=True)
         return error.exit_code
+    _drop_ranks_that_are_no_numbers()
     run = import_module("lightning_ad.cli.messages").run
     return run(lambda: command.run(parsed))
+
+
+def _drop_ranks_that_are_no_numbers() -> None:
+    """Removes what no launcher has set; Lightning would end with a trace as it is imported."""
+    for name in RANKS:
+        if not os.environ.get(name, "0").strip().isdecimal():
+            del os.environ[name]
 
 
 def parse(words: Sequence[str]) -> tuple[Command, argparse.Namespace]:

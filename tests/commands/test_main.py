@@ -1,5 +1,6 @@
 """The table of commands: what is typed finds its command, and help is there at once."""
 
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -139,3 +140,14 @@ def test_evaluate_knows_the_commands_that_were_its_flags(tmp_path):
         assert parse(["evaluate", flag, *words]) == parse([name, *words])
     with pytest.raises(UsageError, match="there is no run in"):
         typed("evaluate", "--verify", tmp_path)
+
+
+def test_a_rank_that_is_no_number_is_not_a_trace(monkeypatch):
+    """Lightning reads it as it is imported; here only the variables are looked at."""
+    monkeypatch.setenv("RANK", "abc")
+    monkeypatch.setenv("LOCAL_RANK", "")
+    monkeypatch.setenv("SLURM_PROCID", "2")
+    assert main(["compare", "nowhere", "nowhere"]) == UsageError.exit_code
+    assert "RANK" not in os.environ
+    assert "LOCAL_RANK" not in os.environ
+    assert os.environ["SLURM_PROCID"] == "2"

@@ -4,6 +4,7 @@ import csv
 import re
 
 import pytest
+from lightning.pytorch.utilities import rank_zero_only
 from runs import (
     QUIET,
     assert_same_weights,
@@ -100,3 +101,16 @@ def test_a_loss_that_is_not_finite_on_one_process_stops_both(trees, tmp_path):
     assert named.count(".png") == 2
     assert "last good checkpoint is" in result.stderr
     assert "last.ckpt" in result.stderr
+
+
+def test_a_task_of_srun_with_one_device_writes_a_whole_run(trees, tmp_path, monkeypatch):
+    """Task 2 of 4, each a run of its own: it was taken for the third process of one run."""
+    task = {"JOB_ID": 7, "JOB_NAME": "sweep", "NTASKS": 4, "NTASKS_PER_NODE": 4, "NODEID": 0}
+    for name, value in {**task, "PROCID": 2, "LOCALID": 2, "NODELIST": "localhost"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    monkeypatch.setattr(rank_zero_only, "rank", 2)  # as Lightning finds it at its import
+    folder = train([*flags("PaDiM", "mvtec", trees, tmp_path), "--name", "task"]).path
+    assert folder == tmp_path / "task/version_0"
+    assert metrics_of(folder).keys()
+    files = {file.name for file in folder.rglob("*") if file.is_file()}
+    assert {"config.yaml", "last.ckpt", "report.html", "metrics.csv"} <= files
