@@ -82,6 +82,11 @@ class AnomalyDataset(Dataset[Batch]):
         return len(self.tiles)
 
     @property
+    def input_size(self) -> tuple[int, int]:
+        """[h, w] of each row: an image, or a tile."""
+        return self.geometry.output if self.tiles is None else self.tiles.shape
+
+    @property
     def names(self) -> list[str]:
         """Each row's image file, with @top,left in pixels behind it if rows are tiles."""
         if self.tiles is None:

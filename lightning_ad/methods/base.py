@@ -26,10 +26,12 @@ from lightning_ad.methods.dynamic_buffers import register_dynamic_buffer
 from lightning_ad.methods.finite import check_scores, naming_images
 from lightning_ad.methods.forecast import Plan, Stage
 from lightning_ad.methods.held_out import HeldOutScores
+from lightning_ad.methods.one_fit import check_unused
 from lightning_ad.methods.run_settings import RunSettings
 from lightning_ad.methods.suspects import Suspect
 from lightning_ad.methods.tiled_scoring import score_by_tiles, tiles_together
 
+GIVE_DATA = "give the data module to the trainer, trainer.fit(model, datamodule=data)"
 EARLIER = "this checkpoint was written by an earlier version of lightning_ad; train again"
 
 
@@ -146,10 +148,18 @@ class AnomalyModule(LightningModule):
 
     @property
     def training_set(self) -> AnomalyDataset:
-        """The data set that the trainer's loader of training images reads."""
-        loader = self.trainer.train_dataloader
-        assert loader is not None
-        return loader.dataset
+        """The data set that the trainer's loader of training images reads.
+
+        Raises:
+            UsageError: if it is not one of an `AnomalyDataModule`.
+        """
+        images = getattr(self.trainer.train_dataloader, "dataset", None)
+        if not isinstance(images, AnomalyDataset):
+            raise UsageError(
+                f"{type(self).__name__} learns from the images of an AnomalyDataModule, and the "
+                f"loader gives {type(images).__name__}: {GIVE_DATA}"
+            )
+        return images
 
     @property
     def tiles_per_image(self) -> int:
@@ -257,8 +267,11 @@ class AnomalyModule(LightningModule):
         """Checks that the method can work with the trainer and the data.
 
         Raises:
-            UsageError: for an image size or a precision that the method cannot work with.
+            UsageError: for an image size or a precision that the method cannot work with, or a
+                trainer that was used before.
         """
+        if stage == "fit":
+            check_unused(self.trainer, self)
         if self.trainer.precision not in self.precisions:
             raise UsageError(
                 f"{type(self).__name__} does not run with trainer.precision "
@@ -269,8 +282,25 @@ class AnomalyModule(LightningModule):
             self.check_image_size(*self.data.input_size)
 
     def on_train_start(self) -> None:
-        """Forgets the calibration of an earlier fit."""
+        """Forgets the calibration of an earlier fit.
+
+        Raises:
+            UsageError: if loaders were given that do not load what the method learns from.
+        """
+        self._check_loader()
         self.calibration = Calibration.empty()
+
+    def _check_loader(self) -> None:
+        if self.data is not None:
+            return
+        images = self.training_set
+        if self.synthesis is not None and images.synthesis is None:
+            raise UsageError(
+                f"{type(self).__name__} learns from synthetic anomalies, and the loader draws "
+                f"none: {GIVE_DATA}"
+            )
+        if images.tiles is not None:
+            raise UsageError(f"the loader gives tiles of images: {GIVE_DATA}")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Scores held-out images, and those on which the loader lays a synthetic anomaly."""

@@ -120,7 +120,7 @@ class PaDiM(FitOnlyModule):
         Raises:
             UsageError: if an incremental fit is given images of another size.
         """
-        grids = self._grids_of(*self.data.input_size)
+        grids = self._grids_of(*self.training_set.input_size)
         if self.extending:
             self._check_grids(grids)
         else:

@@ -109,7 +109,7 @@ class SPADE(FitOnlyModule):
         Raises:
             UsageError: if an incremental fit is given images of another size.
         """
-        *levels, last = self.backbone.shapes(*self.data.input_size)
+        *levels, last = self.backbone.shapes(*self.training_set.input_size)
         sizes = [(level.height, level.width, level.channels) for level in levels]
         grids = torch.tensor(sizes, device=self.device)
         before = self.images_before

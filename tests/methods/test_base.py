@@ -95,3 +95,46 @@ def test_without_a_data_module_loaders_are_enough(trees, tmp_path):
     )
     assert module.data is None
     assert run.callback_metrics["loss"].isfinite()
+
+
+@pytest.mark.parametrize("method", ["PaDiM", "PatchCore"])
+def test_the_data_modules_own_loader_is_enough_for_a_summary(method, trees, tmp_path):
+    data = tree_data(trees["mvtec"])
+    data.prepare_data()
+    data.setup()
+    alone = make_small(method)
+    trainer(tmp_path).fit(alone, train_dataloaders=data.train_dataloader())
+    usual = make_small(method)
+    trainer(tmp_path).fit(usual, datamodule=tree_data(trees["mvtec"]))
+    for name, value in usual.state_dict().items():
+        assert torch.equal(value, alone.state_dict()[name]), name
+
+
+def test_loaders_of_something_else_are_a_sentence(trees, tmp_path):
+    data = tree_data(trees["mvtec"])
+    data.prepare_data()
+    data.setup()
+    with pytest.raises(UsageError, match="draws none: give the data module"):
+        trainer(tmp_path).fit(make_small("DRAEM"), train_dataloaders=data.train_dataloader())
+    pixels = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.zeros(4, 3, 64, 64)))
+    for method in ("PaDiM", "PFM"):
+        with pytest.raises(UsageError, match="gives TensorDataset: give the data module"):
+            trainer(tmp_path).fit(make_small(method), train_dataloaders=pixels)
+
+
+def test_a_trainer_that_was_used_is_refused(trees, tmp_path):
+    """A notebook's loop over categories with one trainer; it trained nothing, without a word."""
+    data = tree_data(trees["mvtec"])
+    summary, run = fitted(make_small("PaDiM"), data, tmp_path)
+    for module in (summary, make_small("PaDiM"), make_small("DRAEM")):
+        with pytest.raises(UsageError, match=r"already fitted 1 of 1 epochs.*make a new Trainer"):
+            run.fit(module, datamodule=data)
+    learned = make_small("DRAEM")
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(learned, datamodule=data)
+    run.fit_loop.max_epochs = 2
+    with pytest.raises(UsageError, match="already fitted 1 of 2 epochs"):
+        run.fit(make_small("DRAEM"), datamodule=data)
+    run.fit(learned, datamodule=data)
+    assert run.current_epoch == 2
+    assert learned.trained_images == 7

@@ -152,7 +152,7 @@ class PatchCore(FitOnlyModule):
         images = len(self.training_set)
         self._stores = []
         for backbone in self.backbones:
-            size = self._sizes(backbone, *self.data.input_size)
+            size = self._sizes(backbone, *self.training_set.input_size)
             self._stores.append(VectorStore(images, self._room(size, self.memory_bytes)))
 
     def observe(self, image: Tensor, index: Tensor) -> None:
