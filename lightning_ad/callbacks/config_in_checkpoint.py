@@ -14,8 +14,9 @@ from lightning_ad.system.cost import peak_memory_gib
 class ConfigInCheckpoint(Callback):
     """Keeps the run's configuration, as YAML text, in each checkpoint: the file alone is enough.
 
-    Adds the folder in which the run was started, the fingerprint of the training set, and what the
-    fit has cost so far.
+    Adds the folder in which the run was started, the fingerprint of the training set, what the fit
+    has cost so far, and whether it has ended early: a run that goes on from there does not train
+    any further.
 
     Args:
         config: the whole configuration.
@@ -30,6 +31,7 @@ class ConfigInCheckpoint(Callback):
     FOLDER = "lightning_ad_folder"  # from which relative paths start
     TRAINING_SET = "lightning_ad_training_set"
     COST = "lightning_ad_cost"
+    ENDED = "lightning_ad_ended"
 
     def __init__(self, config: str, training_set: str | None) -> None:
         self.config = config
@@ -44,8 +46,9 @@ class ConfigInCheckpoint(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: AnomalyModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Reads what the fit had cost."""
+        """Reads what the fit had cost; one that has ended early stays ended."""
         self.earlier = checkpoint.get(self.COST, self.earlier)
+        trainer.should_stop = checkpoint.get(self.ENDED, False)
 
     def spent_before(self, module: AnomalyModule) -> dict[str, float]:
         """Returns `earlier`, plus the seconds in the progress of a fit-only method."""
@@ -54,9 +57,11 @@ class ConfigInCheckpoint(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: AnomalyModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the configuration, the folder, the fingerprint and the cost."""
+        """Adds the configuration, the folder, the fingerprint, the cost, and whether it has ended."""
         checkpoint[self.KEY] = self.config
         checkpoint[self.FOLDER] = os.getcwd()
+        # Early stopping, a time limit or any other callback has decided so before the epoch's end.
+        checkpoint[self.ENDED] = trainer.should_stop and trainer.fit_loop._can_stop_early
         checkpoint[self.TRAINING_SET] = self.training_set
         before = self.spent_before(pl_module)["seconds"]
         checkpoint[self.COST] = {

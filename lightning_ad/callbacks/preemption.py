@@ -183,10 +183,12 @@ class StopOnSignal(Callback):
 def _must_go_on(trainer: Trainer) -> bool:
     """Returns whether gradients wait for more batches, or an epoch's end or a validation is next.
 
+    The end comes early if a callback has ended the training, or at trainer.max_steps.
+
     At its end, an epoch has its own checkpoint, which its validation may not be kept from.
     """
     loop = trainer.fit_loop.epoch_loop
-    if loop.batch_progress.is_last_batch or loop._should_accumulate():
+    if loop.batch_progress.is_last_batch or loop.done or loop._should_accumulate():
         return True
     return loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 

@@ -8,11 +8,10 @@ from typing import Any
 
 import yaml
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_ad.cli.run import RunCLI
-from lightning_ad.cli.trainer import progress_bar
+from lightning_ad.cli.trainer import LoggerPlan, progress_bar
 from lightning_ad.data.layouts import demo
 from lightning_ad.features.weights import skip_weights
 from lightning_ad.inspector import FinishedRun
@@ -60,7 +59,7 @@ class EvaluateCLI(RunCLI):
         """Returns the user's callbacks and a progress bar; nothing is saved."""
         return [*progress_bar(theirs, self.config_init.trainer.enable_progress_bar), *theirs]
 
-    def loggers(self, wanted: Logger | list[Logger] | bool | None) -> bool:
+    def loggers(self, wanted: LoggerPlan | list[LoggerPlan] | bool | None) -> bool:
         """Returns False: an evaluation is one row, in metrics.json."""
         return False
 

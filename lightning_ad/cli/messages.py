@@ -158,6 +158,12 @@ def _dead_process(cause: BaseException, text: str) -> str | None:
     return None
 
 
+def _missing_package(cause: BaseException, text: str) -> str | None:
+    if not isinstance(cause, ModuleNotFoundError):
+        return None
+    return f"a package that the run was asked to use is missing: {text.strip().rstrip('.')}"
+
+
 FAULTS = (
     _gpu_memory,
     _main_memory,
@@ -166,6 +172,7 @@ FAULTS = (
     _unwritable_file,
     _dead_worker,
     _dead_process,
+    _missing_package,
 )
 
 

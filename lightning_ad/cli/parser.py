@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from enum import Enum
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -119,6 +120,20 @@ def whole_numbers_first(hint: Any) -> Any:
     if get_origin(hint) is not Union or int not in kinds or float not in kinds[: kinds.index(int)]:
         return hint
     return Union[tuple(sorted(kinds, key=lambda kind: kind is not int))]  # noqa: UP007 (`|` may return the cached one)
+
+
+def with_plain_text(settings: Any) -> Any:
+    """Returns settings with the text of each enumerated one: YAML cannot write its own type.
+
+    Lightning's Timer has one, of which no configuration could be written.
+    """
+    if isinstance(settings, Enum) and isinstance(settings, str):
+        return str(settings.value)
+    if isinstance(settings, list):
+        return [with_plain_text(item) for item in settings]
+    if isinstance(settings, Namespace):
+        return Namespace(**{k: with_plain_text(item) for k, item in vars(settings).items()})
+    return settings
 
 
 def users_error(error: BaseException) -> UserError | None:

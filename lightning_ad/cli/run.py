@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins import ClusterEnvironment
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -23,7 +23,13 @@ from lightning_ad.callbacks.throughput import ThroughputMonitor
 from lightning_ad.cli import checks
 from lightning_ad.cli.fit_only import checkpoint_to_extend, missing_settings
 from lightning_ad.cli.flags import add_flags, seed_number
-from lightning_ad.cli.parser import Parser, unmade, users_error, write_out_homes
+from lightning_ad.cli.parser import (
+    Parser,
+    unmade,
+    users_error,
+    with_plain_text,
+    write_out_homes,
+)
 from lightning_ad.cli.resume import (
     Inputs,
     as_list,
@@ -31,7 +37,15 @@ from lightning_ad.cli.resume import (
     settings_missing_in,
     unfinished_run,
 )
-from lightning_ad.cli.trainer import checkpoint_callbacks, loggers, plugins, progress_bar
+from lightning_ad.cli.trainer import (
+    LoggerPlan,
+    PartMaker,
+    checkpoint_callbacks,
+    loggers,
+    plan_logger,
+    plugins,
+    progress_bar,
+)
 from lightning_ad.cli.training_files import Digests, training_files, write_digests
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
@@ -106,8 +120,12 @@ class RunCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds our flags to those of model, data and trainer."""
+        """Adds our flags to those of model, data and trainer; loggers are made later."""
         add_flags(parser)
+        parser.add_instantiator(plan_logger, Logger)
+        self.parts = PartMaker()
+        for kind in PartMaker.KINDS:
+            parser.add_instantiator(self.parts, kind)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Reads the flags, and finds out which process of the run this is.
@@ -116,6 +134,7 @@ class RunCLI(LightningCLI):
             UsageError: for a seed that is out of range, or other processes than those asked for.
         """
         super().parse_arguments(parser, args)
+        self.config = with_plain_text(self.config)
         write_out_homes(self.config)
         seed = seed_number(self.config.seed_everything)
         if not 0 <= seed < 2**32:
@@ -212,6 +231,7 @@ class RunCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Prepares the run, and builds its trainer."""
+        self.parts.check()
         checks.check_method(self.config_init, self.model)
         settings = run_settings(self.config, self.config_init)
         checks.check_wishes(self.config_init, self.model, settings)
@@ -337,7 +357,7 @@ class RunCLI(LightningCLI):
         """Returns what dashboards list about the run."""
         return dashboard_facts(self.model, self.datamodule, self.revision, self.training_set)
 
-    def loggers(self, wanted: Logger | list[Logger] | bool | None) -> list[Logger] | bool:
+    def loggers(self, wanted: LoggerPlan | list[LoggerPlan] | bool | None) -> list[Logger] | bool:
         """Returns the user's loggers after ours; False if there are to be none."""
         if wanted is False:
             return False

@@ -2,14 +2,20 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
-from lightning.fabric.plugins import CheckpointIO
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins import LayerSync, Precision
+from lightning.pytorch.profilers import Profiler
+from lightning.pytorch.strategies import Strategy
 
 from lightning_ad.callbacks.throughput import RunProgressBar
+from lightning_ad.errors import UsageError, UserError
+from lightning_ad.reporting.dashboards.identity import DashboardRuns
+from lightning_ad.reporting.dashboards.safe_logger import SafeLogger
 from lightning_ad.system.checkpoints import WholeCheckpoints
 from lightning_ad.system.run_folder import RunFolder
 
@@ -51,13 +57,69 @@ def progress_bar(theirs: Sequence[Callback], wanted: bool | None) -> list[Callba
     return [RunProgressBar(refresh_rate=1 if sys.stderr.isatty() else 50)]
 
 
-def loggers(folder: RunFolder, theirs: Sequence[Logger]) -> list[Logger]:
+class LoggerPlan(NamedTuple):
+    """A logger of the user that is made once the run has its folder.
+
+    Attributes:
+        kind: its class.
+        arguments: of its constructor.
+    """
+
+    kind: type[Logger]
+    arguments: dict[str, Any]
+
+
+def plan_logger(kind: type[Logger], **arguments: Any) -> LoggerPlan:
+    """Takes the place of a logger's constructor while the flags are read."""
+    return LoggerPlan(kind, arguments)
+
+
+class PartMaker:
+    """Makes the user's callbacks and plugins of the trainer, and keeps what they say against it.
+
+    The parser would hide it among the errors of all the types that a setting may have.
+
+    Attributes:
+        failures: a sentence for each part that cannot be made.
+    """
+
+    KINDS = (Callback, Profiler, Strategy, Precision, CheckpointIO, ClusterEnvironment, LayerSync)
+
+    def __init__(self) -> None:
+        self.failures: list[UserError] = []
+
+    def __call__(self, kind: type, *args: Any, **arguments: Any) -> Any:
+        """Returns the part; None if it cannot be made."""
+        try:
+            return kind(*args, **arguments)
+        except UserError as error:
+            self.failures.append(error)
+        except Exception as error:
+            self.failures.append(UsageError(f"{kind.__name__} cannot be made: {error}"))
+        return None
+
+    def check(self) -> None:
+        """Raises the UserError of the first part that could not be made."""
+        if self.failures:
+            raise self.failures[0]
+
+
+def loggers(folder: RunFolder, theirs: Sequence[LoggerPlan]) -> list[Logger]:
     """Returns those that write TensorBoard and CSV files in the run folder, and the user's."""
-    return [
+    path = folder.path
+    runs = DashboardRuns(folder.logs / "dashboards.json", f"{path.parent.name}/{path.name}")
+    made: list[Logger] = [
         TensorBoardLogger(folder.logs, name="", version="tensorboard"),
         CSVLogger(folder.logs, name="csv"),
-        *theirs,
     ]
+    for number, plan in enumerate(theirs):
+        title = plan.kind.__name__
+        key = f"{number} {title}"
+        arguments = runs.complete(key, title, plan.arguments)
+        make = partial(plan.kind, **arguments)
+        remember = partial(runs.remember, key)
+        made.append(SafeLogger(title, make, remember, runs.last_step(key, title)))
+    return made
 
 
 def plugins(theirs: Sequence[Any], environment: ClusterEnvironment | None) -> list[Any]:

@@ -27,6 +27,10 @@ FAULTS = {
         RuntimeError("[gloo] Connection closed by peer [127.0.0.1]"),
         "another process of this run has ended (Connection closed by peer)",
     ),
+    "package": (
+        ModuleNotFoundError("`DeviceStatsMonitor` needs psutil."),
+        "asked to use is missing: `DeviceStatsMonitor` needs psutil",
+    ),
 }
 
 

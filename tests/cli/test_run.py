@@ -1,6 +1,8 @@
 """A run owns what it knows of itself; who shows it asks the run."""
 
 import torch
+import yaml
+from lightning.pytorch.callbacks import Timer
 from runs import flags
 
 from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
@@ -22,3 +24,13 @@ def test_dashboards_show_the_training_set_of_the_checkpoint_that_is_tested(trees
     assert run.training_set == "another"
     assert recorder.facts()["training_set"] == "another"
     assert bool(run.model.fitted)
+
+
+def test_a_part_with_an_enumerated_setting_can_be_written_into_the_configuration(trees, tmp_path):
+    """Of Lightning's Timer; the parser said "Expected a <class 'NoneType'>"."""
+    timer = ["--trainer.callbacks+", "Timer", "--trainer.callbacks.duration", "00:00:10:00"]
+    run = RunCLI([*flags("PaDiM", "mvtec", trees, tmp_path), *timer])
+    (written,) = yaml.safe_load(run.config_text)["trainer"]["callbacks"]
+    assert written["init_args"]["interval"] == "step"
+    (made,) = [callback for callback in run.trainer.callbacks if isinstance(callback, Timer)]
+    assert made.time_remaining() == 600

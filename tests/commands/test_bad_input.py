@@ -94,6 +94,11 @@ def message_of(text):
         (["--config", "/no/config.yaml"], "/no/config.yaml", 2),
         (["--config=/no/config.yaml"], "there is no file /no/config.yaml", 2),
         (["--resume"], "no unfinished run", 2),
+        (
+            ["--trainer.callbacks+", "Timer", "--trainer.callbacks.duration", "soon"],
+            "Timer cannot be made: `Timer(duration='soon')` is not a valid duration",
+            2,
+        ),
     ],
     ids=lambda v: v[0].strip("-") if isinstance(v, list) else None,
 )

@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb_file import artifacts, offline_run
 
 from lightning_ad.commands.train import train
+from lightning_ad.errors import Preempted
 from lightning_ad.evaluation import METRIC_NAMES
 from lightning_ad.reporting.dashboards.base import PlottedLine, ScoredImage
 from lightning_ad.reporting.dashboards.callback import pick_examples
@@ -148,6 +149,62 @@ def test_numbers_have_the_same_names_everywhere(run):
     mlflow = {p.relative_to(metrics).as_posix() for p in metrics.rglob("*") if p.is_file()}
     assert {*events.Tags()["scalars"]} - {"hp_metric"} == mlflow
     assert mlflow <= {*history}
+
+
+def test_dashboards_that_are_not_there_are_a_warning(trees, tmp_path, monkeypatch):
+    """A mode that W&B does not know, and an MLflow server that does not answer."""
+    pytest.importorskip("mlflow")
+    monkeypatch.setenv("WANDB_MODE", "offlin")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    loggers = ["--trainer.logger+", "WandbLogger", "--trainer.logger.save_dir", str(tmp_path)]
+    loggers += ["--trainer.logger+", "MLFlowLogger"]
+    loggers += ["--trainer.logger.tracking_uri", "http://127.0.0.1:9"]
+    args = flags("DRAEM", "mvtec", trees, tmp_path / "runs")
+    with pytest.warns(UserWarning, match="gets nothing more") as warned:
+        done = train([*args, *loggers])
+    import wandb
+
+    wandb.teardown()  # it would go on with the wrong mode
+    text = "\n".join(str(warning.message) for warning in warned)
+    assert text.count("WandbLogger failed and gets nothing more") == 1
+    assert "'online', 'offline'" in text
+    assert "WANDB_MODE=offlin in the environment" in text
+    assert text.count("MLFlowLogger failed and gets nothing more") == 1
+    assert "http://127.0.0.1:9" in text or "port=9" in text
+    assert len(logged(done.path, "loss")) == 6
+    assert len(metrics_of(done.path)) == len(METRIC_NAMES)
+
+
+def test_a_resumed_run_goes_on_in_its_runs_on_the_dashboards(trees, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow")
+    import wandb
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    uri = f"file:{tmp_path}/mlruns"
+    args = [*flags("DRAEM", "mvtec", trees, tmp_path / "runs"), "--name", "mine"]
+    args += ["--trainer.logger+", "WandbLogger", "--trainer.logger.save_dir", str(tmp_path)]
+    args += ["--trainer.logger+", "MLFlowLogger", "--trainer.logger.tracking_uri", uri]
+    stop = ["--trainer.callbacks+", "faults.KillAt", "--trainer.callbacks.name", "SIGTERM"]
+    with pytest.raises(Preempted):
+        train([*args, *stop, "--trainer.callbacks.step", "4"])
+    wandb.finish()
+    client = MlflowClient(uri)
+    (stopped,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert stopped.info.status == "RUNNING"
+    train([*args, "--resume"])
+    wandb.finish()
+    (found,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
+    assert found.info.run_id == stopped.info.run_id
+    assert found.info.run_name == "mine/version_0"
+    assert found.info.status == "FINISHED"
+    steps = [metric.step for metric in client.get_metric_history(found.info.run_id, "loss")]
+    assert steps == [0, 1, 2, 3, 4, 5]
+    parts = [path.name.rpartition("-")[2] for path in tmp_path.glob("wandb/offline-run-*")]
+    assert len(parts) == 2
+    assert parts[0] == parts[1]
 
 
 def test_what_is_shown_depends_on_the_data_alone():

@@ -50,6 +50,9 @@ class Dashboard:
     def __init__(self, logger: Any) -> None:
         self.logger = logger
 
+    def begin(self) -> None:
+        """Says that the run has begun, or goes on; nothing on most dashboards."""
+
     def facts(self, facts: Mapping[str, Any], config: str) -> None:
         """Shows short facts about the run by name, and its whole configuration as YAML."""
         raise NotImplementedError
@@ -70,3 +73,6 @@ class Dashboard:
     def curve(self, name: str, line: PlottedLine, step: int) -> None:
         """Shows a line through points."""
         raise NotImplementedError
+
+    def pause(self) -> None:
+        """Says that the run was stopped and can go on; nothing on most dashboards."""

@@ -13,12 +13,14 @@ from torch import Tensor
 
 from lightning_ad.data.sample import Batch
 from lightning_ad.data.sampler import HELD_OUT, RowKey
+from lightning_ad.errors import Preempted
 from lightning_ad.evaluation.catalogue import PLOTS
 from lightning_ad.evaluation.thresholds import Threshold
 from lightning_ad.features.maps import hide
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.reporting.dashboards import Dashboard, PlottedLine, ScoredImage, dashboards
 from lightning_ad.reporting.dashboards.panels import panel
+from lightning_ad.reporting.dashboards.safe_logger import SafeLogger
 from lightning_ad.reporting.pictures import Picture, as_picture, colour_scale
 from lightning_ad.reporting.run_images import RunImages
 from lightning_ad.reporting.run_results import RunResults
@@ -52,7 +54,21 @@ class DashboardRecorder(Callback):
         facts = self.facts()
         for dashboard in dashboards(trainer.loggers):
             with _failure_is_a_warning(dashboard):
+                dashboard.begin()
                 dashboard.facts(facts, self.config)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: AnomalyModule, exception: BaseException
+    ) -> None:
+        """Keeps a run that was stopped, and can go on, from being marked as failed."""
+        if not trainer.is_global_zero or not isinstance(exception, Preempted | KeyboardInterrupt):
+            return
+        for logger in trainer.loggers:
+            if isinstance(logger, SafeLogger):
+                logger.stopped = True
+        for dashboard in dashboards(trainer.loggers):
+            with _failure_is_a_warning(dashboard):
+                dashboard.pause()
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: AnomalyModule) -> None:
         """Scores the picked images once more, and shows them.

@@ -14,6 +14,10 @@ from lightning_ad.reporting.pictures import Picture
 class MLflowDashboard(Dashboard):
     """Shows pictures, curves and histograms as artifacts, with a folder for each step."""
 
+    def begin(self) -> None:
+        """Marks the run as running: one that goes on was marked when it ended."""
+        self.logger.experiment.update_run(self.logger.run_id, status="RUNNING")
+
     def facts(self, facts: Mapping[str, Any], config: str) -> None:
         """Sets a tag for each fact, and stores the configuration as a file."""
         for name, value in facts.items():

@@ -44,6 +44,10 @@ class WandbDashboard(Dashboard):
         drawn = plot.line(table, line.x_label, line.y_label, title=name)
         self._log(step, **{name: drawn})
 
+    def pause(self) -> None:
+        """Marks the run as pre-empted: the exit code of a stopped run would mark it as failed."""
+        self.logger.experiment.mark_preempting()
+
     def _log(self, step: int, **content: Any) -> None:
         self.logger.experiment.log({**content, "trainer/global_step": step})
 
