@@ -57,7 +57,7 @@ class ConfigInCheckpoint(Callback):
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: AnomalyModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Adds the configuration, the folder, the fingerprint, the cost, and whether it has ended."""
+        """Adds configuration, folder, fingerprint, cost, and whether the fit has ended."""
         checkpoint[self.KEY] = self.config
         checkpoint[self.FOLDER] = os.getcwd()
         # Early stopping, a time limit or any other callback has decided so before the epoch's end.

@@ -226,3 +226,22 @@ def test_other_files_and_a_damaged_checkpoint_are_not_gone_on_with(trees, tmp_pa
         UserWarning, match=r"masks of the test: 1 changed .* tested on those that are"
     ):
         assert train([*args, "--resume"]).finished
+
+
+def test_a_training_that_was_ended_early_stays_ended(trees, tmp_path):
+    """An early stop, then SIGTERM in the test: --resume trained an epoch more before."""
+    stop = {"monitor": "loss", "mode": "max", "patience": "1", "min_delta": "1e9"}
+    args = [*flags("DRAEM", "mvtec", trees, tmp_path), "--trainer.max_epochs", "6"]
+    args += ["--trainer.callbacks+", "EarlyStopping"]
+    for name, value in stop.items():
+        args += [f"--trainer.callbacks.{name}", value]
+    undisturbed = train([*args, "--name", "undisturbed"]).path
+    kill = ["--trainer.callbacks+", "faults.KillAt", "--trainer.callbacks.name", "SIGTERM"]
+    with pytest.raises(Preempted, match="stopped in the test"):
+        train([*args, "--name", "resumed", *kill, "--trainer.callbacks.test_batch", "0"])
+    resumed = train([*args, "--name", "resumed", "--resume"]).path
+    assert_same_weights(undisturbed, resumed)
+    assert metrics_of(undisturbed) == metrics_of(resumed)
+    kept = torch.load(resumed / "checkpoints/last.ckpt", weights_only=True)
+    assert kept["epoch"] == 1
+    assert kept["lightning_ad_ended"] is True
