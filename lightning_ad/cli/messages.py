@@ -117,9 +117,15 @@ def _main_memory(cause: BaseException, text: str) -> str | None:
 
 
 def _shared_memory(cause: BaseException, text: str) -> str | None:
-    if "/dev/shm" not in text and "shared memory" not in text:
+    is_full = isinstance(cause, OSError) and cause.errno == errno.ENOSPC
+    refused = is_full and _was_raised_in("synchronize", cause)  # a lock, of which nothing is named
+    if "/dev/shm" not in text and "shared memory" not in text and not refused:
         return None
-    return f"the memory that workers share is full ({text[:120]}): {RELIEVE_WORKERS}"
+    reason = text.strip().rpartition("\n")[2][:160]
+    return (
+        f"the memory that workers share is full ({reason}): {RELIEVE_WORKERS}, or give /dev/shm "
+        "more (docker run --shm-size 2g)"
+    )
 
 
 def _worker_lost_with_its_batch(cause: BaseException, text: str) -> str | None:

@@ -24,13 +24,13 @@ from lightning_ad.data.listing import noting_passed_over
 from lightning_ad.data.mask_survey import MaskSurvey
 from lightning_ad.data.reading import LEGACY, MEGAPIXELS, Bits, limit_size
 from lightning_ad.data.resizing import Resize
-from lightning_ad.data.sample import Batch, MaskReading, Sample, Split, collate
+from lightning_ad.data.sample import Batch, MaskReading, Sample, Split
 from lightning_ad.data.sampler import KeySampler
 from lightning_ad.data.splitting import HoldOut, Validation, by_split
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.textures import texture_source
 from lightning_ad.data.tiling import Tiles
-from lightning_ad.data.workers import begin_worker, worker_count
+from lightning_ad.data.workers import begin_worker, collate_in_worker, worker_count
 from lightning_ad.errors import DataError, UsageError
 from lightning_ad.system.names import file_name
 from lightning_ad.system.paths import existing, places_of, user_path, with_homes
@@ -418,7 +418,7 @@ class AnomalyDataModule(LightningDataModule):
             batch_size=batch_size,
             sampler=self._sampler(data, split),
             num_workers=workers,
-            collate_fn=collate,
+            collate_fn=collate_in_worker,
             pin_memory=device.type == "cuda",
             persistent_workers=workers > 0 and split != "test",
             worker_init_fn=partial(begin_worker, self.max_megapixels),

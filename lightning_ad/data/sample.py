@@ -133,6 +133,21 @@ class Batch:
             ignore=ignore,
         )
 
+    def share_memory(self) -> Self:
+        """Moves all tensors to the memory that processes share, if they are not there.
+
+        Raises:
+            RuntimeError: if it is full.
+        """
+        tensors = [self.image, self.label, self.mask, self.index, *self.recipe.values()]
+        for regions in self.regions:
+            tensors += regions or ()
+        if self.ignore is not None:
+            tensors.append(self.ignore)
+        for tensor in tensors:
+            tensor.share_memory_()
+        return self
+
     def without_padding(self) -> Self:
         """Returns this batch without the rows that only fill it up."""
         return self.select(self.index >= 0)

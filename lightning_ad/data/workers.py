@@ -4,8 +4,10 @@ import os
 import signal
 
 import torch
+from torch.utils.data import get_worker_info
 
 from lightning_ad.data.reading import limit_size
+from lightning_ad.data.sample import Batch, collate
 from lightning_ad.system.signals import STOP_SIGNALS
 
 MOST_WORKERS = 8
@@ -24,6 +26,21 @@ def worker_count(device: torch.device, draws: bool, tiled: bool) -> int:
     if tiled:
         return 1
     return 0
+
+
+def collate_in_worker(items: list[Batch]) -> Batch:
+    """Joins items; in a worker, puts the batch where the main process finds it.
+
+    A thread behind the worker would do the latter too, but would lose the batch if there is no room
+    for it, and the run would wait for it for ever.
+
+    Raises:
+        RuntimeError: if the memory that processes share is full.
+    """
+    batch = collate(items)
+    if get_worker_info() is None:
+        return batch
+    return batch.share_memory()
 
 
 def begin_worker(megapixels: float, worker: int) -> None:
