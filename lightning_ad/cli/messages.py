@@ -8,12 +8,14 @@ import errno
 import logging
 import os
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -139,7 +141,17 @@ def _worker_lost_with_its_batch(cause: BaseException, text: str) -> str | None:
 def _unwritable_file(cause: BaseException, text: str) -> str | None:
     if not isinstance(cause, OSError) or cause.errno not in UNWRITABLE:
         return None
-    return f"{cause.filename or 'a file'}: {UNWRITABLE[cause.errno]} ({text[:160]})"
+    place = cause.filename or _folder_of_logger(cause) or "a file"
+    return f"{place}: {UNWRITABLE[cause.errno]} ({text[:160]})"
+
+
+def _folder_of_logger(error: BaseException) -> str | None:
+    """Returns the folder of the logger that has raised an error; None if it was none."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, CSVLogger | TensorBoardLogger):
+            return owner.log_dir
+    return None
 
 
 def _dead_worker(cause: BaseException, text: str) -> str | None:
@@ -213,11 +225,19 @@ def _was_started_by_lightning() -> bool:
 
 
 def _hide_noise() -> None:
+    threading.excepthook = _report_thread
     for message in WARNINGS_NOT_SHOWN:
         warnings.filterwarnings("ignore", message=message)
     warnings.formatwarning = _format_warning
     for logger in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
         logging.getLogger(f"lightning.pytorch.{logger}").addFilter(_is_shown)
+
+
+def _report_thread(failed: threading.ExceptHookArgs) -> None:
+    """Prints the trace of a thread, but for a full disk: whoever waits for it raises that too."""
+    error = failed.exc_value
+    if not (isinstance(error, OSError) and error.errno in UNWRITABLE):
+        threading.__excepthook__(failed)
 
 
 def _is_shown(record: logging.LogRecord) -> bool:

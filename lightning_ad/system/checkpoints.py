@@ -67,8 +67,14 @@ def write_whole(content: Mapping[str, Any], target: Path) -> None:
     Raises:
         OSError: if it cannot be written; nothing is left of it then, and what was there stays.
     """
-    with replacing_bytes(target) as file:
-        torch.save(dict(content), _ReleasingFile(file))
+    try:
+        with replacing_bytes(target) as file:
+            torch.save(dict(content), _ReleasingFile(file))
+    except RuntimeError as error:  # of the end of an archive whose middle could not be written
+        refused = error.__context__
+        if not isinstance(refused, OSError):
+            raise
+        raise OSError(refused.errno, refused.strerror, str(target)) from error
 
 
 def check_readable(path: Path) -> None:

@@ -1,9 +1,12 @@
 """What a failing command prints, and its exit code. (More in tests/commands/test_faults.py.)"""
 
 import errno
+import threading
 import warnings
+from pathlib import Path
 
 import pytest
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -95,3 +98,28 @@ def test_warnings_of_ours_are_notes(monkeypatch):
     own = warnings.formatwarning("few images", UserWarning, run.__code__.co_filename, 3)
     assert own == "note: few images\n"
     assert "UserWarning: few images" in warnings.formatwarning("few images", UserWarning, "x.py", 3)
+
+
+def test_a_full_disk_names_the_folder_of_the_logger_and_leaves_no_trace(tmp_path, capsys):
+    logger = CSVLogger(tmp_path, name="csv")
+    logger.log_metrics({"loss": 1.0})
+    Path(logger.experiment.metrics_file_path).symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as full:
+        logger.save()
+    sentence = explain(full.value)
+    assert sentence.startswith(f"{logger.log_dir}: there is no room left on the disk")
+
+    def fail(error):
+        raise error
+
+    before = threading.excepthook
+    try:
+        run(lambda: 0)
+        for error in (full.value, ValueError("another")):
+            thread = threading.Thread(target=fail, args=[error])  # as TensorBoard's
+            thread.start()
+            thread.join()
+            printed = capsys.readouterr().err
+            assert bool(printed) == isinstance(error, ValueError)
+    finally:
+        threading.excepthook = before

@@ -63,7 +63,15 @@ def test_a_file_and_its_name_are_on_the_disk_before_anything_else_is_done(tmp_pa
     assert done == whole
 
 
-@pytest.mark.parametrize("write", [write_json, lambda path, content: write_whole(content, path)])
+def write_small(path, content):
+    write_whole(content, path)
+
+
+def write_large(path, content):  # it fails in the middle, and PyTorch raises another error then
+    write_whole({**content, "weights": torch.zeros(100_000)}, path)
+
+
+@pytest.mark.parametrize("write", [write_json, write_small, write_large])
 def test_a_full_disk_names_the_file_and_leaves_nothing(write, tmp_path):
     path = tmp_path / "metrics.json"
     path.with_name(f".metrics.json.{os.getpid()}.part").symlink_to("/dev/full")
