@@ -65,8 +65,6 @@ def trial(
 ) -> str:
     """Kills runs of a method; returns a line of text about what happened."""
     rng = random.Random(f"{method} {seed}")
-    first = command(method, trees, output, f"{method}-warm", False)
-    finish(server, first, f"{method}, first")  # imports are done now
     undisturbed = command(method, trees, output, f"{method}-quiet", False)
     begin = time.perf_counter()
     finish(server, undisturbed, f"{method}, undisturbed")

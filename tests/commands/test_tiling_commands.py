@@ -2,17 +2,13 @@
 
 import csv
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
 from PIL import Image
-from runs import CONFIGS, QUIET, ROOT, config_of
-from scripts import PATIENCE
+from runs import CONFIGS, QUIET, assert_same_weights, config_of, script
 from small import ALL, LEARNED, small_flags
 
 from lightning_ad.commands.evaluate import evaluate
@@ -121,27 +117,9 @@ def test_the_summary_does_not_depend_on_batches_order_or_workers(tree, tmp_path)
 def test_the_summary_of_two_processes_is_that_of_one(tree, tmp_path):
     args = flags("PatchCore", tree, tmp_path)
     train([*args, "--name", "one"])
-    command = [
-        sys.executable,
-        str(ROOT / "train.py"),
-        *args,
-        "--name",
-        "two",
-        "--trainer.devices",
-        "2",
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE, env=environment
-    )
-    assert result.returncode == 0, result.stderr
-    one, two = (
-        torch.load(tmp_path / name / "version_0/checkpoints/last.ckpt", weights_only=True)[
-            "state_dict"
-        ]
-        for name in ("one", "two")
-    )
-    assert all(torch.equal(one[name], two[name]) for name in one)
+    two = script("train.py", [*args, "--name", "two", "--trainer.devices", "2"])
+    assert two.returncode == 0, two.stderr
+    assert_same_weights(tmp_path / "one/version_0", tmp_path / "two/version_0")
 
 
 def test_held_out_images_count_once_with_the_score_of_their_worst_tile(tree, tmp_path):
