@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ class RunCLI(LightningCLI):
         method = type(self.model).__name__.lower()
         return self.config.name or f"{method}-{self.datamodule.file_title}"
 
-    @property
+    @cached_property
     def config_text(self) -> str:
         """The configuration as YAML, all defaults written out."""
         config = self.config.clone()

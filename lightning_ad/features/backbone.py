@@ -8,11 +8,12 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
+from torchvision.models import feature_extraction
 
 from lightning_ad.errors import NotFiniteError, UsageError
 from lightning_ad.features.extraction import Extraction, Maps, Then
 from lightning_ad.features.fusion import ACTIVATIONS
-from lightning_ad.features.weights import build_network
+from lightning_ad.features.weights import TIMM, build_network
 from lightning_ad.system.lazy_module import LazyModule
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -218,14 +219,19 @@ def _as_far_as(
         _check_layers(layers, network, name, argument)
     outputs = {layer: layer for layer in layers}
     try:
-        return timm.models.create_feature_extractor(network, outputs).eval()
+        return _tools(name).create_feature_extractor(network, outputs).eval()
     except ValueError:  # among them is a module that images do not pass
         _check_layers(layers, network, name, argument)
         raise
 
 
+def _tools(name: str) -> Any:
+    """Returns the module that traces a network: timm's own knows what is one node in timm's."""
+    return timm.models if name.startswith(TIMM) else feature_extraction
+
+
 def _check_layers(layers: Sequence[str], network: nn.Module, name: str, argument: str) -> None:
-    nodes = timm.models.get_graph_node_names(network)[1]
+    nodes = _tools(name).get_graph_node_names(network)[1]
     unknown = [layer for layer in layers if not _is_layer(layer, nodes)]
     if unknown:
         raise UsageError(

@@ -38,10 +38,13 @@ def test_help_comes_without_torch(words):
 
 
 def test_libraries_that_few_runs_need_are_imported_at_their_use():
-    """`train --help` is as fast as `import torch, lightning` then."""
+    """`train --help` is as fast as `import torch, lightning` then; timm imports wandb."""
     code = (
         "import sys\n"
         "import lightning_ad.commands.train, lightning_ad.commands.preview\n"
+        "from lightning_ad.methods import DRAEM, PaDiM\n"
+        "PaDiM('squeezenet1_1', weights=None)\n"
+        "DRAEM(reconstructive_width=8, discriminative_width=8)\n"
         "slow = {'timm', 'kornia', 'segmentation_models_pytorch', 'wandb', 'mlflow', 'sklearn'}\n"
         "sys.exit(f'imported {slow & {*sys.modules}}' if slow & {*sys.modules} else 0)\n"
     )

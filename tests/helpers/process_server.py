@@ -28,8 +28,6 @@ IMPORTED_AT_THEIR_USE = (
     "lightning_ad.data.layouts.mvtec",
     "segmentation_models_pytorch",
     "tensorboard.plugins.hparams.api_pb2",
-    "timm",
-    "wandb",
 )
 
 for command in COMMANDS.values():
