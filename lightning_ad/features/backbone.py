@@ -70,7 +70,7 @@ class Backbone(nn.Module):
         argument: str = "model.",
     ) -> None:
         super().__init__()
-        network = build_network(name, weights, argument).eval()
+        network = build_network(name, weights, argument, layers or ()).eval()
         if layers is None:
             layers = _blocks_at(network, name, strides, argument)
         self.layers = list(layers)

@@ -3,7 +3,7 @@
 import os
 import re
 import zipfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -14,14 +14,18 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from lightning_ad.errors import UsageError, WeightsError
+from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.system.checkpoints import check_whole
 from lightning_ad.system.lazy_module import LazyModule
 from lightning_ad.system.paths import user_path
 
 timm = LazyModule("timm")  # seconds, which a command's --help need not take
 TIMM = "timm/"
-SUFFIXES = (".pth", ".pt", ".bin")
+SAFETENSORS = ".safetensors"
+SUFFIXES = (".pth", ".pt", ".bin", SAFETENSORS)
+WRAPPERS = ("state_dict", "model", "model_state_dict")  # under which checkpoints hold weights
+# Children of torchvision's networks that classify; timm's networks name theirs.
+HEADS = ("fc", "classifier", "heads", "head", "AuxLogits", "aux1", "aux2")
 LARGEST_CHECKED = 2**28  # bytes of a tensor that is read to see whether its values are finite
 # Named weights give these a graph that rescales its input; without a name they must have it, too.
 RESCALING = ("googlenet", "inception_v3")
@@ -54,14 +58,20 @@ def is_path(weights: str | os.PathLike[str] | None) -> bool:
     return weights is not None and (weights.endswith(SUFFIXES) or "/" in weights)
 
 
-def build_network(name: str, weights: str | None, argument: str = "model.") -> nn.Module:
+def build_network(
+    name: str, weights: str | None, argument: str = "model.", layers: Sequence[str] = ()
+) -> nn.Module:
     """Builds a whole network, with its weights.
+
+    A file need not have those of the layers that classify, or may have those of other classes: they
+    stay random.
 
     Args:
         name: a torchvision model, or `timm/<name>`.
         weights: the name of the torchvision weights (`IMAGENET1K_V1`) or of the timm tag
             (`tv_in1k`), the path of a state dict, or None for random weights.
         argument: the prefix of `weights` in messages.
+        layers: those that are needed, if they are known; one that classifies may be among them.
 
     Raises:
         UsageError: for an unknown model, or weights that it does not have.
@@ -71,7 +81,7 @@ def build_network(name: str, weights: str | None, argument: str = "model.") -> n
         return _build(name, None, argument)
     if weights is not None and is_path(weights):
         network = _build(name, None, argument)
-        _load(network, name, Path(weights))
+        _load(network, name, Path(weights), layers)
         return network
     return _build(name, weights, argument)
 
@@ -142,23 +152,99 @@ def _timm(name: str, weights: str | None, argument: str) -> nn.Module:
         ) from error
 
 
-def _load(network: nn.Module, name: str, path: Path) -> None:
-    state = read_weights(path)
+def _load(network: nn.Module, name: str, path: Path, layers: Sequence[str]) -> None:
     own = network.state_dict()
-    missing = [k for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    unknown = [k for k in state if k not in own]
-    reshaped = [k for k in own if k in state and own[k].shape != state[k].shape]
-    faults = [
-        *_fault(missing, "missing"),
-        *_fault(unknown, "unknown"),
-        *_fault(reshaped, "of another shape"),
-    ]
-    if faults:
+    state = without_prefix(read_weights(path), own)
+    heads = _heads(network, layers)
+    _check_fit(state, network, heads, f"the weights in {path} do not fit {name}")
+    fitting = {}
+    for key, value in state.items():
+        if key in own and own[key].shape == value.shape:
+            fitting[key] = value
+    network.load_state_dict(fitting, strict=False)
+
+
+def _check_fit(
+    state: Mapping[str, Tensor], network: nn.Module, heads: Sequence[str], message: str
+) -> None:
+    """Raises WeightsError if a file is not of a network; entries of its heads do not matter."""
+    state = _without(state, heads)
+    own = _without(network.state_dict(), heads)
+    optional = "num_batches_tracked"
+    missing = [key for key in own if key not in state and not key.endswith(optional)]
+    reshaped = [key for key in own if key in state and own[key].shape != state[key].shape]
+    unknown = [key for key in state if key not in own]
+    of_its_parts = _are_of_children(unknown, network)
+    if missing or reshaped or of_its_parts:
+        faults = [
+            *_fault(missing, "missing"),
+            *_fault(unknown, "unknown"),
+            *_fault(reshaped, "of another shape"),
+        ]
+        raise WeightsError(f"{message}: {'; '.join(faults)}. Is it another model's file?")
+
+
+def _are_of_children(keys: Sequence[str], network: nn.Module) -> bool:
+    """Returns whether any key would be of a part that the network has."""
+    children = [child for child, _ in network.named_children()]
+    return any(_is_of(key, children) for key in keys)
+
+
+def _heads(network: nn.Module, layers: Sequence[str]) -> list[str]:
+    """Returns the modules that classify, without those that a layer is of."""
+    named = getattr(network, "pretrained_cfg", {}).get("classifier") or ()  # of timm
+    heads = [*HEADS, *([named] if isinstance(named, str) else named)]
+    return [head for head in heads if not _holds_one(head, layers)]
+
+
+def _holds_one(module: str, layers: Sequence[str]) -> bool:
+    return any(_is_of(layer, [module]) for layer in layers)
+
+
+def _without(state: Mapping[str, Tensor], modules: Sequence[str]) -> dict[str, Tensor]:
+    return {key: value for key, value in state.items() if not _is_of(key, modules)}
+
+
+def _is_of(key: str, modules: Sequence[str]) -> bool:
+    """Returns whether a key of a state dict is of one of some modules."""
+    return any(key == module or key.startswith(f"{module}.") for module in modules)
+
+
+def without_prefix(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the entries of a file under the names of a network.
+
+    They are found behind any prefix, such as `module.` of a network on several GPUs, or
+    `model.backbone.` of one in a larger module.
+
+    Args:
+        state: of the file.
+        own: the state dict of the network.
+
+    Raises:
+        WeightsError: if it is there more than once.
+    """
+    found = {prefix: _count(state, own, prefix) for prefix in _prefixes(state, own)}
+    most = max(found.values(), default=0)
+    best = [prefix for prefix, count in found.items() if count == most]
+    if most == 0 or "" in best:
+        return dict(state)
+    if len(best) > 1:
         raise WeightsError(
-            f"the weights in {path} do not fit {name}: {'; '.join(faults)}. "
-            "Is it another model's file?"
+            f"the network is there {len(best)} times, under {' and '.join(sorted(best))}: keep one "
+            "of them in the file"
         )
-    network.load_state_dict(state, strict=False)
+    (prefix,) = best
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def _prefixes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> set[str]:
+    first = next(iter(own), "")
+    prefixes = {key.removesuffix(first) for key in state if key.endswith(f".{first}")}
+    return {"", *prefixes}
+
+
+def _count(state: Mapping[str, Tensor], own: Mapping[str, Tensor], prefix: str) -> int:
+    return sum(f"{prefix}{key}" in state for key in own)
 
 
 def _fault(keys: Collection[str], what: str) -> list[str]:
@@ -172,13 +258,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Reads the weights in a file of them, or in a checkpoint that holds more (`state_dict`).
 
     Raises:
+        UserError: for a file of safetensors if this package is not installed.
         WeightsError: if the file is missing, damaged, or holds more than plain data, or a weight is
             not finite.
     """
-    state = read_state(path)
-    weights = state.get("state_dict", state)
-    check_finite(weights, f"the weights in {path}")  # type: ignore[arg-type]
-    return weights  # type: ignore[return-value]
+    path = user_path(path)
+    state = _read_safetensors(path) if path.suffix == SAFETENSORS else read_state(path)
+    for wrapper in WRAPPERS:
+        inner = state.get(wrapper)
+        if isinstance(inner, dict):
+            state = inner
+            break
+    check_finite(state, f"the weights in {path}")
+    return {key: value for key, value in state.items() if isinstance(value, Tensor)}
 
 
 def check_finite(state: Mapping[str, Any], name: str) -> None:
@@ -199,6 +291,20 @@ def check_finite(state: Mapping[str, Any], name: str) -> None:
                 f"{name} are not all finite numbers: {bad} of {value.numel()} in '{key}' are NaN "
                 "or infinite. The file is damaged, or its training diverged: take another"
             )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError  # which timm brings
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise UserError(f"{path}: install safetensors (pip install safetensors)") from error
+    if not path.is_file():
+        raise WeightsError(f"there is no file {path}")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(f"cannot read {path} as safetensors: {error}") from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

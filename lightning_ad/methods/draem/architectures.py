@@ -6,7 +6,12 @@ import torch
 from torch import nn
 
 from lightning_ad.errors import UsageError, WeightsError
-from lightning_ad.features.weights import is_path, read_weights, weights_skipped
+from lightning_ad.features.weights import (
+    is_path,
+    read_weights,
+    weights_skipped,
+    without_prefix,
+)
 from lightning_ad.system.lazy_module import LazyModule
 
 smp = LazyModule("segmentation_models_pytorch")  # seconds, and DRAEM has networks of its own
@@ -110,7 +115,7 @@ def _freeze_unused(network: nn.Module, inputs: int) -> None:
 def _load(encoder: nn.Module, name: str, path: Path) -> None:
     own = encoder.state_dict()
     fitting = {}
-    for key, value in read_weights(path).items():
+    for key, value in without_prefix(read_weights(path), own).items():
         if key in own and value.shape == own[key].shape:
             fitting[key] = value
     optional = "num_batches_tracked"
