@@ -20,6 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning_ad import methods
 from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
 from lightning_ad.callbacks.preemption import StopOnSignal
+from lightning_ad.callbacks.settings_stay import SettingsStay
 from lightning_ad.callbacks.throughput import ThroughputMonitor
 from lightning_ad.cli import checks
 from lightning_ad.cli.fit_only import checkpoint_to_extend, missing_settings
@@ -48,6 +49,7 @@ from lightning_ad.cli.trainer import (
     progress_bar,
 )
 from lightning_ad.cli.training_files import Digests, training_files, write_digests
+from lightning_ad.cli.tuning import check_tuning
 from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
@@ -338,7 +340,12 @@ class RunCLI(LightningCLI):
         return trainer
 
     def callbacks(self, theirs: list[Callback]) -> list[Callback]:
-        """Returns the user's callbacks between ours."""
+        """Returns the user's callbacks between ours.
+
+        Raises:
+            UsageError: for one whose training no checkpoint and no configuration would hold.
+        """
+        check_tuning(theirs)
         config = self.config_init
         ours: list[Callback] = []
         last = None
@@ -346,6 +353,7 @@ class RunCLI(LightningCLI):
             last = self.folder.last_checkpoint
             ours.append(ConfigInCheckpoint(self.config_text, self.training_set))
             ours += checkpoint_callbacks(self.folder, config.select)
+        ours.append(SettingsStay(config.trainer.accumulate_grad_batches))
         if config.trainer.logger is not False:
             recorder = DashboardRecorder(self.facts, self.config_text, self.dashboard_images)
             ours.append(recorder)

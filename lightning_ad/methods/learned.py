@@ -97,6 +97,17 @@ class LearnedModule(AnomalyModule):
             own.append({key: value for key, value in group.items() if key != "lr"})
         return self._make_optimizer(own)
 
+    def on_train_start(self) -> None:
+        """Says if the last step of each epoch has fewer batches than the others."""
+        super().on_train_start()
+        batches = self.trainer.num_training_batches
+        together = self.trainer.accumulate_grad_batches
+        if math.isfinite(batches) and batches % together:
+            rank_zero_warn(
+                f"the last step of each epoch is made of {batches % together} batches, and its "
+                f"gradient is divided by trainer.accumulate_grad_batches ({together}) all the same"
+            )
+
     def on_train_epoch_start(self) -> None:
         """Seeds what a network draws (dropout) by the epoch: a resumed run draws the same.
 

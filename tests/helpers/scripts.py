@@ -67,8 +67,8 @@ class ScriptServer:
             "argv": argv,
             "environment": {**os.environ, **self.environment, **env},
             "folder": os.getcwd(),
-            "output": output,
-            "error": error,
+            "output": os.path.abspath(output),
+            "error": os.path.abspath(error),
         }
         self._server.stdin.write(json.dumps(request).encode() + b"\n")
         return int(self._server.stdout.readline())
