@@ -69,7 +69,8 @@ def parse(target: Path, flags: list[str]) -> EvaluateCLI:
     with own_config(target) as own:
         run = EvaluateCLI([*own, *flags], finished_checkpoint(target), beside)
         differences = preprocessing_differences(Path(own[1]).read_text(), run.config.data)
-    if run.datamodule.layout == "folder" and _names(flags, "--data.root"):
+    all_tested = run.datamodule.layout_options.get("test_share") == 1
+    if run.datamodule.layout == "folder" and _names(flags, "--data.root") and not all_tested:
         rank_zero_info(
             "Good images of the folder that count as training images are not tested; if the method "
             "has not learned from them, add --data.layout_options.test_share 1"

@@ -278,9 +278,17 @@ class LearnedModule(AnomalyModule):
             there = f"the last good checkpoint is {good}"
         raise DivergedError(
             f"the {what} is {'; '.join(bad)} (epoch {self.current_epoch}, step "
-            f"{self.global_step}); {there}. Begin a new run with a lower learning rate, with "
-            "clipped gradients (trainer.gradient_clip_val), or without 16-mixed"
+            f"{self.global_step}); {there}. Begin a new run with {self._remedies()}"
         )
+
+    def _remedies(self) -> str:
+        """Returns what may help against a loss that is not finite, and was not done yet."""
+        remedies = ["a lower learning rate"]
+        if not self.trainer.gradient_clip_val:
+            remedies.append("clipped gradients (trainer.gradient_clip_val)")
+        if self.trainer.precision.startswith("16"):
+            remedies.append("another trainer.precision than 16-mixed")
+        return ", or ".join(remedies)
 
     def _last_checkpoint(self) -> str | None:
         """Returns the newest checkpoint of this run that is still there."""

@@ -343,9 +343,10 @@ class MahalanobisAD(FitOnlyModule):
         try:
             return self._fit_levels(moments)
         except torch.linalg.LinAlgError as error:
+            more = "" if self.shrink else ", or set model.shrinkage to ledoit-wolf"
             raise UserError(
                 f"a level's covariance of {moments[0].count} images has no inverse: take more "
-                "images (3 different ones at least), or set model.shrinkage to ledoit-wolf"
+                f"images (3 different ones at least){more}"
             ) from error
 
 

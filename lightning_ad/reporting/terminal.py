@@ -100,12 +100,12 @@ def warn_of_gaps(results: RunResults) -> None:
             "these: leave out trainer.limit_test_batches (and fast_dev_run) to test all"
         )
     if results.small_defects:
+        or_tile = "" if results.protocol.get("tiles") else ", or data.tile,"
         rank_zero_warn(
             f"{len(results.small_defects)} anomalous images have a mask, but no defective pixel as "
             "the network sees them (the defect is smaller than a pixel at this size, or ignored, "
             "or the mask is blank): they are left out of the pixel metrics; the first is "
-            f"{results.small_defects[0]}. A larger data.image_size, or data.tile, keeps small "
-            "defects"
+            f"{results.small_defects[0]}. A larger data.image_size{or_tile} keeps small defects"
         )
     if len({row.score for row in results.rows}) == 1 and len(results.rows) > 1:
         rank_zero_warn(

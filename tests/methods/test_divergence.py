@@ -53,8 +53,15 @@ def test_the_images_of_accumulated_gradients_are_named(trees):
             next(p.grad for p in module.parameters() if p.grad is not None).fill_(np.inf)
 
     with pytest.raises(UserError) as raised:
-        fit(draem(), data(trees, batch_size=2), callbacks=[Spoil()], accumulate_grad_batches=2)
+        fit(
+            draem(),
+            data(trees, batch_size=2),
+            callbacks=[Spoil()],
+            accumulate_grad_batches=2,
+            gradient_clip_val=1.0,
+        )
     assert str(raised.value).count(".png") == 4
+    assert str(raised.value).endswith("Begin a new run with a lower learning rate")
 
 
 def test_a_scaler_that_leaves_out_every_step_stops_the_run(trees, monkeypatch):

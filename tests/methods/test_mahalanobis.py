@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -212,6 +214,16 @@ def test_fewer_images_than_dimensions_want_shrinkage(trees, tmp_path):
         UserError, match=r"covariance of 7 images has no inverse: .*model\.shrinkage"
     ):
         fitted(model(shrinkage="none"), tree_data(trees["mvtec"]), tmp_path)
+
+
+def test_shrinkage_that_is_there_is_not_advised(monkeypatch):
+    def fail(moments):
+        raise torch.linalg.LinAlgError
+
+    one = model()
+    monkeypatch.setattr(one, "_fit_levels", fail)
+    with pytest.raises(UserError, match=r"take more images \(3 different ones at least\)$"):
+        one._fit([SimpleNamespace(count=2)])
 
 
 class TestMahalanobisAD(FitOnlyContract):

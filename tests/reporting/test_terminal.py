@@ -76,6 +76,9 @@ def test_warnings_of_what_the_metrics_do_not_say(recwarn):
     assert not recwarn
     with pytest.warns(UserWarning, match=r"2 anomalous images have a mask.*the first is a\.png"):
         warn_of_gaps(made_up_results(ROWS, small_defects=["a.png", "b.png"]))
+    tiled = made_up_results(ROWS, small_defects=["a.png"], protocol={"tiles": [64, 64, 32]})
+    with pytest.warns(UserWarning, match=r"A larger data\.image_size keeps small defects"):
+        warn_of_gaps(tiled)
     with pytest.warns(UserWarning, match="PatchCore scores whole images"):
         warn_of_gaps(made_up_results(ROWS, has_localization=False))
 
