@@ -32,17 +32,22 @@ class Saturation:
         value: the value of the region's pixels in the mask, 1 to 255; it identifies the kind.
         threshold: a number of pixels of the mask file, or a share of the region.
         relative: true if the threshold is a share.
+        whole_pixels: a share of a region is rounded down to whole pixels of the mask file, to one
+            at least.
     """
 
     value: int
     threshold: float
     relative: bool
+    whole_pixels: bool = True
 
     def share(self, area: int) -> float:
         """Returns the share of a region of `area` pixels that must be found, in (0, 1]."""
-        if self.relative:
-            return min(1.0, self.threshold)
-        return min(1.0, self.threshold / area)
+        if not self.relative:
+            return min(1.0, self.threshold / area)
+        if self.whole_pixels:
+            return min(1.0, max(1, int(self.threshold * area)) / area)
+        return min(1.0, self.threshold)
 
 
 @dataclass(frozen=True)

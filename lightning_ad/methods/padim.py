@@ -56,7 +56,9 @@ class PaDiM(FitOnlyModule):
         layers: node names, the finest first; null for the last blocks at strides 4, 8 and 16
             (layer1 to layer3 of a ResNet). The finest one's grid is that of the Gaussians, deeper
             ones are replicated onto it.
-        dimension: channels that are drawn at random from those of all layers; null for all.
+        dimension: channels that are drawn at random from those of all layers; null for all. A list
+            names the channels themselves, counted over all layers from the finest on: those that
+            another implementation has drawn.
         epsilon: added to each variance (section III-B), above 0.
         sigma: of the Gaussian that smooths the map, in pixels; 0 for none.
         storage: of the factors in the checkpoint: float32; float16 halves it, and rounds distances
@@ -79,7 +81,7 @@ class PaDiM(FitOnlyModule):
         backbone: str = "resnet18",
         weights: str | None = "IMAGENET1K_V1",
         layers: list[str] | None = None,
-        dimension: int | None = 100,
+        dimension: int | list[int] | None = 100,
         epsilon: float = 0.01,
         sigma: float = 4.0,
         storage: Literal["float32", "float16"] = "float32",
@@ -93,14 +95,12 @@ class PaDiM(FitOnlyModule):
         self.save_hyperparameters()
         self.backbone = Backbone(backbone, weights, layers, strides=(4, 8, 16))
         self.widths = [shape.channels for shape in self.backbone.shapes(256, 256)]
-        self._check_dimension(dimension)
+        channels = self._choose_channels(dimension, seed)
         self.epsilon = epsilon
         self.sigma = sigma
         self.storage = getattr(torch, storage)
         self.accumulator = getattr(torch, accumulator)
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.randperm(sum(self.widths), generator=generator)[:dimension]
-        self.register_buffer("channels", drawn.sort().values)
+        self.register_buffer("channels", channels)
         # Images in the moments, also before the base sets `images`.
         self.register_buffer("count", torch.tensor(0))
         # Height and width of each layer's map in the fit.
@@ -293,12 +293,36 @@ class PaDiM(FitOnlyModule):
             self._fitted = (self.factors, gaussian)
         return self._fitted[1]
 
-    def _check_dimension(self, dimension: int | None) -> None:
+    def _choose_channels(self, dimension: int | list[int] | None, seed: int) -> Tensor:
+        """Returns the numbers of the channels, ascending."""
+        if isinstance(dimension, list):
+            self._check_listed(dimension)
+            return torch.tensor(sorted(dimension))
+        self._check_count(dimension)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randperm(sum(self.widths), generator=generator)[:dimension]
+        return drawn.sort().values
+
+    def _check_listed(self, channels: list[int]) -> None:
+        last = sum(self.widths) - 1
+        wrong = [channel for channel in channels if not 0 <= channel <= last]
+        if wrong:
+            raise UsageError(
+                f"model.dimension lists channel {wrong[0]}; the layers "
+                f"{', '.join(self.backbone.layers)} have channels 0 to {last}"
+            )
+        if not channels:
+            raise UsageError("model.dimension is an empty list; name at least one channel")
+        if len({*channels}) < len(channels):
+            raise UsageError("model.dimension lists a channel twice; name each once")
+
+    def _check_count(self, dimension: int | None) -> None:
         channels = sum(self.widths)
         if dimension is not None and not 1 <= dimension <= channels:
             raise UsageError(
                 f"model.dimension must be from 1 to {channels}, the channels of the layers "
-                f"{', '.join(self.backbone.layers)}, or null for all; got {dimension}"
+                f"{', '.join(self.backbone.layers)}, null for all, or a list of channels; got "
+                f"{dimension}"
             )
 
     def _check_grids(self, grids: Grids) -> None:

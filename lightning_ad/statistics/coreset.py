@@ -95,8 +95,9 @@ def k_center_greedy(
         count: of vectors to select, at most N.
         generator: on the CPU, the same on all processes; draws the start.
         starting_points: as in PatchCore's released code, the first distance of a vector is its mean
-            distance to that many random vectors, which are not themselves selected; None starts
-            with one random vector.
+            distance to that many random vectors, which are not themselves selected. 0 starts with
+            the vector farthest from the mean, whose distances to all others have the largest sum of
+            squares, as its sampler without approximation; None with one random vector.
         rows: int64 [n], the numbers of this process's vectors among all, 0 to N - 1; None for one
             process's order. Of equally far vectors, the one of the lowest number is selected.
         advance: is called with how many more have been selected.
@@ -116,6 +117,8 @@ def k_center_greedy(
         selection.restore(saved)
     elif starting_points is None:
         selection.start_with_one(generator)
+    elif starting_points == 0:
+        selection.start_with_farthest()
     else:
         selection.start_with_distances(starting_points, generator)
     if selection.count:
@@ -159,7 +162,36 @@ class _Selection:
         """Selects one random vector."""
         total = sum_over_processes(len(self.rows), self.device)
         drawn = torch.randint(total, (1,), generator=generator)
-        first = drawn.to(self.device)
+        self._select_first(drawn.to(self.device))
+
+    def start_with_farthest(self) -> None:
+        """Selects the vector farthest from the mean of all; of equals, that of the lowest number.
+
+        In float64, so that the number of processes does not matter.
+        """
+        mean = self._exact_mean()
+        squared = torch.empty(len(self.vectors), dtype=torch.float64, device=self.device)
+        for part, part_squared in self._parts_with(squared):
+            deviations = part.double() - mean
+            torch.sum(deviations.square_(), 1, out=part_squared)
+        farthest = squared.new_tensor([-1.0])
+        number = self.rows.new_tensor([torch.iinfo(torch.int64).max])
+        if len(squared):
+            farthest = squared.max()[None]
+            number = self.rows[squared == farthest].min()[None]
+        distances = gather_rows(farthest)
+        numbers = gather_rows(number)
+        self._select_first(numbers[distances == distances.max()].min()[None])
+
+    def _exact_mean(self) -> Tensor:
+        """Returns the mean [D] of the vectors of all processes in float64."""
+        total = torch.zeros(self.vectors.shape[1], dtype=torch.float64, device=self.device)
+        for part in self.vectors.split(self._part):
+            total += part.double().sum(0)
+        count = sum_over_processes(len(self.rows), self.device)
+        return gather_rows(total[None]).sum(0) / count
+
+    def _select_first(self, first: Tensor) -> None:
         self._compare(self._vectors_of(first))
         self.nearest[self.rows == first] = -1
         self._record(first)

@@ -5,6 +5,8 @@ from typing import Any
 
 # What the data of a run did before it could be set.
 DATA: dict[str, Any] = {"resize": None, "bits": "legacy", "mask_reading": "legacy"}
+# The same for options of a layout, in runs that could not set data.resize either.
+LAYOUT_OPTIONS: dict[str, dict[str, Any]] = {"mvtec_loco": {"whole_pixels": False}}
 # Settings that a run of before can go on without: its progress already says what they mean.
 ADDED = ("model.init_args.kmeans_starts", "model.init_args.component_fit")
 
@@ -18,4 +20,9 @@ def with_earlier_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def missing_data_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of the data that a stored configuration lacks, as they were then."""
     data = config.get("data", {})
-    return {name: value for name, value in DATA.items() if name not in data}
+    missing = {name: value for name, value in DATA.items() if name not in data}
+    options = LAYOUT_OPTIONS.get(data.get("layout"))
+    if options and "resize" in missing:
+        given = data.get("layout_options") or {}
+        missing["layout_options"] = {**options, **given}
+    return missing

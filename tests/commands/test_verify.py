@@ -9,7 +9,7 @@ import yaml
 from runs import QUIET, flags, metrics_of, script, typed
 
 from lightning_ad.cli.run import RunCLI
-from lightning_ad.commands.train import train
+from lightning_ad.commands.train import parse, train
 from lightning_ad.errors import DataError, UsageError
 from lightning_ad.inspector import FinishedRun
 from lightning_ad.reporting.record import Record, compare_records
@@ -98,7 +98,7 @@ def test_a_run_from_before_keeps_its_resize_and_rounding(run, trees, tmp_path, c
     assert FinishedRun.read(run).config["data"]["resize"] == "lanczos"
     new = shutil.copytree(trees["mvtec"] / "bottle/train/good", tmp_path / "new")
     more = ["--extend", str(earlier), "--data.train_folder", str(new)]
-    extended = RunCLI([*flags("PaDiM", "mvtec", trees, tmp_path / "extended"), *more])
+    extended = parse([*more, "--output", str(tmp_path / "extended"), *QUIET])
     assert extended.datamodule.geometry.interpolation is None
     (earlier / "metrics.json").rename(tmp_path / "metrics.json")
     named = [*flags("PaDiM", "mvtec", trees, tmp_path / "runs"), "--name", "earlier", "--resume"]

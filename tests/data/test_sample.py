@@ -61,10 +61,21 @@ def test_padding_is_left_out():
 
 @pytest.mark.parametrize(
     ("threshold", "relative", "area", "share"),
-    [(20, False, 100, 0.2), (20, False, 10, 1.0), (0.5, True, 100, 0.5), (1.5, True, 100, 1.0)],
+    [
+        (20, False, 100, 0.2),
+        (20, False, 10, 1.0),
+        (0.5, True, 100, 0.5),
+        (1.5, True, 100, 1.0),
+        (0.75, True, 10, 0.7),  # 7 whole pixels, as in the data set's own code
+        (0.3, True, 2, 0.5),  # one at least
+    ],
 )
 def test_the_share_of_a_region_that_must_be_found(threshold, relative, area, share):
     assert Saturation(3, threshold, relative).share(area) == share
+
+
+def test_a_share_of_a_region_in_runs_from_before_is_not_rounded():
+    assert Saturation(3, 0.75, True, whole_pixels=False).share(10) == 0.75
 
 
 def test_without_its_label_a_sample_is_good():

@@ -69,6 +69,27 @@ def test_all_channels_and_a_large_epsilon(trees, tmp_path):
     np.testing.assert_allclose(module.eval()(few).map, maps, rtol=1e-4)
 
 
+def test_channels_can_be_listed():
+    listed = model(dimension=[447, 3, 70])
+    assert listed.channels.tolist() == [3, 70, 447]
+    assert [chosen.channels.tolist() for chosen in listed._chosen_channels()] == [[255], [6], [3]]
+
+
+@pytest.mark.parametrize(
+    ("dimension", "message"),
+    [
+        ([3, 448], "lists channel 448; .* have channels 0 to 447"),
+        ([-1], "lists channel -1"),
+        ([], "an empty list"),
+        ([5, 7, 5], "a channel twice"),
+        (449, "must be from 1 to 448"),
+    ],
+)
+def test_channels_that_are_not_there(dimension, message, fit):
+    with pytest.raises(UsageError, match=rf"model\.dimension.*{message}"):
+        fit[0]._choose_channels(dimension, seed=0)
+
+
 @pytest.mark.parametrize(("dimension", "size"), [(24, 72), (1, 64), (2, 40)])
 def test_sides_that_do_not_divide_and_layers_without_channels(dimension, size, trees, tmp_path):
     """At 72 px the grids are 18, 9 and 5 wide."""

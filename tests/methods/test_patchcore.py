@@ -52,6 +52,18 @@ def test_scores_are_distances_to_the_bank(trees, images, tmp_path):
     assert np.corrcoef(centres.ravel(), squared.ravel())[0, 1] > 0.99
 
 
+def test_a_greedy_selection_of_before_is_extended_as_it_began():
+    module = model(selection="greedy")
+    assert module._starting_points() == 0
+    checkpoint = {}
+    module.on_save_checkpoint(checkpoint)
+    module.on_load_checkpoint(checkpoint)
+    assert module._starting_points() == 0
+    del checkpoint["random_first"]
+    module.on_load_checkpoint(checkpoint)
+    assert module._starting_points() is None
+
+
 def test_switches(trees, images, tmp_path):
     base = model()
     fit(base, data(trees), tmp_path)

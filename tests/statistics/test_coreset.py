@@ -36,6 +36,24 @@ def test_greedy_equals_a_naive_one():
     assert ours == naive_greedy(vectors, ours[0], 60)
 
 
+def released_greedy(vectors, count):
+    """The released sampler without approximation: first distances are norms over all others."""
+    distances = cdist(vectors, vectors)
+    anchor = np.linalg.norm(distances, axis=1)
+    selected = []
+    for _ in range(count):
+        selected.append(int(anchor.argmax()))
+        anchor = np.minimum(anchor, distances[selected[-1]])
+    return selected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_greedy_starts_as_the_released_sampler(seed):
+    vectors = np.random.default_rng(seed).gamma(2.0, size=(300, 5)).astype(np.float32)
+    ours = k_center_greedy(torch.from_numpy(vectors), 40, generator(), starting_points=0)
+    assert ours.rows.tolist() == released_greedy(vectors.astype(np.float64), 40)
+
+
 def test_approximate_start_is_the_mean_distance_to_random_points():
     vectors = np.random.default_rng(1).normal(size=(300, 5)).astype(np.float32)
     starts = torch.randperm(300, generator=generator(4))[:10].numpy()
@@ -46,7 +64,7 @@ def test_approximate_start_is_the_mean_distance_to_random_points():
     assert ours == naive_greedy(vectors, None, 40, distances)
 
 
-@pytest.mark.parametrize("starting_points", [None, 10])
+@pytest.mark.parametrize("starting_points", [None, 0, 10])
 def test_no_vector_twice_even_among_duplicates(starting_points):
     vectors = torch.ones(30, 4) * torch.arange(3).repeat(10)[:, None] + 1000
     selected = k_center_greedy(vectors, 30, generator(), starting_points).rows

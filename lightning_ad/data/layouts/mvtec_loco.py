@@ -32,7 +32,7 @@ def categories(root: Path) -> list[str]:
     return category_names(root, "train")
 
 
-def find(root: Path, category: str | None) -> list[Sample]:
+def find(root: Path, category: str | None, *, whole_pixels: bool = True) -> list[Sample]:
     """MVTec LOCO AD (Bergmann et al., IJCV 2022): 1,772 training, 304 validation, 1,568 test.
 
     An anomalous image has a folder of masks, one for each region; its mask is their union, whatever
@@ -40,12 +40,18 @@ def find(root: Path, category: str | None) -> list[Sample]:
     `defects_config.json`, it says by grey value how much of a region must be found, and
     localisation is reported as sPRO too.
 
+    Args:
+        root: the folder of the data set.
+        category: its name.
+        whole_pixels: a share of a region that must be found is rounded down to whole pixels, as by
+            the data set's own code; false for runs that were made before this could be set.
+
     Raises:
         UsageError: for an unknown category.
         DataError: if a folder is missing, or `defects_config.json` is not what it should be.
     """
     base = category_folder(root, category, "train")
-    saturations = read_saturations(base / "defects_config.json")
+    saturations = read_saturations(base / "defects_config.json", whole_pixels)
     samples = good_samples(base / "train" / GOOD, "train")
     samples += good_samples(base / "validation" / GOOD, "validation")
     for sample in good_samples(base / "test" / GOOD, "test"):
@@ -59,8 +65,12 @@ def find(root: Path, category: str | None) -> list[Sample]:
     return samples
 
 
-def read_saturations(path: Path) -> tuple[Saturation, ...]:
+def read_saturations(path: Path, whole_pixels: bool = True) -> tuple[Saturation, ...]:
     """Reads the data set's own list of the kinds of defect; empty if there is no such file.
+
+    Args:
+        path: of the list.
+        whole_pixels: as of `Saturation`.
 
     Raises:
         DataError: naming the file, if it is not such a list.
@@ -69,7 +79,7 @@ def read_saturations(path: Path) -> tuple[Saturation, ...]:
         return ()
     try:
         kinds = json.loads(read_text(path))
-        return tuple(_saturation(kind) for kind in kinds)
+        return tuple(_saturation(kind, whole_pixels) for kind in kinds)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{path} is not a list of kinds with pixel_value, saturation_threshold and "
@@ -77,11 +87,12 @@ def read_saturations(path: Path) -> tuple[Saturation, ...]:
         ) from error
 
 
-def _saturation(kind: dict[str, Any]) -> Saturation:
+def _saturation(kind: dict[str, Any], whole_pixels: bool) -> Saturation:
     saturation = Saturation(
         value=int(kind["pixel_value"]),
         threshold=float(kind["saturation_threshold"]),
         relative=bool(kind["relative_saturation"]),
+        whole_pixels=whole_pixels,
     )
     if not 0 < saturation.threshold < math.inf:
         raise ValueError(f"expected a saturation_threshold above 0, got {saturation.threshold:g}")

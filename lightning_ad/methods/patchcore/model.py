@@ -24,6 +24,8 @@ from lightning_ad.methods.patchcore.bank import (
 from lightning_ad.system.distributed import sum_over_processes
 from lightning_ad.system.memory import BLOCK_BYTES, VectorStore, fits, gather_rows_from_file
 
+APPROXIMATE_START = 10  # random patches, as released
+
 
 class Member(NamedTuple):
     """The arguments of one backbone of an ensemble."""
@@ -77,7 +79,8 @@ class PatchCore(FitOnlyModule):
             average of the neighbourhood, layers concatenated (with dimension null too).
         dimension: length of a patch feature (released: 1024, 384 for each member of an ensemble).
         coreset_ratio: the share of all training patches that is kept, above 0, at most 1.
-        selection: approximate, from 10 random starting points as released; greedy, from one.
+        selection: approximate, from 10 random starting points; greedy, from the patch farthest from
+            the mean; both as released.
         projection: dimension of the random projection in which the coreset is selected; null for
             none.
         neighbours: a patch's score is the mean distance to this many nearest patches.
@@ -141,12 +144,14 @@ class PatchCore(FitOnlyModule):
         self.sigma = sigma
         self.seed = seed
         self.memory_bytes = bytes_of(memory_gb)
+        self._random_first = False
         self._stores: list[VectorStore] = []  # the features of each member
         self._grids: list[tuple[int, int]] = []  # of each member
 
     def begin(self) -> None:
         """Makes room for the features of all images that this process will see."""
         if not self.extending:
+            self._random_first = False
             for bank in self.banks:
                 bank.forget()
         images = len(self.training_set)
@@ -201,12 +206,27 @@ class PatchCore(FitOnlyModule):
         options = SelectionOptions(
             count=self._coreset_size(total * grid[0] * grid[1]),
             projection=self.projection,
-            starting_points=10 if self.selection == "approximate" else None,
+            starting_points=self._starting_points(),
             seed=self.seed,
             memory_bytes=self._memory_left(),
         )
         saver = self.selection_saver(f"selection{member}")
         self.banks[member].select(patches, options, saver)
+
+    def _starting_points(self) -> int | None:
+        if self.selection == "approximate":
+            return APPROXIMATE_START
+        return None if self._random_first else 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds how a greedy selection begins, for a fit that extends this one."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["random_first"] = self._random_first
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes how a greedy selection began: at a random patch in runs that do not say it."""
+        super().on_load_checkpoint(checkpoint)
+        self._random_first = checkpoint.get("random_first", True)
 
     def _memory_left(self) -> int | None:
         """Returns the bytes that a selection may take beside the features; None for no limit."""
