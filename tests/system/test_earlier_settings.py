@@ -1,6 +1,6 @@
 """What a setting means that a run of before does not have."""
 
-from lightning_ad.system.earlier_settings import with_earlier_settings
+from lightning_ad.system.earlier_settings import DATA, with_earlier_settings
 
 
 def test_what_is_missing_is_what_was_done_then():
@@ -13,7 +13,8 @@ def test_what_is_missing_is_what_was_done_then():
 
 
 def test_what_is_there_stays():
-    now = {"data": {"layout": "mvtec_loco", "resize": "bilinear", "layout_options": {}}}
+    all_set = dict.fromkeys(DATA, "set")
+    now = {"data": {"layout": "mvtec_loco", **all_set, "layout_options": {}}}
     assert with_earlier_settings(now) == now
     folder = {"data": {"layout": "folder", "layout_options": {"good": "ok"}}}
     assert with_earlier_settings(folder)["data"]["layout_options"] == {"good": "ok"}
