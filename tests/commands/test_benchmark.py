@@ -24,7 +24,7 @@ from lightning_ad.commands.benchmark.cells import Cell, plan
 from lightning_ad.commands.benchmark.page import write_page
 from lightning_ad.commands.benchmark.slurm import job_array
 from lightning_ad.commands.benchmark.table import COSTS, CellResult, Row, Table, caveats, rows
-from lightning_ad.commands.benchmark.writing import write_tables
+from lightning_ad.commands.benchmark.writing import notes, shown_metrics, write_tables
 from lightning_ad.commands.train import train
 from lightning_ad.errors import Preempted, UsageError
 from lightning_ad.evaluation import METRIC_NAMES
@@ -381,3 +381,20 @@ def wait_for(what, seconds=PATIENCE):
         assert time.monotonic() < end
         time.sleep(0.1)
     return Path
+
+
+def test_published_numbers_of_another_definition_have_footnotes():
+    results = cells_of("pfm", [0.9], method="PFM") | cells_of("patchcore", [0.8])
+    table = Table(rows(results), [], [])
+    lines = shown_metrics(table.rows)
+    published = {line[2]: line for line in lines if "published" in line[2]}
+    aupro = lines[0].index("AUPRO 0.30")
+    pixels = lines[0].index("pixel AUROC")
+    image = lines[0].index("image AUROC")
+    assert published["PFM (published)"][aupro] == "0.954 (a)"
+    assert published["PFM (published)"][pixels] == "0.984"
+    assert published["PatchCore (published)"][pixels] == "0.986 (b)"
+    assert published["PatchCore (published)"][image] == "1.000"
+    below = notes(table)
+    assert any(note.startswith("(a) PRO of the authors' code, not AUPRO") for note in below)
+    assert any(note.startswith("(b) on masks that the released code erodes") for note in below)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean, stdev
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import yaml
@@ -81,6 +82,7 @@ class Row(NamedTuple):
             published number.
         note: the source of a published number; of how many categories a mean is, if some are
             missing.
+        footnotes: by the names of metrics, how a published number was measured otherwise than ours.
     """
 
     data: str
@@ -91,6 +93,7 @@ class Row(NamedTuple):
     metrics: Mapping[str, Estimate]
     costs: Mapping[str, float]
     note: str = ""
+    footnotes: Mapping[str, str] = MappingProxyType({})
 
 
 class Table(NamedTuple):
@@ -108,7 +111,10 @@ class Table(NamedTuple):
 
 
 class PublishedValue(NamedTuple):
-    """A line of published.csv: a metric in [0, 1] of a method on a category of a layout."""
+    """A line of published.csv: a metric in [0, 1] of a method on a category of a layout.
+
+    Its footnote says how it was measured otherwise than ours; empty if it was not.
+    """
 
     method: str
     data: str
@@ -116,6 +122,7 @@ class PublishedValue(NamedTuple):
     metric: str
     value: float
     source: str
+    footnote: str
 
 
 def read_result(folder: RunFolder) -> CellResult:
@@ -243,12 +250,14 @@ def _values(runs: Sequence[CellResult], metric: str) -> list[float]:
 
 def _published_rows(result: CellResult, data: str, category: str) -> Iterator[Row]:
     """Yields what was published about a method on a category, a row for each source."""
-    by_source: dict[str, dict[str, Estimate]] = {}
+    by_source: dict[str, list[PublishedValue]] = {}
     for line in published():
         if (line.method, line.data, line.category) == (result.method, result.layout, category):
-            by_source.setdefault(line.source, {})[line.metric] = Estimate(line.value)
-    for source, metrics in by_source.items():
-        yield Row(data, category, result.method, "", 0, metrics, {}, source)
+            by_source.setdefault(line.source, []).append(line)
+    for source, lines in by_source.items():
+        metrics = {line.metric: Estimate(line.value) for line in lines}
+        footnotes = {line.metric: line.footnote for line in lines if line.footnote}
+        yield Row(data, category, result.method, "", 0, metrics, {}, source, footnotes)
 
 
 def _published_mean_rows(result: CellResult, data: str, categories: Sequence[str]) -> Iterator[Row]:
@@ -265,7 +274,8 @@ def _published_mean_rows(result: CellResult, data: str, categories: Sequence[str
         metrics = _means_of_published(parts)
         if len(parts) == len(categories) and metrics:
             note = f"{source}, mean of these categories"
-            yield Row(data, MEAN, result.method, "", 0, metrics, {}, note)
+            footnotes = parts[0].footnotes
+            yield Row(data, MEAN, result.method, "", 0, metrics, {}, note, footnotes)
 
 
 def _means_of_published(parts: Sequence[Row]) -> dict[str, Estimate]:

@@ -4,6 +4,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 
 from lightning_ad.commands.benchmark.table import COSTS, Estimate, Row, Table
 from lightning_ad.evaluation import METRIC_NAMES
@@ -46,16 +47,37 @@ def write_tables(folder: Path, table: Table) -> list[Path]:
 
 
 def shown_metrics(rows: Sequence[Row]) -> Lines:
-    """Returns the metrics to three digits, with ± between a mean and its interval."""
+    """Returns the metrics to three digits, with ± between a mean and its interval.
+
+    The letter of a footnote (`notes`) stands behind a number that has one.
+    """
     header = list(PLACE)
     for name in METRIC_NAMES:
         title = name.replace("_", " ").replace("pixel AUPRO", "AUPRO")
         header.append(f"{title} {oracle(name)}".rstrip())
     lines = [header]
     for row in rows:
-        cells = [_shown(row.metrics.get(name)) for name in METRIC_NAMES]
-        lines.append([*_place(row), *cells])
+        lines.append([*_place(row), *_shown_cells(row, _footnotes(rows))])
     return lines
+
+
+def _shown_cells(row: Row, footnotes: Sequence[str]) -> list[str]:
+    cells = []
+    for name in METRIC_NAMES:
+        cell = _shown(row.metrics.get(name))
+        if cell and name in row.footnotes:
+            letter = ascii_lowercase[footnotes.index(row.footnotes[name])]
+            cell = f"{cell} ({letter})"
+        cells.append(cell)
+    return cells
+
+
+def _footnotes(rows: Sequence[Row]) -> list[str]:
+    """Returns the footnotes of published numbers, in the order in which they come."""
+    found: list[str] = []
+    for row in rows:
+        found += [row.footnotes[name] for name in METRIC_NAMES if name in row.footnotes]
+    return list(dict.fromkeys(found))
 
 
 def shown_costs(rows: Sequence[Row]) -> Lines:
@@ -64,7 +86,7 @@ def shown_costs(rows: Sequence[Row]) -> Lines:
 
 
 def notes(table: Table) -> list[str]:
-    """Returns what to say below the metrics: sources, missing categories and caveats."""
+    """Returns what to say below the metrics: footnotes, sources, missing categories, caveats."""
     intervals: list[str] = []
     most_runs = max((row.runs for row in table.rows), default=0)
     if most_runs > 1:
@@ -77,7 +99,10 @@ def notes(table: Table) -> list[str]:
             sources.append(f"{row.method}, published: {row.note}")
         elif row.note:
             incomplete.append(f"{row.data}, {row.configuration}: mean of {row.note}")
-    return list(dict.fromkeys([*intervals, *incomplete, *sources, *table.caveats]))
+    footnotes: list[str] = []
+    for letter, text in zip(ascii_lowercase, _footnotes(table.rows), strict=False):
+        footnotes.append(f"({letter}) {text}")
+    return list(dict.fromkeys([*intervals, *footnotes, *incomplete, *sources, *table.caveats]))
 
 
 def _full_metrics(rows: Sequence[Row]) -> Lines:
@@ -90,7 +115,8 @@ def _full_metrics(rows: Sequence[Row]) -> Lines:
         cells = _place(row)
         for name in METRIC_NAMES:
             cells += _full(row.metrics.get(name))
-        lines.append([*cells, row.note])
+        footnotes = [f"{name}: {text}" for name, text in row.footnotes.items()]
+        lines.append([*cells, "; ".join([row.note, *footnotes])])
     return lines
 
 
