@@ -11,6 +11,7 @@ from lightning_ad.data.datamodule import AnomalyDataModule
 from lightning_ad.data.sample import Sample
 from lightning_ad.data.textures import TextureFolder
 from lightning_ad.system.files import replacing
+from lightning_ad.system.spreadsheets import write_csv
 
 END = 1 << 14  # bytes of each end of a file that are looked at
 COLUMNS = ("use", "name", "digest")
@@ -91,10 +92,10 @@ def _digest(path: str) -> str:
 def write_digests(path: Path, digests: Digests) -> None:
     """Writes a table with a row for each file."""
     with replacing(path) as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
+        rows = [COLUMNS]
         for use, files in digests.items():
-            table.writerows((use, *entry) for entry in sorted(files.items()))
+            rows += [(use, name, digest) for name, digest in sorted(files.items())]
+        write_csv(file, rows)
 
 
 def read_digests(path: Path) -> Digests:

@@ -13,7 +13,7 @@ from lightning_ad.data.layouts import categories, layout_names
 from lightning_ad.errors import Preempted, UsageError
 from lightning_ad.evaluation.catalogue import oracle
 from lightning_ad.system.files import replacing
-from lightning_ad.system.names import file_name, known_name, show
+from lightning_ad.system.names import file_names, known_name, show
 from lightning_ad.system.run_folder import RunFolder
 from lightning_ad.system.signals import forward_signals
 from lightning_ad.system.spreadsheets import spreadsheet_text, write_csv
@@ -104,10 +104,11 @@ def train_each(args: Sequence[str], parts: Parts) -> int:
     output = Path(str(given.get("output") or "runs"))
     title = str(given.get("name") or f"{_method(given)}-{_data_set(given, parts.kind)}")
     finished: dict[str, RunFolder] = {}
-    for number, name in enumerate(parts.names, 1):
-        part = _label(name, parts)
-        label = f"[{number}/{len(parts.names)}] {part}"
-        run = f"{title}-{file_name(part)}"
+    labels = [_label(name, parts) for name in parts.names]
+    endings = file_names(labels)
+    for number, name in enumerate(parts.names):
+        label = f"[{number + 1}/{len(parts.names)}] {labels[number]}"
+        run = f"{title}-{endings[number]}"
         folder = output / run
         kind = f"--data.{parts.kind}"
         flags = [*without(args, kind, "--name"), kind, name, "--name", run]

@@ -152,7 +152,7 @@ class AnomalyDataModule(LightningDataModule):
         self.root = existing(user_path(root))
         self.category = category
         self.layout_options = with_homes(layout_options or {})
-        self.train_folder = with_homes(train_folder)
+        self.train_folder = _on_disk(train_folder)
         self.geometry = Geometry.of(image_size, center_crop, resize)
         self.tiles: Tiles | None = None
         if tile is not None:
@@ -161,8 +161,8 @@ class AnomalyDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.validation = validation
         self.validation_anomalies = validation_anomalies
-        self.textures = with_homes(textures)
-        self.ignore = with_homes(ignore)
+        self.textures = _on_disk(textures)
+        self.ignore = _on_disk(ignore)
         self.ignore_value = ignore_value
         self.on_error: OnError = on_error
         self.max_megapixels = max_megapixels
@@ -469,6 +469,13 @@ class AnomalyDataModule(LightningDataModule):
         if method is None:
             return 0
         return method.batches_kept
+
+
+def _on_disk(path: str | None) -> str | None:
+    """Returns a path with its home and the letters of its names as they are on the disk."""
+    if path is None:
+        return None
+    return str(existing(user_path(path)))
 
 
 def _without(samples: Sequence[Sample], others: Sequence[Sample]) -> list[Sample]:

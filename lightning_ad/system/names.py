@@ -4,7 +4,7 @@ import hashlib
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 LONGEST = 100  # bytes of a name; a file system takes 255, of which several names may be a part
@@ -33,8 +33,28 @@ def file_name(name: str, longest: int = LONGEST) -> str:
     written = written.encode()[:longest].decode(errors="ignore")
     if name and written == name:
         return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{written}-{digest[:DIGITS]}"
+    return f"{written}-{_digest(name)}"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:DIGITS]
+
+
+def file_names(names: Sequence[str]) -> list[str]:
+    """Makes names of the data the names of files beside each other, on any disk.
+
+    Some disks take names for one that differ in large and small letters, or in how accents are
+    written: of these, all but the first get a digest.
+    """
+    taken: set[str] = set()
+    made: list[str] = []
+    for name in names:
+        written = file_name(name)
+        if same_letters(written).casefold() in taken:
+            written = f"{written}-{_digest(name)}"
+        taken.add(same_letters(written).casefold())
+        made.append(written)
+    return made
 
 
 def stays_below(name: str) -> bool:

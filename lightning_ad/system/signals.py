@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from lightning_ad.errors import Stopped
+from lightning_ad.system.names import printable
 
 STOP_SIGNALS = [signal.SIGTERM, signal.SIGINT]
 for name in ("SIGUSR1", "SIGHUP"):  # not on Windows
@@ -109,7 +110,7 @@ def write_notice(text: str) -> None:
     written, so that the run can end properly.
     """
     try:
-        os.write(2, f"\n{text}\n".encode())
+        os.write(2, f"\n{printable(text)}\n".encode())
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for descriptor in (1, 2):

@@ -69,7 +69,9 @@ def test_a_category_a_folder_and_a_root(trees, tmp_path):
     base = (root / "bottle").rename(root / f"bottle{DECOMPOSED}")
     (base / "test/broken").rename(base / f"test/broken{COMPOSED}")
     (base / "ground_truth/broken").rename(base / f"ground_truth/broken{DECOMPOSED}")
-    data = AnomalyDataModule("mvtec", str(tmp_path / f"Fabrik{COMPOSED}"), f"bottle{COMPOSED}")
+    typed = tmp_path / f"Fabrik{COMPOSED}"
+    added = str(typed / f"bottle{COMPOSED}/train/good")
+    data = AnomalyDataModule("mvtec", str(typed), f"bottle{COMPOSED}", train_folder=added)
     data.setup()
     assert data.counts()["test_anomalous"] == 4
 

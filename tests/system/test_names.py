@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from lightning_ad.system.names import file_name, printable, same_letters, stays_below
+from lightning_ad.system.names import file_name, file_names, printable, same_letters, stays_below
 
 PLAIN = ["dent", "Kratzer tief", "Größe", "a.b", "50%", "=1", "it's", "x" * 100, "ü" * 50]
 HOSTILE = [
@@ -64,3 +64,11 @@ def test_a_terminal_shows_what_it_would_obey():
     assert printable("a\x1b]0;owned\a\rb\u202ec") == r"a\x1b]0;owned\x07\x0db\u202ec"
     assert printable("\udccf\udcdd.png") == r"\xcf\xdd.png"
     assert printable("two\nlines\tof Größe") == "two\nlines\tof Größe"
+
+
+def test_names_that_a_disk_may_take_for_one_are_told_apart():
+    names = ["dent", "Dent", "\u00e9", "e\u0301", "a/b", "straße", "STRASSE", "other"]
+    made = file_names(names)
+    assert made[0] == "dent"
+    assert made[-1] == "other"
+    assert len({same_letters(name).casefold() for name in made}) == len(names)
