@@ -25,6 +25,7 @@ from lightning_ad.callbacks.throughput import ThroughputMonitor
 from lightning_ad.cli import checks
 from lightning_ad.cli.fit_only import checkpoint_to_extend, missing_settings
 from lightning_ad.cli.flags import add_flags, seed_number
+from lightning_ad.cli.monitors import check_callbacks, check_monitors
 from lightning_ad.cli.parser import (
     Parser,
     unmade,
@@ -180,7 +181,12 @@ class RunCLI(LightningCLI):
     @property
     def keeps_checkpoints(self) -> bool:
         """Whether the trainer writes checkpoints."""
-        return self.config_init.trainer.enable_checkpointing is not False
+        return self.config_init.trainer.enable_checkpointing is not False and not self.is_trial
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether a few batches of each stage only show that they go through (fast_dev_run)."""
+        return bool(self.config_init.trainer.fast_dev_run)
 
     @property
     def dashboard_images(self) -> int:
@@ -249,6 +255,7 @@ class RunCLI(LightningCLI):
             checks.check_test(self.config.trainer.limit_test_batches, self.datamodule)
             if self.stage == "fit":
                 checks.check_wishes_of_data(self.config_init, self.model, self.datamodule, extend)
+                self._check_callbacks()
         self.revision = None if rank_zero_only.rank else revision()
         self.folder = self.open_folder()
         try:
@@ -269,6 +276,11 @@ class RunCLI(LightningCLI):
             for name, value in missing.items():
                 self.config.data[name] = value
             self.datamodule = AnomalyDataModule(**{**self.datamodule.arguments, **missing})
+
+    def _check_callbacks(self) -> None:
+        theirs = as_list(self.config_init.trainer.callbacks)
+        check_callbacks(theirs)
+        check_monitors(self.config, theirs, self.model, self.datamodule)
 
     def check_data(self) -> None:
         """Finds the data before anything is written: a wrong path leaves no run folder behind."""

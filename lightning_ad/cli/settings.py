@@ -109,6 +109,11 @@ class GivenSettings:
         """The data set's folder."""
         return Path(str(self.get("data.root") or "."))
 
+    @property
+    def is_trial(self) -> bool:
+        """Whether a few batches of each stage are only to show that they go through."""
+        return str(self.get("trainer.fast_dev_run")).lower() not in ("none", "false", "null", "0")
+
     def layout_options(self) -> dict[str, Any]:
         """Returns the options of the layout that are given."""
         options: dict[str, Any] = {}

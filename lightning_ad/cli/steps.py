@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lightning.pytorch.utilities import rank_zero_info
+
 from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
 from lightning_ad.cli.run import RunCLI
 from lightning_ad.errors import Interrupted, Preempted, Stopped, UserError
@@ -32,6 +34,21 @@ def test(run: RunCLI, checkpoint: Path | None, watch: Stopwatch) -> None:
         if checkpoint is not None:
             run.load_learned(checkpoint)
         run.trainer.test(run.model, datamodule=run.datamodule, verbose=False)
+
+
+def end_trial(run: RunCLI) -> RunFolder:
+    """Ends a run of a few batches, whose numbers mean nothing, without results.
+
+    Returns:
+        The folder of the run, which is gone.
+    """
+    if run.trainer.is_global_zero:
+        run.folder.discard()
+    rank_zero_info(
+        "trainer.fast_dev_run: a few batches went through training, validation and test; nothing "
+        "is kept"
+    )
+    return run.folder
 
 
 def finish(run: RunCLI, watch: Stopwatch) -> RunFolder:

@@ -25,6 +25,15 @@ SELECTION_MODE = {  # what may choose an epoch, never by a test image, and which
 }
 
 
+class RunCheckpoint(ModelCheckpoint):
+    """A checkpoint callback of ours: by its name, checkpoints tell its state from the user's."""
+
+    @property
+    def _legacy_state_key(self) -> str:  # type: ignore[override]
+        """The name in checkpoints of earlier versions, where Lightning looks too."""
+        return self.state_key.replace("RunCheckpoint", "ModelCheckpoint", 1)
+
+
 def checkpoint_callbacks(folder: RunFolder, select: str) -> list[Callback]:
     """Returns what keeps the last epoch and, unless `select` is last, the best one.
 
@@ -32,7 +41,7 @@ def checkpoint_callbacks(folder: RunFolder, select: str) -> list[Callback]:
         folder: of the run.
         select: last, or a metric of `SELECTION_MODE`.
     """
-    last = ModelCheckpoint(
+    last = RunCheckpoint(
         str(folder.checkpoints),
         filename=folder.last_checkpoint.stem,
         save_on_train_epoch_end=True,
@@ -40,7 +49,7 @@ def checkpoint_callbacks(folder: RunFolder, select: str) -> list[Callback]:
     )
     if select == "last":
         return [last]
-    best = ModelCheckpoint(
+    best = RunCheckpoint(
         str(folder.checkpoints),
         filename=folder.best_checkpoint.stem,
         monitor=select,

@@ -179,6 +179,11 @@ def _check_trainer(module: AnomalyModule, given: GivenSettings) -> None:
             f"{type(module).__name__} has no released settings that say how long it is trained: "
             'give trainer={"max_epochs": ...}'
         )
+    if given.is_trial:
+        raise UsageError(
+            "what was learned is taken from the run's checkpoint, and trainer.fast_dev_run writes "
+            "none: leave it out, or run lightning-ad train"
+        )
     if str(given.get("trainer.enable_checkpointing")).lower() == "false":
         raise UsageError(
             "what was learned is taken from the run's checkpoint: leave out "

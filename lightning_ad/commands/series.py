@@ -101,6 +101,11 @@ def train_each(args: Sequence[str], parts: Parts) -> int:
         The exit code: 1 if a run failed, 75 if one was stopped.
     """
     given = GivenSettings(args)
+    if given.is_trial:
+        raise UsageError(
+            f"trainer.fast_dev_run keeps nothing that a table could be made of: name one "
+            f"{parts.kind} by --data.{parts.kind}"
+        )
     output = Path(str(given.get("output") or "runs"))
     title = str(given.get("name") or f"{_method(given)}-{_data_set(given, parts.kind)}")
     finished: dict[str, RunFolder] = {}

@@ -10,7 +10,7 @@ from lightning_ad.cli.evaluate import own_config
 from lightning_ad.cli.forecast import announce
 from lightning_ad.cli.run import RunCLI
 from lightning_ad.cli.settings import of_one_run, split_flags, with_demo
-from lightning_ad.cli.steps import finish, fit, interruptible, test
+from lightning_ad.cli.steps import end_trial, finish, fit, interruptible, test
 from lightning_ad.commands.series import parts_of, train_each
 from lightning_ad.errors import UsageError
 from lightning_ad.system.cost import Stopwatch
@@ -63,6 +63,8 @@ def _train(run: RunCLI) -> RunFolder:
     with interruptible(run):
         fit(run, watch)
         test(run, run.tested_checkpoint(), watch)
+        if run.is_trial:
+            return end_trial(run)
         return finish(run, watch)
 
 

@@ -193,6 +193,8 @@ class FitOnlyModule(AnomalyModule):
     def _check_trainer(self) -> None:
         name = type(self).__name__
         trainer: Any = self.trainer
+        if trainer.fast_dev_run:
+            return
         settings = {
             "max_epochs": (trainer.max_epochs, 1),
             "max_steps": (trainer.max_steps, -1),
@@ -282,7 +284,7 @@ class FitOnlyModule(AnomalyModule):
     def _check_that_all_were_seen(self) -> None:
         seen = sum_over_processes(self._seen, self.device)
         count = len(self.training_set)
-        if seen != count:
+        if seen != count and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             raise UserError(
                 f"the epoch ended after {seen} of {count} training images, and a "
                 f"{type(self).__name__} of a part of them would look like one of all; leave out "

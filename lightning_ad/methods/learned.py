@@ -55,6 +55,11 @@ class LearnedModule(AnomalyModule):
         """Returns whether an optimizer or a schedule was given in place of the released one."""
         return self._make_optimizer is not None or self._make_scheduler is not None
 
+    @property
+    def loss_names(self) -> Sequence[str] | None:
+        """The names in `losses`, which callbacks may wait for; None if they are not told."""
+        return None
+
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Returns the parts of the loss, scalars by name; their sum is minimised."""
         raise NotImplementedError

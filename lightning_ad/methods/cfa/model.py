@@ -1,5 +1,6 @@
 """CFA (Lee, Lee and Song, IEEE Access 2022, arXiv 2206.04325): features adapted to good ones."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -182,6 +183,10 @@ class CFA(LearnedModule):
         scores = softmin_score(squared.sqrt()).view(batch, rows, columns)
         anomaly = score_map(scores, image.shape[2], image.shape[3], self.sigma, ignore)
         return Prediction(anomaly, anomaly.flatten(1).amax(1))
+
+    @property
+    def loss_names(self) -> Sequence[str]:
+        return ("loss_attraction", "loss_repulsion")
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Attraction and repulsion, each a mean over patches and centres."""

@@ -1,5 +1,6 @@
 """DRAEM (Zavrtanik et al., ICCV 2021, arXiv 2108.07610): trained to see synthetic anomalies."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -150,6 +151,13 @@ class DRAEM(LearnedModule):
         maps = hide(maps, ignore)
         smooth = F.avg_pool2d(maps, self.score_window, stride=1, padding=self.score_window // 2)
         return Prediction(maps, smooth.flatten(1).amax(1))
+
+    @property
+    def loss_names(self) -> Sequence[str]:
+        parts = ["loss_l2", "loss_ssim"]
+        if self.discriminative is not None:
+            parts.append("loss_focal")
+        return parts
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The L2, SSIM and focal losses of section 3.4, of equal weight."""

@@ -1,5 +1,6 @@
 """PFM (Wan et al., IEEE TII 2022), PEFM (CASE 2022): where one network mispredicts another."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -136,6 +137,13 @@ class PFM(LearnedModule):
         levels = torch.stack(maps)
         fused = levels.mean(0) if self.fusion == "mean" else levels.prod(0)
         return Prediction(fused, fused.flatten(1).amax(1))
+
+    @property
+    def loss_names(self) -> Sequence[str]:
+        names: list[str] = []
+        for level, mapping in self.mappings.items():
+            names += [f"loss_{level}_{way}" for way in mapping.decoders]
+        return names
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The mean squared error of each level and direction, of equal weight."""
