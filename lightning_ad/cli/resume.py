@@ -5,6 +5,7 @@ place in the epoch, after which the data module's sampler continues. A fit-only 
 its progress (`methods.fit_progress`). A run that has neither begins anew, in the same folder.
 """
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,9 @@ def _fixed_settings(config: str) -> dict[str, Any]:
 
 
 def _meaning(key: str, value: Any) -> Any:
+    """Returns a value that is equal for the same setting, as for a path in another spelling."""
+    if isinstance(value, str) and os.path.exists(value):
+        return os.path.realpath(value)
     if key in COUNTED and isinstance(value, float) and value == 1:
         return ("all", value)
     return value

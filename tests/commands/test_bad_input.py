@@ -255,6 +255,19 @@ def test_resuming_does_not_take_one_batch_for_all(tmp_path, begun, now, same):
         check_same(folder, f"trainer:\n  limit_train_batches: {now}\n")
 
 
+def test_resuming_takes_one_folder_for_one_however_it_is_spelled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "link").symlink_to("new")
+    (tmp_path / "old").mkdir()
+    folder = RunFolder(tmp_path)
+    folder.config.write_text("data:\n  train_folder: new\n")
+    for spelled in ("./new", tmp_path / "new", "link", "old/../new"):
+        check_same(folder, f"data:\n  train_folder: {spelled}\n")
+    with pytest.raises(UsageError, match=r"begun with data\.train_folder new, now it is old"):
+        check_same(folder, "data:\n  train_folder: old\n")
+
+
 def complain(capfd, *words):
     code = main(["evaluate", *map(str, words)])
     return code, message_of(capfd.readouterr().err)
