@@ -60,8 +60,9 @@ class ConfigInCheckpoint(Callback):
         """Adds configuration, folder, fingerprint, cost, and whether the fit has ended."""
         checkpoint[self.KEY] = self.config
         checkpoint[self.FOLDER] = os.getcwd()
-        # Early stopping, a time limit or any other callback has decided so before the epoch's end.
-        checkpoint[self.ENDED] = trainer.should_stop and trainer.fit_loop._can_stop_early
+        # Early stopping, a time limit or any other callback has decided so before the epoch's end;
+        # Lightning goes on until trainer.min_epochs, before and after a resumption.
+        checkpoint[self.ENDED] = trainer.should_stop
         checkpoint[self.TRAINING_SET] = self.training_set
         before = self.spent_before(pl_module)["seconds"]
         checkpoint[self.COST] = {

@@ -1,7 +1,7 @@
 """Which process of a run this one is: by what was started, not by variables that were left over."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import NamedTuple
 
 from lightning.fabric.plugins import ClusterEnvironment
@@ -23,6 +23,10 @@ OF_TORCHRUN = ("TORCHELASTIC_RUN_ID", "RANK", "LOCAL_RANK", "WORLD_SIZE")
 MEETING_PLACE = ("MASTER_ADDR", "MASTER_PORT")
 # Lightning would take these from an earlier program for its own.
 LEFT_OVER = (*OF_TORCHRUN, *MEETING_PLACE, "NODE_RANK", "GROUP_RANK", "STANDALONE_PORT")
+# As Lightning's, for the first step of a job.
+FIRST_PORT = 15_000
+PORTS = 10_000
+STEP_OF_PORTS = 101
 Variables = Mapping[str, str]
 
 
@@ -70,6 +74,7 @@ def take_place(wanted: Wanted) -> ClusterEnvironment | None:
     launcher = _launcher(wanted, os.environ)
     rank_zero_only.rank = launcher.rank(wanted, os.environ)
     if launcher.is_external:
+        _keep_steps_apart(os.environ)
         return None
     if launcher.is_first:
         for name in LEFT_OVER:
@@ -78,6 +83,17 @@ def take_place(wanted: Wanted) -> ClusterEnvironment | None:
     if any(other.detect() for other in others):
         return LightningEnvironment()
     return None
+
+
+def _keep_steps_apart(variables: MutableMapping[str, str]) -> None:
+    """Gives each step of a SLURM job a port of its own; Lightning takes that of the job for all."""
+    step = variables.get("SLURM_STEP_ID", "0")
+    job = variables.get("SLURM_JOB_ID", "")
+    if "MASTER_PORT" in variables or not (step.isdecimal() and job.isdecimal()):
+        return
+    if int(step) > 0:
+        port = FIRST_PORT + (int(job) + STEP_OF_PORTS * int(step)) % PORTS
+        variables["MASTER_PORT"] = str(port)
 
 
 def device_count(devices: object, accelerator: object) -> int:

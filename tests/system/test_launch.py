@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_ad.errors import UsageError
@@ -86,6 +86,19 @@ def test_the_rank_is_that_of_the_launcher(variables, started, wanted, rank):
     variables(started)
     assert take_place(wanted) is None
     assert rank_zero_only.rank == rank
+
+
+def test_two_steps_of_a_slurm_job_do_not_meet_at_one_port(variables):
+    ports = []
+    for step in ("0", "1", "2"):
+        os.environ.pop("MASTER_PORT", None)
+        variables({**TASK_OF_SRUN, "SLURM_JOB_ID": "1234567", "SLURM_STEP_ID": step})
+        take_place(Wanted(devices=4, nodes=1))
+        ports.append(SLURMEnvironment().main_port)
+    assert ports == [15_000 + 4567, 15_000 + 4668, 15_000 + 4769]
+    variables({"MASTER_PORT": "29500"})
+    take_place(Wanted(devices=4, nodes=1))
+    assert os.environ["MASTER_PORT"] == "29500"
 
 
 @pytest.mark.parametrize(
