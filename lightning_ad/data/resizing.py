@@ -1,5 +1,6 @@
 """Resizes images: four ways, each a product with one matrix from each side."""
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -13,11 +14,11 @@ from lightning_ad.system.threads import one_thread
 Resize = Literal["bilinear", "bicubic", "lanczos", "linear"]
 
 SHARPNESS = -0.5  # the a of Keys' cubic, as in Pillow
-BLOCK = 16  # rows of a matrix that are multiplied together, by the columns in which they are not 0
+BLOCK = 16  # rows of a matrix that are multiplied together, without the columns where all are 0
 
 
 class Filter(NamedTuple):
-    """A filter of antialiased resizing.
+    """A filter of resizing; the antialiased ways stretch it.
 
     Attributes:
         reach: pixels of the result beyond which its weights are 0.
@@ -57,7 +58,7 @@ def resize(image: Tensor, height: int, width: int, way: Resize = "bilinear") -> 
         one_channel = resize(image[:, :1], height, width, way)
         return one_channel.expand(*image.shape[:2], height, width)
     if way == "bilinear":
-        # The same as by its matrices except for rounding, and faster.
+        # As by its matrices except for rounding, and to the bits of all earlier versions.
         resized = F.interpolate(image, (height, width), mode="bilinear", antialias=True)
     else:
         resized = _resize_by_matrices(image, height, width, way)
@@ -69,9 +70,11 @@ def resize_matrix(pixels: int, resized: int, way: Resize) -> Tensor:
 
     An image is resized by `rows @ image @ columns.T`.
     """
-    if way == "linear":
-        return _linear_matrix(pixels, resized).float()
-    return _filter_matrix(pixels, resized, FILTERS[way]).float()
+    matrix = torch.zeros(resized, pixels)
+    rows = matrix.split(BLOCK)
+    for own, band in zip(rows, _bands(pixels, resized, way), strict=True):
+        own[:, band.first : band.last] = band.weights
+    return matrix
 
 
 def _resize_by_matrices(image: Tensor, height: int, width: int, way: Resize) -> Tensor:
@@ -86,38 +89,27 @@ def _resize_by_matrices(image: Tensor, height: int, width: int, way: Resize) -> 
 
 @lru_cache(64)
 def _bands(pixels: int, resized: int, way: Resize) -> tuple[_Band, ...]:
-    bands = []
-    for rows in resize_matrix(pixels, resized, way).split(BLOCK):
-        used = rows.any(0).nonzero().flatten()
-        first = int(used[0])
-        last = int(used[-1]) + 1
-        bands.append(_Band(first, last, rows[:, first:last].contiguous()))
-    return tuple(bands)
-
-
-def _linear_matrix(pixels: int, resized: int) -> Tensor:
-    """Weights of the two pixels around each place."""
-    centres = torch.arange(resized, dtype=torch.float64) + 0.5
-    places = (centres * (pixels / resized) - 0.5).clamp(0, pixels - 1)
-    before = places.floor().long()
-    after = (before + 1).clamp(max=pixels - 1)
-    share = (places - before)[:, None]
-    matrix = share.new_zeros(resized, pixels)
-    matrix.scatter_add_(1, before[:, None], 1 - share)
-    matrix.scatter_add_(1, after[:, None], share)
-    return matrix
-
-
-def _filter_matrix(pixels: int, resized: int, filter: Filter) -> Tensor:
-    """Weights of a filter, stretched to the pixels of the result if these are larger."""
+    """Returns the rows of a matrix, `BLOCK` of them together; places are in float64."""
     scale = pixels / resized
-    stretch = max(scale, 1.0)
     centres = (torch.arange(resized, dtype=torch.float64) + 0.5) * scale
-    places = torch.arange(pixels, dtype=torch.float64) + 0.5
+    stretch = max(scale, 1.0)  # of the filter, to the pixels of the result if these are larger
+    if way == "linear":
+        centres = centres.clamp(0.5, pixels - 0.5)
+        stretch = 1.0
+    return tuple(_band(part, pixels, stretch, FILTERS[way]) for part in centres.split(BLOCK))
+
+
+def _band(centres: Tensor, pixels: int, stretch: float, filter: Filter) -> _Band:
+    """Returns the rows of a few places in the image, ascending."""
+    reach = filter.reach * stretch
+    first = max(0, math.floor(float(centres[0]) - reach))
+    last = min(pixels, math.ceil(float(centres[-1]) + reach))
+    places = torch.arange(first, last, dtype=torch.float64) + 0.5
     distances = (places - centres[:, None]) / stretch
     weights = filter.weights(distances)
     weights = torch.where(distances.abs() < filter.reach, weights, 0)
-    return weights / weights.sum(1, keepdim=True)
+    normalised = weights / weights.sum(1, keepdim=True)
+    return _Band(first, last, normalised.float())
 
 
 def _triangle(distance: Tensor) -> Tensor:
@@ -136,7 +128,8 @@ def _lanczos(distance: Tensor) -> Tensor:
     return torch.sinc(distance) * torch.sinc(distance / 3)
 
 
-FILTERS: dict[str, Filter] = {
+FILTERS: dict[Resize, Filter] = {
+    "linear": Filter(1.0, _triangle),
     "bilinear": Filter(1.0, _triangle),
     "bicubic": Filter(2.0, _cubic),
     "lanczos": Filter(3.0, _lanczos),
