@@ -15,7 +15,14 @@ from torch.utils.data import DataLoader
 
 from lightning_ad.data.checking import Fault, OnError, check_or_skip
 from lightning_ad.data.dataset import AnomalyDataset
-from lightning_ad.data.depth import EIGHT, check_depth, check_setting, find_bits
+from lightning_ad.data.depth import (
+    EIGHT,
+    Depth,
+    check_depth,
+    check_highest,
+    check_setting,
+    find_bits,
+)
 from lightning_ad.data.geometry import Geometry, Size
 from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import find_samples, labels_come_from_masks, prepare_layout
@@ -290,14 +297,16 @@ class AnomalyDataModule(LightningDataModule):
         if self.bits == LEGACY:
             return
         tested = [sample.path for sample in self.samples["test"]]
-        depth = None
+        good: list[str] = []
+        if not for_test_alone:
+            learned = self.samples["train"] + self.samples["validation"]
+            good = [sample.path for sample in learned]
         if self.bits is None:
-            good = self.samples["train"] + self.samples["validation"]
-            paths = [sample.path for sample in good]
-            if for_test_alone or not good:
-                paths = tested
-            self.bits, depth = find_bits(paths)
-        check_depth(tested, int(self.bits), depth)
+            self.bits, depth = find_bits(good or tested)
+            check_depth(tested, self.bits, depth)
+        else:
+            check_highest(Depth.of(good), int(self.bits))
+            check_depth(tested, int(self.bits), None)
 
     def _find_in_layout(self) -> list[Sample]:
         samples = find_samples(self.layout, self.root, self.category, self.layout_options)

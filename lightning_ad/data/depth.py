@@ -97,24 +97,29 @@ def find_bits(training: Sequence[str]) -> tuple[int, Depth]:
     return depth.bits, depth
 
 
-def check_depth(tested: Sequence[str], bits: int, training: Depth | None) -> None:
-    """Checks that test images have the depth that the training images have.
-
-    Args:
-        tested: paths of the images.
-        bits: of the training images.
-        training: what was read of them; None if `bits` was given.
-
-    Raises:
-        DataError: naming an image of another depth; a warning if `bits` was given and is larger.
-    """
-    depth = Depth.of(tested)
+def check_highest(depth: Depth, bits: int) -> None:
+    """Raises DataError, naming an image, if one has larger values than these bits hold."""
     if depth.highest >= 2**bits:
         raise DataError(
             f"{depth.path} has values up to {depth.highest}, and those of {bits} bits, as the "
             f"training images have, go up to {2**bits - 1}: it is of another depth, or brighter. "
             "If it is of the same camera, set data.bits to the camera's bits and train anew"
         )
+
+
+def check_depth(paths: Sequence[str], bits: int, training: Depth | None) -> None:
+    """Checks that test images have the depth that the training images have.
+
+    Args:
+        paths: of the images.
+        bits: of the training images.
+        training: what was read of them; None if `bits` was given.
+
+    Raises:
+        DataError: naming an image of another depth; a warning if `bits` was given and is larger.
+    """
+    depth = Depth.of(paths)
+    check_highest(depth, bits)
     message = _shallower(depth, bits, training)
     if not message:
         return
@@ -133,14 +138,14 @@ def _shallower(depth: Depth, bits: int, training: Depth | None) -> str:
     is_mixed = training is not None and training.files_of_8_bits
     if shallow and not is_mixed:
         return (
-            f"{len(shallow)} test images have 8 bits a channel, {shallow[0]} first, and the "
-            f"training images have {bits}"
+            f"{len(shallow)} of {depth.images} images have 8 bits a channel, {shallow[0]} first, "
+            f"and the training images have {bits}"
         )
     if not depth.has_16_bit_files or depth.bits >= bits:
         return ""
     if training is None or median(training.values) > CLEARLY_DARKER * median(depth.values):
         return (
-            f"the test images have values up to {depth.highest}, as if of {depth.bits} bits, and "
-            f"the training images are of {bits}"
+            f"the test images have values up to {depth.highest}, as if of {depth.bits} "
+            f"bits, and the training images are of {bits}"
         )
     return ""

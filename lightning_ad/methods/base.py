@@ -251,6 +251,7 @@ class AnomalyModule(LightningModule):
         if not isinstance(checkpoint["calibration"], dict):
             raise WeightsError(EARLIER)
         check_finite(checkpoint.get("state_dict", {}), "the learned values in the checkpoint")
+        check_finite(checkpoint["calibration"], "the held-out scores in the checkpoint")
         self.calibration = Calibration(**checkpoint["calibration"])
         self.trained_images = checkpoint.get("trained_images", 0)
 

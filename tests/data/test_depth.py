@@ -74,6 +74,8 @@ def test_test_images_of_another_depth_stop_before_the_fit(tree):
         with pytest.raises(DataError, match=rf"{brighter} has values up to 5000, and those of 12"):
             set_up(tree, bits=bits)
     assert set_up(tree, bits=14).bits == 14
+    with pytest.raises(DataError, match=r"values up to \d+, and those of 10 bits"):
+        set_up(tree, bits=10)
     assert set_up(tree, bits="legacy").bits == "legacy"
 
 
@@ -81,7 +83,7 @@ def test_test_images_of_another_depth_stop_before_the_fit(tree):
     ("train", "test", "words"),
     [
         (8, 12, r"has values up to \d+, and those of 8 bits"),
-        (12, 8, "7 test images have 8 bits a channel, .* and the training images have 12"),
+        (12, 8, "7 of 7 images have 8 bits a channel, .* and the training images have 12"),
         (12, 10, r"the test images have values up to \d+, as if of 10 bits"),
     ],
 )

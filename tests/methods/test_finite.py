@@ -8,6 +8,7 @@ from small_fits import trainer, tree_data
 
 from lightning_ad.data.sample import Prediction
 from lightning_ad.errors import NotFiniteError, WeightsError
+from lightning_ad.evaluation.thresholds import Calibration
 from lightning_ad.features.extraction import WholeBatch
 from lightning_ad.methods.finite import check_scores, naming_images
 
@@ -34,6 +35,9 @@ def test_a_score_that_is_not_finite_names_the_image(trees, tmp_path):
     with pytest.raises(WeightsError, match=r"learned values in the checkpoint .* in 'mean'"):
         Minimal().load_learned(fit._checkpoint_connector.dump_checkpoint())
     module.mean.zero_()
+    module.calibration = Calibration(*torch.tensor([[1.0, torch.nan]]).expand(3, 2))
+    with pytest.raises(WeightsError, match=r"held-out scores in the checkpoint .* in 'good'"):
+        Minimal().load_learned(fit._checkpoint_connector.dump_checkpoint())
     held_out = tree_data(trees["mvtec"], validation="holdout")
     module.forward = lambda image, ignore: Prediction(image[:, 0], image[:, 0, 0, 0] / 0)
     with pytest.raises(NotFiniteError, match=r"the score of .*train.good.*\.png is not"):
