@@ -489,6 +489,8 @@ def _on_disk(path: str | None) -> str | None:
 
 def _without(samples: Sequence[Sample], others: Sequence[Sample]) -> list[Sample]:
     """Returns the samples whose image is none of others, however the paths are spelled."""
+    if not others:
+        return list(samples)
     places = {*places_of(sample.path for sample in others)}
     own = places_of(sample.path for sample in samples)
     return [sample for sample, place in zip(samples, own, strict=True) if place not in places]

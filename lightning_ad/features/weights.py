@@ -1,5 +1,6 @@
 """The weights of a backbone: by the name of an enum, by a path, or none."""
 
+import io
 import os
 import re
 import zipfile
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from lightning_ad.errors import UsageError, UserError, WeightsError
 from lightning_ad.system.checkpoints import check_whole
 from lightning_ad.system.lazy_module import LazyModule
+from lightning_ad.system.names import is_utf8
 from lightning_ad.system.paths import user_path
 
 timm = LazyModule("timm")  # seconds, which a command's --help need not take
@@ -319,9 +321,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise WeightsError(f"there is no file {path}")
     check_whole(path)
-    mapped = zipfile.is_zipfile(path)
+    mapped = zipfile.is_zipfile(path) and is_utf8(str(path))
+    source = path if is_utf8(str(path)) else io.BytesIO(path.read_bytes())
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        state = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # torch raises pickle, zip and runtime errors alike
         raise _unreadable(path, error) from error
     if not isinstance(state, dict):

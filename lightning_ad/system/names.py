@@ -63,6 +63,15 @@ def stays_below(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and path != PurePath()
 
 
+def is_utf8(text: str) -> bool:
+    """Returns whether a path has a name for programs that take UTF-8 alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def same_letters(name: str) -> str:
     """Returns a name in the form in which equal letters are equal characters (Unicode's NFC).
 

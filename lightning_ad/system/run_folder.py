@@ -8,7 +8,7 @@ from typing import Self
 from lightning_ad.errors import UsageError
 from lightning_ad.system.files import remove_parts, replacing, sync_folder
 from lightning_ad.system.folder_lock import FolderIsLockedError, FolderLock
-from lightning_ad.system.names import stays_below
+from lightning_ad.system.names import is_utf8, stays_below
 from lightning_ad.system.paths import user_path
 
 
@@ -34,6 +34,11 @@ class RunFolder:
             raise UsageError(
                 f"a run cannot be called {name}: its name is a folder in {output}; choose its "
                 "place by --output"
+            )
+        if not is_utf8(str(output / name)):
+            raise UsageError(
+                f"the run folder {output / name} is not UTF-8, and PyTorch and TensorBoard write "
+                "to no other: choose another output folder or name"
             )
         numbers = [_number(version.path) for version in cls.versions(output / name)]
         number = max(numbers, default=-1)

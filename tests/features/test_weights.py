@@ -1,5 +1,7 @@
 """Weights by name, by path and by none; what does not fit or is not there is named."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -132,3 +134,9 @@ def test_weights_that_are_nearly_of_the_network_are_refused(weights, tmp_path):
         torch.save(content, tmp_path / "wrong.pth")
         with pytest.raises(WeightsError, match=message):
             Backbone("squeezenet1_1", str(tmp_path / "wrong.pth"))
+
+
+def test_a_file_may_have_a_name_of_any_bytes(weights, tmp_path):
+    path = tmp_path / "w\udcff.pth"
+    path.write_bytes(Path(weights).read_bytes())
+    assert read_weights(path).keys() == read_weights(Path(weights)).keys()

@@ -146,3 +146,9 @@ def test_two_runs_of_one_name_that_begin_at_once_get_a_version_each(tmp_path, mo
     monkeypatch.setattr(RunFolder, "create", lambda output, name: made.pop(0))
     assert RunFolder.begin(tmp_path, "mine").path.name == "version_2"
     end(third)
+
+
+def test_a_folder_that_pytorch_cannot_write_to_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="is not UTF-8"):
+        RunFolder.create(tmp_path / "runs\udcff", "mine")
+    assert not list(tmp_path.iterdir())
