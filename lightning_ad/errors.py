@@ -137,3 +137,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if not near:
         return ""
     return f", did you mean '{near[0]}'"
+
+
+def in_one_line(error: BaseException) -> str:
+    """Returns an error's kind and text without line breaks, the first 300 characters of them."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}"[:300]

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple, Self, overload
 
 import numpy as np
 import torch
-import yaml
 from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from scipy import ndimage
@@ -38,7 +37,7 @@ from lightning_ad.data.reading import (
 )
 from lightning_ad.data.sample import Prediction
 from lightning_ad.data.tiling import Tiles
-from lightning_ad.errors import DataError, UsageError, WeightsError
+from lightning_ad.errors import DataError, UsageError, WeightsError, in_one_line
 from lightning_ad.evaluation.thresholds import (
     NUMBER,
     Calibration,
@@ -49,7 +48,7 @@ from lightning_ad.evaluation.thresholds import (
 from lightning_ad.features.weights import read_state, skip_weights
 from lightning_ad.methods.base import AnomalyModule
 from lightning_ad.system.checkpoints import CONFIG_KEY
-from lightning_ad.system.earlier_settings import with_earlier_settings
+from lightning_ad.system.earlier_settings import stored_config
 from lightning_ad.system.run_folder import finished_checkpoint
 
 BATCH_SIZE = 8  # images of a list that are scored together
@@ -131,12 +130,7 @@ class FinishedRun:
         """
         checkpoint = finished_checkpoint(Path(target))
         state = read_state(checkpoint)
-        text = state.get(CONFIG_KEY)
-        if not isinstance(text, str):
-            raise WeightsError(
-                f"{checkpoint} is not a checkpoint of lightning_ad: it has no configuration in it"
-            )
-        return cls(checkpoint, state, with_earlier_settings(yaml.safe_load(text)))
+        return cls(checkpoint, state, stored_config(state.get(CONFIG_KEY), checkpoint))
 
     def module(self) -> AnomalyModule:
         """Builds the method with what it has learned.
@@ -149,8 +143,14 @@ class FinishedRun:
         arguments = dict(self.config["model"].get("init_args") or {})
         for training_only in ("optimizer", "lr_scheduler"):
             arguments.pop(training_only, None)
-        with skip_weights():
-            module = method(**arguments)
+        try:
+            with skip_weights():
+                module = method(**arguments)
+        except (TypeError, ValueError, KeyError, RuntimeError) as error:
+            raise WeightsError(
+                f"{self.checkpoint}: {method.__name__} cannot be made of the arguments in it: "
+                f"{in_one_line(error)}"
+            ) from error
         module.load_learned(self.state)
         return module
 
@@ -448,7 +448,10 @@ def _method_class(class_path: str) -> type[AnomalyModule]:
             f"the run was made by {class_path}, and {module_name} has not been imported: "
             f"import it first, if you know where it comes from"
         )
-    found = getattr(import_module(module_name), name, None)
+    try:
+        found = getattr(import_module(module_name), name, None)
+    except (ImportError, ValueError) as error:
+        raise WeightsError(f"the run names {class_path}, which is not there") from error
     if not isclass(found) or not issubclass(found, AnomalyModule):
         raise WeightsError(f"the run names {class_path}, which is not an AnomalyModule")
     return found

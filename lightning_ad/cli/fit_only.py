@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lightning_ad.callbacks.config_in_checkpoint import ConfigInCheckpoint
 from lightning_ad.data.geometry import Geometry
 from lightning_ad.errors import UsageError, UserError, WeightsError
@@ -14,6 +12,7 @@ from lightning_ad.features.weights import read_state
 from lightning_ad.system.earlier_settings import missing_data_settings, with_earlier_settings
 from lightning_ad.system.paths import places_of
 from lightning_ad.system.run_folder import finished_checkpoint
+from lightning_ad.system.yaml_text import NotYamlError, load_yaml
 
 # Settings of the data.
 PREPROCESSING = ("image_size", "center_crop", "resize", "tile", "tile_overlap", "bits")
@@ -63,10 +62,10 @@ def missing_settings(run: str) -> dict[str, Any]:
     None of a run that cannot be read: `checkpoint_to_extend` says why.
     """
     try:
-        config = read_state(finished_checkpoint(Path(run)))[ConfigInCheckpoint.KEY]
-    except (UserError, KeyError):
+        config = load_yaml(read_state(finished_checkpoint(Path(run)))[ConfigInCheckpoint.KEY])
+    except (UserError, KeyError, NotYamlError):
         return {}
-    return missing_data_settings(yaml.safe_load(config))
+    return missing_data_settings(config)
 
 
 def check_new_images(added: Sequence[str], known: Sequence[str], run: str) -> None:
@@ -89,7 +88,7 @@ def preprocessing_differences(config: str, data: Any) -> str:
         config: of the run, as YAML.
         data: settings of the data.
     """
-    own = with_earlier_settings(yaml.safe_load(config))["data"]
+    own = with_earlier_settings(load_yaml(config))["data"]
     if _preprocessing(own) == _preprocessing(data):
         return ""
     different = [name for name in PREPROCESSING if own.get(name) != data[name]]

@@ -5,7 +5,7 @@ None looks at test images.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -43,6 +43,19 @@ class Calibration:
     anomalous: Tensor
     view: str = ""
     chosen: bool = False
+
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> "Calibration":
+        """Takes the scores that `state` gave.
+
+        Raises:
+            TypeError: if they are not rows of numbers.
+        """
+        found = cls(**state)
+        for scores in (found.good, found.maxima, found.anomalous):
+            if not isinstance(scores, Tensor) or scores.ndim != 1:
+                raise TypeError("expected the calibration to be rows of scores")
+        return found
 
     @classmethod
     def empty(cls) -> "Calibration":

@@ -32,6 +32,8 @@ LARGEST_CHECKED = 2**28  # bytes of a tensor that is read to see whether its val
 # Named weights give these a graph that rescales its input; without a name they must have it, too.
 RESCALING = ("googlenet", "inception_v3")
 _REFUSED = re.compile(r"GLOBAL (\S+)|Unsupported (?:class|global|function) (\S+)")
+SPREAD = 8  # tensors may share their bytes; so often at most
+SMALL = 2**24  # bytes that are no matter
 _skip: ContextVar[bool] = ContextVar("skip_weights", default=False)
 
 
@@ -331,7 +333,21 @@ def read_state(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} holds a {type(state).__name__}; expected a dictionary of tensors"
         )
+    _check_spread(path, state)
     return state
+
+
+def _check_spread(path: Path, state: dict[str, Any]) -> None:
+    """Raises WeightsError if a few bytes stand for tensors much larger than the file."""
+    learned = state.get("state_dict", state)
+    size = 0
+    for value in learned.values() if isinstance(learned, dict) else ():
+        if isinstance(value, Tensor):
+            size += value.numel() * value.element_size()
+    if size > SPREAD * path.stat().st_size + SMALL:
+        raise WeightsError(
+            f"{path} is refused: its tensors would grow to {size} bytes, far more than the file has"
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsError:

@@ -13,7 +13,7 @@ from lightning_ad.data.dataset import AnomalyDataset
 from lightning_ad.data.sample import GOOD, Batch, Prediction
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.tiling import Tiles
-from lightning_ad.errors import UsageError, WeightsError
+from lightning_ad.errors import UsageError, WeightsError, in_one_line
 from lightning_ad.evaluation import catalogue
 from lightning_ad.evaluation.anomaly_metrics import KINDS, AnomalyMetrics
 from lightning_ad.evaluation.curve import curve_of
@@ -252,17 +252,27 @@ class AnomalyModule(LightningModule):
             raise WeightsError(EARLIER)
         check_finite(checkpoint.get("state_dict", {}), "the learned values in the checkpoint")
         check_finite(checkpoint["calibration"], "the held-out scores in the checkpoint")
-        self.calibration = Calibration(**checkpoint["calibration"])
-        self.trained_images = checkpoint.get("trained_images", 0)
+        self.calibration = Calibration.of_state(checkpoint["calibration"])
+        self.trained_images = int(checkpoint.get("trained_images", 0))
 
     def load_learned(self, checkpoint: dict[str, Any]) -> None:
         """Takes what was learned from a checkpoint of this method.
 
         Raises:
-            WeightsError: for a checkpoint of another method.
+            WeightsError: for a checkpoint of another method, or one that does not fit this one.
         """
-        self.on_load_checkpoint(checkpoint)
-        self.load_state_dict(checkpoint["state_dict"])
+        try:
+            self.on_load_checkpoint(checkpoint)
+            self.load_state_dict(checkpoint["state_dict"])
+        except KeyError as error:
+            raise WeightsError(
+                f"this is not a whole checkpoint of {type(self).__name__}: it has no {error}"
+            ) from error
+        except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise WeightsError(
+                f"the checkpoint does not fit {type(self).__name__} with these arguments: "
+                f"{in_one_line(error)}"
+            ) from error
 
     def setup(self, stage: str) -> None:
         """Checks that the method can work with the trainer and the data.

@@ -2,7 +2,7 @@
 
 import errno
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -99,11 +99,23 @@ def check_whole(path: Path) -> None:
     broken = (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError)
     try:
         with zipfile.ZipFile(path) as file:
+            _check_sizes(path, file.infolist())
             damaged = file.testzip()
     except broken as error:
         raise _fault(path, error) from error
     if damaged is not None:
         raise WeightsError(f"{path} is damaged: the checksum of its part {damaged} is wrong")
+
+
+def _check_sizes(path: Path, parts: Sequence[zipfile.ZipInfo]) -> None:
+    """Raises WeightsError if parts are larger than the file that holds them; torch packs none."""
+    size = sum(part.file_size for part in parts)
+    packed = any(part.compress_type != zipfile.ZIP_STORED for part in parts)
+    if packed or size > path.stat().st_size:
+        raise WeightsError(
+            f"{path} is refused: its parts would grow to {size} bytes, and torch writes none that "
+            "grow; save it again by torch.save"
+        )
 
 
 def _fault(path: Path, error: Exception) -> WeightsError:
