@@ -12,6 +12,7 @@ from lightning_ad.data.checking import Fault, Findings, examine, missing_masks
 from lightning_ad.data.depth import Depth
 from lightning_ad.data.ignoring import with_ignored
 from lightning_ad.data.layouts import categories, find_samples, layout_module, layout_names
+from lightning_ad.data.listing import noting_passed_over
 from lightning_ad.data.mask_survey import MUCH
 from lightning_ad.data.sample import GOOD, Sample
 from lightning_ad.errors import DataError, MissingFolderError, UsageError, UserError
@@ -164,7 +165,7 @@ def _try_layouts(root: Path, options: Mapping[str, Any]) -> tuple[dict[str, int]
     doubts = ""
     for layout in layout_names():
         try:
-            with warnings.catch_warnings(action="ignore"):
+            with warnings.catch_warnings(action="ignore"), noting_passed_over(silent=True):
                 samples = _all_samples(layout, root, options)
         except (UserError, OSError) as error:
             if _tells_more_than_a_missing_folder(error):

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from lightning_ad.errors import MissingFolderError
 
@@ -41,10 +41,12 @@ class PassedOver:
     """The entries of folders that were passed over.
 
     Attributes:
+        silent: whether they are not noted.
         hidden: folders and images that are hidden, or of a system.
         no_files: what is called like an image and is no file.
     """
 
+    silent: bool = False
     hidden: set[str] = field(default_factory=set)
     no_files: set[str] = field(default_factory=set)
 
@@ -53,9 +55,14 @@ _passed_over: ContextVar[PassedOver | None] = ContextVar("passed_over", default=
 
 
 @contextmanager
-def noting_passed_over() -> Iterator[PassedOver]:
-    """Notes at the end what was passed over inside, how many and the first of each kind."""
-    found = PassedOver()
+def noting_passed_over(silent: bool = False) -> Iterator[PassedOver]:
+    """Notes at the end what was passed over inside, how many and the first of each kind.
+
+    Args:
+        silent: nothing is noted, of what is listed inside too.
+    """
+    around = _passed_over.get()
+    found = PassedOver(silent or (around is not None and around.silent))
     token = _passed_over.set(found)
     try:
         yield found
@@ -65,11 +72,10 @@ def noting_passed_over() -> Iterator[PassedOver]:
     if found.hidden:
         parts.append(f"{len(found.hidden)} hidden or of the system ({min(found.hidden)})")
     if found.no_files:
-        parts.append(
-            f"{len(found.no_files)} called like images, but no files ({min(found.no_files)})"
-        )
-    if parts:
-        rank_zero_warn(f"passed over in the folders of images: {', and '.join(parts)}")
+        first = min(found.no_files)
+        parts.append(f"{len(found.no_files)} called like images, but no files ({first})")
+    if parts and not found.silent:
+        rank_zero_info(f"Passed over in the folders of images: {', and '.join(parts)}.")
 
 
 def images(folder: Path, *, recursive: bool = False) -> list[Path]:

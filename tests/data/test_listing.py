@@ -63,10 +63,17 @@ def test_a_link_to_nowhere_is_an_image_that_is_missing(tmp_path):
         verify(str(tmp_path / "a.png"))
 
 
-def test_all_who_list_images_keep_the_rule(tmp_path):
+def test_all_who_list_images_keep_the_rule(tmp_path, monkeypatch):
     expected = littered(tmp_path / "good")
-    with pytest.warns(UserWarning, match=r"4 hidden or of the system .*, and 2 called like images"):
-        samples = find_samples("folder", tmp_path, None, {"bad": None})
+    notes = []
+    monkeypatch.setattr("lightning_ad.data.listing.rank_zero_info", notes.append)
+    with noting_passed_over(silent=True):
+        find_samples("folder", tmp_path, None, {"bad": None})
+    assert not notes
+    samples = find_samples("folder", tmp_path, None, {"bad": None})
+    (note,) = notes
+    assert "4 hidden or of the system" in note
+    assert ", and 2 called like images" in note
     found = sorted(sample.path for sample in samples)
     assert names(tmp_path / "good", found) == expected
     assert len(TextureFolder(str(tmp_path / "good")).paths) == 3
