@@ -8,6 +8,7 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from lightning_ad.errors import DataError
+from lightning_ad.system.files import naming
 
 LEVELS = 65535
 
@@ -20,6 +21,7 @@ def write_map(path: str | Path, map: Tensor) -> None:
 
     Raises:
         ValueError: if `map` is not [H, W], or holds NaN or infinite values.
+        OSError: naming the file, if it cannot be written.
     """
     values = map.detach().cpu().numpy().astype(np.float64)
     if values.ndim != 2:
@@ -35,7 +37,8 @@ def write_map(path: str | Path, map: Tensor) -> None:
     text.add_text("offset", repr(offset))
     text.add_text("scale", repr(scale))
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(levels).save(path, format="PNG", pnginfo=text, compress_level=1)
+    with naming(Path(path)):
+        Image.fromarray(levels).save(path, format="PNG", pnginfo=text, compress_level=1)
 
 
 def read_map(path: str | Path) -> Tensor:

@@ -50,15 +50,31 @@ def _whole(path: Path) -> Iterator[Path]:
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield part
-        os.replace(part, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        if error.errno is None or error.filename not in (None, str(part)):
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        with naming(path, instead_of=part):
+            yield part
+            os.replace(part, path)
+            sync_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path, instead_of: Path | None = None) -> Iterator[None]:
+    """Names a file in the errors of the system that name none, or that name another one.
+
+    Args:
+        path: of the file that is named.
+        instead_of: the other file.
+
+    Raises:
+        OSError: in place of one without a name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(instead_of)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def put_on_disk(file: TextIO | BinaryIO) -> None:

@@ -50,3 +50,11 @@ def test_unreadable_maps_are_named(tmp_path):
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "plain.png")
     with pytest.raises(DataError, match="offset"):
         read_map(tmp_path / "plain.png")
+
+
+def test_a_full_disk_names_the_map(tmp_path):
+    path = tmp_path / "map.png"
+    path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as full:
+        write_map(path, torch.rand(64, 64))
+    assert full.value.filename == str(path)
