@@ -26,6 +26,7 @@ from lightning_ad.cli import checks
 from lightning_ad.cli.fit_only import checkpoint_to_extend, missing_settings
 from lightning_ad.cli.flags import add_flags, seed_number
 from lightning_ad.cli.monitors import check_callbacks, check_monitors
+from lightning_ad.cli.numbers import check_numbers
 from lightning_ad.cli.parser import (
     Parser,
     unmade,
@@ -138,6 +139,7 @@ class RunCLI(LightningCLI):
             UsageError: for a seed that is out of range, or other processes than those asked for.
         """
         super().parse_arguments(parser, args)
+        check_numbers(self.config)
         self.config = with_plain_text(self.config)
         write_out_homes(self.config)
         seed = seed_number(self.config.seed_everything)

@@ -37,7 +37,12 @@ from lightning_ad.data.splitting import HoldOut, Validation, by_split
 from lightning_ad.data.synthesis import Synthesis
 from lightning_ad.data.textures import texture_source
 from lightning_ad.data.tiling import Tiles
-from lightning_ad.data.workers import begin_worker, collate_in_worker, worker_count
+from lightning_ad.data.workers import (
+    begin_worker,
+    check_open_files,
+    collate_in_worker,
+    worker_count,
+)
 from lightning_ad.errors import DataError, UsageError
 from lightning_ad.system.names import file_name
 from lightning_ad.system.paths import existing, places_of, user_path, with_homes
@@ -422,6 +427,7 @@ class AnomalyDataModule(LightningDataModule):
         workers = self.num_workers
         if workers is None:
             workers = worker_count(device, synthesis is not None, self.tiles is not None)
+        check_open_files(workers)
         return DataLoader(
             data,
             batch_size=batch_size,

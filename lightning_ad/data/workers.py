@@ -8,9 +8,17 @@ from torch.utils.data import get_worker_info
 
 from lightning_ad.data.reading import limit_size
 from lightning_ad.data.sample import Batch, collate
+from lightning_ad.errors import UsageError
 from lightning_ad.system.signals import STOP_SIGNALS
 
+try:
+    import resource
+except ImportError:  # on Windows
+    resource = None  # type: ignore[assignment]
+
 MOST_WORKERS = 8
+OPEN_FILES = 64  # of a run without workers
+OPEN_FILES_OF_A_WORKER = 32  # its pipes, and the tensors of the batches that it has read ahead
 
 
 def worker_count(device: torch.device, draws: bool, tiled: bool) -> int:
@@ -41,6 +49,31 @@ def collate_in_worker(items: list[Batch]) -> Batch:
     if get_worker_info() is None:
         return batch
     return batch.share_memory()
+
+
+def check_open_files(workers: int) -> None:
+    """Raises the limit of open files to what workers need, as far as the system lets it.
+
+    Raises:
+        UsageError: if that is too few: a worker that cannot hand a batch over waits for ever.
+    """
+    if resource is None or not workers:
+        return
+    needed = OPEN_FILES + OPEN_FILES_OF_A_WORKER * workers
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if _reaches(now, needed):
+        return
+    if not _reaches(most, needed):
+        raise UsageError(
+            f"a process may open {most} files here (ulimit -n), and {workers} workers need "
+            f"{needed}: set data.num_workers to 0, or raise the limit"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+
+
+def _reaches(limit: int, needed: int) -> bool:
+    assert resource is not None
+    return limit == resource.RLIM_INFINITY or limit >= needed
 
 
 def begin_worker(megapixels: float, worker: int) -> None:

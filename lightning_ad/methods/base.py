@@ -417,8 +417,38 @@ class AnomalyModule(LightningModule):
         self.test_metrics = {**self.metrics.compute(), **self.evaluators.compute()}
         self.log_dict(self.test_metrics)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
-        """Scores a batch, without the rows that only fill it up."""
+    def predict_step(  # type: ignore[override]
+        self, batch: Batch | Tensor | Sequence[Tensor], batch_idx: int
+    ) -> Prediction:
+        """Scores a batch, without the rows that only fill it up.
+
+        Args:
+            batch: of an `AnomalyDataModule`; or images [B, 3, H, W] in [0, 1] of any other loader,
+                alone or before their labels.
+            batch_idx: not used.
+
+        Raises:
+            UsageError: if it is something else.
+        """
+        if not isinstance(batch, Batch):
+            return self.score(_images_of(batch))
         batch = batch.without_padding()
         with naming_images(batch.path):
             return self.score(batch.image, batch.ignore)
+
+
+def _images_of(batch: object) -> Tensor:
+    """Returns the images of a batch of a loader that is not ours."""
+    images = batch[0] if isinstance(batch, list | tuple) and batch else batch
+    got = f"a {type(images).__name__}"
+    if isinstance(images, Tensor):
+        got = f"{images.dtype} {list(images.shape)}"
+        is_image = images.is_floating_point() and images.ndim == 4 and images.shape[1] == 3
+        if is_image and bool(((images >= 0) & (images <= 1)).all()):
+            return images
+        if is_image:
+            got += f" from {float(images.min()):g} to {float(images.max()):g}"
+    raise UsageError(
+        f"expected images, float [B, 3, H, W] in [0, 1] and not normalised, got {got}; "
+        "AnomalyDataModule and lightning_ad.load read files so"
+    )

@@ -118,7 +118,7 @@ class LearnedModule(AnomalyModule):
 
         Drops the calibration of the epoch before, which was made with other weights.
         """
-        seed = [int(os.environ.get("PL_GLOBAL_SEED", 0)), self.current_epoch, process_rank()]
+        seed = [_seed_of_the_run(), self.current_epoch, process_rank()]
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
         self.calibration = Calibration.empty()
         self._paths = []
@@ -304,3 +304,10 @@ class LearnedModule(AnomalyModule):
                 if path and Path(path).is_file():
                     files.append(path)
         return max(files, key=os.path.getmtime, default=None)
+
+
+def _seed_of_the_run() -> int:
+    seed = os.environ.get("PL_GLOBAL_SEED", "0")
+    if not seed.isdecimal():
+        raise UsageError(f"PL_GLOBAL_SEED in the environment: expected a number, got {seed!r}")
+    return int(seed)

@@ -119,7 +119,8 @@ def write_notice(text: str) -> None:
 
 def stop_with_parent() -> None:
     """Sends this process SIGTERM once the process that `PARENT` names has gone."""
-    parent = int(os.environ.pop(PARENT, 0))
+    number = os.environ.pop(PARENT, "0")
+    parent = int(number) if number.isdecimal() else 0
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -3,8 +3,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from lightning_ad.cli.messages import explain
+from lightning_ad.data import workers
 from lightning_ad.data.sample import Batch, Regions
 from lightning_ad.data.workers import collate_in_worker, worker_count
+from lightning_ad.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -65,3 +67,15 @@ def test_a_batch_that_the_shared_memory_cannot_take_ends_the_run_and_not_its_pat
     assert sentence.startswith("the memory that workers share is full (RuntimeError: unable to al")
     assert "\n" not in sentence
     assert "--shm-size" in sentence
+
+
+def test_too_few_open_files_are_a_sentence_and_not_a_wait(monkeypatch):
+    limits = {"now": 20, "most": 20}
+    monkeypatch.setattr(workers.resource, "getrlimit", lambda _: (limits["now"], limits["most"]))
+    monkeypatch.setattr(workers.resource, "setrlimit", lambda _, pair: limits.update(now=pair[0]))
+    workers.check_open_files(0)
+    with pytest.raises(UsageError, match=r"may open 20 files.*1 workers need 96.*num_workers to 0"):
+        workers.check_open_files(1)
+    limits["most"] = 4096
+    workers.check_open_files(2)
+    assert limits["now"] == 128

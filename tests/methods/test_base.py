@@ -138,3 +138,28 @@ def test_a_trainer_that_was_used_is_refused(trees, tmp_path):
     run.fit(learned, datamodule=data)
     assert run.current_epoch == 2
     assert learned.trained_images == 7
+
+
+def test_images_of_any_loader_are_scored():
+    module = Minimal().eval()
+    module.fitted.fill_(True)
+    module.mean = torch.zeros(3, 32, 32)
+    image = torch.rand(2, 3, 32, 32)
+    expected = module.score(image).score
+    for batch in (image, [image, torch.zeros(2)], (image,)):
+        assert torch.equal(module.predict_step(batch, 0).score, expected)
+
+
+@pytest.mark.parametrize(
+    ("batch", "got"),
+    [
+        (torch.rand(3, 32, 32), r"torch.float32 \[3, 32, 32\]"),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "torch.uint8"),
+        (torch.ones(1, 3, 8, 8) * 255, r"torch.float32 .* from 255 to 255"),
+        ({"image": 1}, "a dict"),
+        ([], "a list"),
+    ],
+)
+def test_what_is_no_images_is_a_sentence(batch, got):
+    with pytest.raises(UsageError, match=f"expected images, float .* got {got}"):
+        Minimal().predict_step(batch, 0)

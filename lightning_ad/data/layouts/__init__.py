@@ -22,6 +22,8 @@ from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError, MissingFolderError, UsageError
 from lightning_ad.system.yaml_text import NotYamlError, load_yaml
 
+UNLABELLED = "Images without labels are scored by lightning_ad.load(RUN) (docs/python.md)."
+
 
 def layout_names() -> list[str]:
     """Returns the names that `data.layout` takes."""
@@ -119,7 +121,7 @@ def expected_tree(module: ModuleType) -> str:
     """Describes what a layout expects on disk, for an error message."""
     name = module.__name__.rpartition(".")[2]
     tree = inspect.getdoc(module)
-    return f"Layout '{name}' expects\n\n{tree}\n\nGive the folder with data.root."
+    return f"Layout '{name}' expects\n\n{tree}\n\nGive the folder with data.root. {UNLABELLED}"
 
 
 def _checked_options(layout: str, options: Mapping[str, Any]) -> dict[str, Any]:
