@@ -12,7 +12,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_ad.commands.evaluate import evaluate
 from lightning_ad.reporting.provenance import differences
-from lightning_ad.reporting.record import TOLERANCE, Comparison, Difference, Record, compare_records
+from lightning_ad.reporting.record import (
+    MISSING,
+    TOLERANCE,
+    Comparison,
+    Difference,
+    Record,
+    compare_records,
+)
 from lightning_ad.system.names import show
 from lightning_ad.system.run_folder import RunFolder
 
@@ -98,9 +105,10 @@ def _conclude(recorded: Record, comparison: Comparison, confirmed: bool) -> int:
     if comparison.left_out:
         show(f"not compared: {', '.join(comparison.left_out)}")
     if large or not confirmed:
-        wrong = sum(difference.section == "metrics" for difference in large)
+        wrong = [difference for difference in large if difference.section == "metrics"]
+        count += sum(difference.recorded == MISSING for difference in wrong)
         show(
-            f"NOT CONFIRMED: {wrong} of {count} metrics of {path} differ by more than "
+            f"NOT CONFIRMED: {len(wrong)} of {count} metrics of {path} differ by more than "
             f"{TOLERANCE:g}{_others(large)}"
         )
         return 1
@@ -112,4 +120,4 @@ def _conclude(recorded: Record, comparison: Comparison, confirmed: bool) -> int:
 def _others(large: Sequence[Difference]) -> str:
     """Names the sections that differ beside the metrics."""
     sections = {difference.section: None for difference in large if difference.section != "metrics"}
-    return f"; {', '.join(sections)} too" if sections else ""
+    return f"; others: {', '.join(sections)}" if sections else ""
