@@ -18,11 +18,13 @@ def test_a_run_must_be_named():
         evaluate([])
 
 
+DATA = {"layout": "demo", "image_size": 64, "center_crop": None, "tile": None}
 HOSTILE = {
+    "model": {"class_path": "lightning_ad.methods.PaDiM"},
     "name": "../../escaped",
     "output": "/elsewhere",
     "feature_cache": "/elsewhere",
-    "data": {"layout": "demo", "root": "/elsewhere", "category": None},
+    "data": {**DATA, "root": "/elsewhere"},
     "trainer": {"precision": "32-true", "max_epochs": 1, "default_root_dir": "/elsewhere"},
 }
 
@@ -41,7 +43,7 @@ def test_a_checkpoint_says_where_the_demo_was_drawn_and_what_the_run_is_called(t
     root = tmp_path / "drawn"
     root.mkdir()
     (root / "drawn_by.txt").touch()
-    own = HOSTILE | {"name": "mine/x", "data": {"layout": "demo", "root": str(root)}}
+    own = HOSTILE | {"name": "mine/x", "data": {**DATA, "root": str(root)}}
     torch.save({CONFIG_KEY: yaml.safe_dump(own)}, file)
     with own_config(file) as (_, written):
         config = yaml.safe_load(Path(written).read_text())
