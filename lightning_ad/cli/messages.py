@@ -182,7 +182,18 @@ def _missing_package(cause: BaseException, text: str) -> str | None:
     return f"a package that the run was asked to use is missing: {text.strip().rstrip('.')}"
 
 
+def _narrow_locale(cause: BaseException, text: str) -> str | None:
+    if not isinstance(cause, UnicodeEncodeError) or cause.encoding not in ("ascii", "latin-1"):
+        return None
+    name = cause.object[max(0, cause.start - 20) : cause.end + 20]
+    return (
+        f"the locale here knows {cause.encoding} alone, and cannot write {name!a}: set LC_ALL "
+        "to C.UTF-8, or PYTHONUTF8 to 1"
+    )
+
+
 FAULTS = (
+    _narrow_locale,
     _gpu_memory,
     _main_memory,
     _shared_memory,

@@ -123,3 +123,11 @@ def test_a_full_disk_names_the_folder_of_the_logger_and_leaves_no_trace(tmp_path
             assert bool(printed) == isinstance(error, ValueError)
     finally:
         threading.excepthook = before
+
+
+def test_a_locale_that_cannot_write_a_name_is_a_sentence():
+    with pytest.raises(UnicodeEncodeError) as raised:
+        "maps/Größe".encode("ascii")
+    sentence = explain(raised.value)
+    assert r"knows ascii alone, and cannot write 'maps/Gr\xf6\xdfe'" in sentence
+    assert "PYTHONUTF8" in sentence

@@ -17,12 +17,11 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+from lightning_ad.data.layouts._files import UNLABELLED
 from lightning_ad.data.listing import noting_passed_over
 from lightning_ad.data.sample import Sample
 from lightning_ad.errors import DataError, MissingFolderError, UsageError
 from lightning_ad.system.yaml_text import NotYamlError, load_yaml
-
-UNLABELLED = "Images without labels are scored by lightning_ad.load(RUN) (docs/python.md)."
 
 
 def layout_names() -> list[str]:

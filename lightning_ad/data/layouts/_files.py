@@ -11,6 +11,7 @@ from lightning_ad.errors import DataError, UsageError
 from lightning_ad.system.names import known_name, same_letters
 from lightning_ad.system.paths import existing
 
+UNLABELLED = "Images without labels are scored by lightning_ad.load(RUN) (docs/python.md)."
 __all__ = ["images", "subfolders"]  # which layouts take from here, with the functions below
 
 
@@ -68,7 +69,8 @@ def category_folder(root: Path, category: str | None, marker: str) -> Path:
             f"{root} has several categories; set data.category to one of {', '.join(names)}"
         )
     raise DataError(
-        f"neither {root} nor a folder in it has a folder '{marker}'; is data.root the right one?"
+        f"neither {root} nor a folder in it has a folder '{marker}'; is data.root the right one? "
+        f"{UNLABELLED}"
     )
 
 
