@@ -65,6 +65,7 @@ class StopAtOnce:
 
     def __exit__(self, *_: object) -> None:
         self._over = True
+        self.heard.clear()
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self._over or os.getpid() != self._process:

@@ -15,7 +15,7 @@ from lightning_ad.commands.train import train
 from lightning_ad.errors import Preempted, UserError
 from lightning_ad.methods import fit_progress
 from lightning_ad.reporting import summary
-from lightning_ad.system.signals import STOP_SIGNALS, restore_handlers
+from lightning_ad.system.signals import STOP_SIGNALS, StopAtOnce, restore_handlers
 
 TILES = ["--data.image_size", "96", "--data.tile", "64", "--data.tile_overlap", "32"]
 TILES += ["--data.num_workers", "2"]
@@ -228,5 +228,6 @@ def test_stopped_at_any_other_moment(trees, tmp_path, monkeypatch, capfd):
         assert code == 0
         assert metrics.exists()
         assert not (metrics.parent / ".lock").exists()
+        assert not StopAtOnce.heard  # nor does a later run of this process stop by it
     finally:
         restore_handlers(before)
