@@ -37,7 +37,9 @@ CASES = {
     "--model PaDiM --model.dimensoin 3": (
         "PaDiM has no setting 'dimensoin', did you mean 'dimension'; --model.help PaDiM lists all"
     ),
-    "--model PaDiM --model.dimension x": "model.dimension: expected an int or null, got 'x'",
+    "--model PaDiM --model.dimension x": (
+        "model.dimension: expected an int, list[int] or null, got 'x'"
+    ),
     "--schedule ReduceLROnPlateau": (
         "schedule: several classes are called 'ReduceLROnPlateau'; give one of torch.optim."
     ),
