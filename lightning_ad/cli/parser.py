@@ -54,7 +54,8 @@ class Parser(LightningArgumentParser):
             UsageError: with what was expected, what was given, and what to do.
         """
         flags = split_flags(args or [])
-        allow_imports(args or [])
+        if self.exit_on_error:  # else a part is parsed, whose words are not the command line
+            allow_imports(args or [])
         for action in self._actions:
             if hint := vars(action).get("_typehint"):
                 action._typehint = whole_numbers_first(hint)

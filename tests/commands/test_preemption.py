@@ -215,6 +215,8 @@ def test_stopped_at_any_other_moment(trees, tmp_path, monkeypatch, capfd):
             return start([*args, *more]), capfd.readouterr().err
 
     try:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_DFL)  # nohup, for one, has SIGHUP ignored
         assert start([*args, *stopped_by("SIGTERM", hook="on_fit_start")]) == 75
         said = capfd.readouterr().err
         assert "error: SIGTERM: stopped before the first batch: --resume begins there" in said

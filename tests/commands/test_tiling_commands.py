@@ -135,7 +135,7 @@ def test_held_out_images_count_once_with_the_score_of_their_worst_tile(tree, tmp
 def test_rows_are_tiles_and_each_image_is_read_once(tree, monkeypatch):
     read = []
     monkeypatch.setattr(
-        dataset, "read_image", lambda path: (read.append(path), read_image(path))[1]
+        dataset, "read_image", lambda path, bits: (read.append(path), read_image(path, bits))[1]
     )
     data = data_module(tree)
     batches = collate(list(data.train_dataloader()))

@@ -144,7 +144,8 @@ def test_each_image_is_told_by_itself(trees, tmp_path):
 
 def test_two_runs_are_compared(trees, tmp_path, capsys):
     first = train(flags("PatchCore", "mtd", trees, tmp_path)).path
-    second = train(flags("PaDiM", "mtd", trees, tmp_path)).path
+    alike = ["--data.resize", "bilinear"]  # as PatchCore's configuration
+    second = train([*flags("PaDiM", "mtd", trees, tmp_path), *alike]).path
     capsys.readouterr()
     typed("compare", first.parent, second)
     printed = capsys.readouterr().out

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -183,6 +185,9 @@ def test_backbones_stay_as_they_are():
 def test_cached_features_are_the_same_bits(monkeypatch):
     image = torch.rand(6, 3, 64, 64)
     plain, cached = small().train(), small(cache_gb=0.1).train()
+    cached.trainer = SimpleNamespace(
+        datamodule=SimpleNamespace(), num_training_batches=4, accumulate_grad_batches=1
+    )
     cached.on_train_start()
     calls = []
     forward = Backbone.forward

@@ -15,9 +15,24 @@ PACKAGE = Path(lightning_ad.__file__).parent
 SETTERS = {"setattr", "delattr"}
 # Attributes of other objects that may be set, by file, and why.
 ALLOWED = {
-    "cli/messages.py": {"warnings.formatwarning": "Python's own hook"},
-    "cli/parser.py": {"action._typehint": "jsonargparse asks for the type of a flag nowhere else"},
-    "cli/run.py": {"torch._dynamo.config.recompile_limit": "a setting of torch"},
+    "callbacks/config_in_checkpoint.py": {
+        "trainer.should_stop": "Lightning's own way to end a training"
+    },
+    "callbacks/preemption.py": {"lightning.received_sigterm": "Lightning's own note of a signal"},
+    "cli/messages.py": {
+        "warnings.formatwarning": "Python's own hook",
+        "threading.excepthook": "Python's own hook",
+        "record.msg": "a filter of a log changes its record",
+        "record.args": "a filter of a log changes its record",
+    },
+    "cli/parser.py": {
+        "action._typehint": "jsonargparse asks for the type of a flag nowhere else",
+        "config": "a configuration that is being parsed",
+    },
+    "cli/run.py": {
+        "torch._dynamo.config.recompile_limit": "a setting of torch",
+        "self.config.data.bits": "the run's own configuration, with what was found",
+    },
     "commands/arguments.py": {
         "parser.takes_run_flags": "the parser of a command, which its own function fills",
         "parser.run_comes_first": "the parser of a command, which its own function fills",
@@ -34,6 +49,7 @@ ALLOWED = {
         "layers.height": "a canvas that a defect is drawn on",
         "layers.ink": "a canvas that a defect is drawn on",
     },
+    "data/deep_colour.py": {"image.tile": "an image that the function has opened"},
     "data/reading.py": {"Image.MAX_IMAGE_PIXELS": "a setting of Pillow"},
     "features/backbone.py": {"parent": "a network that the function has copied"},
     "features/fusion.py": {
@@ -46,7 +62,9 @@ ALLOWED = {
     },
     "methods/draem/architectures.py": {"parameter.grad": "torch lets gradients go no other way"},
     "statistics/hierarchical_gaussian.py": {"moments.count": "empty moments that are filled"},
+    "system/launch.py": {"rank_zero_only.rank": "Lightning keeps the number of a process there"},
     "system/row_store.py": {"old.blocks": "a store that the function has made"},
+    "system/streams.py": {"sys": "Python's own streams"},
 }
 
 

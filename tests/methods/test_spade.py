@@ -10,6 +10,7 @@ from contract import FitOnlyContract
 from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
+from lightning_ad.data.dataset import AnomalyDataset
 from lightning_ad.errors import UsageError, UserError
 from lightning_ad.features.backbone import Backbone
 from lightning_ad.methods import spade
@@ -53,11 +54,25 @@ def images(count, seed):
 TRAIN, TEST = images(7, seed=1), images(4, seed=2)
 
 
+class TrainingSet(AnomalyDataset):
+    """As many images as a tensor has rows; they are not read from files."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    @property
+    def input_size(self):
+        return self.images.shape[2:]
+
+
 def fit(module, train=TRAIN, order=None, extends=False):
     """What a trainer does, without one; `order` are the images that this process sees."""
     data = SimpleNamespace(input_size=train.shape[2:])
     module.trainer = SimpleNamespace(
-        datamodule=data, train_dataloader=SimpleNamespace(dataset=train)
+        datamodule=data, train_dataloader=SimpleNamespace(dataset=TrainingSet(train))
     )
     module.extending = extends
     with torch.no_grad():

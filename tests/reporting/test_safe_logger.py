@@ -106,7 +106,7 @@ def test_a_whole_logger_gets_everything_once():
 def test_a_run_that_was_stopped_is_not_marked_as_failed():
     inner = Fragile()
     logger = SafeLogger("Fragile", lambda: inner, lambda version: None)
-    logger.stopped = True
+    logger.note_stop()
     logger.finalize("failed")
     assert inner.calls == [("save",)]
     logger.finalize("success")

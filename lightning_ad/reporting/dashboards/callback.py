@@ -65,7 +65,7 @@ class DashboardRecorder(Callback):
             return
         for logger in trainer.loggers:
             if isinstance(logger, SafeLogger):
-                logger.stopped = True
+                logger.note_stop()
         for dashboard in dashboards(trainer.loggers):
             with _failure_is_a_warning(dashboard):
                 dashboard.pause()

@@ -26,7 +26,6 @@ class SafeLogger(Logger):
 
     Attributes:
         inner: the logger; None once it has failed.
-        stopped: the run was asked to stop and can go on, so it is not marked as failed.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class SafeLogger(Logger):
         self._last_step = last_step
         self._last_steps: dict[str, int] = {}
         self.inner: Logger | None = None
-        self.stopped = False
+        self._stopped = False
         self._remember: Callable[[str], None] | None = remember
         try:
             self.inner = make()
@@ -53,6 +52,10 @@ class SafeLogger(Logger):
         if name.startswith("__") or name == "inner":
             raise AttributeError(name)
         return getattr(self.inner or DummyLogger(), name)
+
+    def note_stop(self) -> None:
+        """Keeps the run, which was asked to stop and can go on, from being marked as failed."""
+        self._stopped = True
 
     @property
     def experiment(self) -> Any:
@@ -100,7 +103,7 @@ class SafeLogger(Logger):
 
     def finalize(self, status: str) -> None:
         """Ends the logger's run, unless this run will go on."""
-        if self.stopped and status != "success":
+        if self._stopped and status != "success":
             self.save()
         else:
             self._use(lambda logger: logger.finalize(status), None)
