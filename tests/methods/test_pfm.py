@@ -182,12 +182,18 @@ def test_backbones_stay_as_they_are():
     )
 
 
-def test_cached_features_are_the_same_bits(monkeypatch):
-    image = torch.rand(6, 3, 64, 64)
-    plain, cached = small().train(), small(cache_gb=0.1).train()
-    cached.trainer = SimpleNamespace(
+def with_cache(gigabytes):
+    """A small model in training that keeps features, with what it asks of a trainer."""
+    model = small(cache_gb=gigabytes).train()
+    model.trainer = SimpleNamespace(
         datamodule=SimpleNamespace(), num_training_batches=4, accumulate_grad_batches=1
     )
+    return model
+
+
+def test_cached_features_are_the_same_bits(monkeypatch):
+    image = torch.rand(6, 3, 64, 64)
+    plain, cached = small().train(), with_cache(0.1)
     cached.on_train_start()
     calls = []
     forward = Backbone.forward
@@ -205,7 +211,7 @@ def test_cached_features_are_the_same_bits(monkeypatch):
     assert calls_now == [2, 2]  # the row that is not counted, and row 3, once through each network
     cached.on_train_start()
     assert len(cached._cache) == 0
-    tiny = small(cache_gb=1e-3).train()
+    tiny = with_cache(1e-3)
     tiny.on_train_start()
     tiny.losses(batch(image))
     assert 0 < len(tiny._cache) < 6
