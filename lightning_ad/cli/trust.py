@@ -1,24 +1,40 @@
 """Which classes a configuration may name: importing one runs the code of its module."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from jsonargparse import set_parsing_settings
 
+from lightning_ad.cli.settings import split_flags
 from lightning_ad.errors import UsageError
 
 KNOWN = ("lightning_ad", "lightning", "torch.optim")
+# Flags whose value is a class: to type one is to ask for its code, and for nothing else.
+CLASS_FLAGS = frozenset(
+    [
+        "--model",
+        "--model.optimizer",
+        "--model.lr_scheduler",
+        "--trainer.callbacks",
+        "--trainer.logger",
+        "--trainer.plugins",
+        "--trainer.profiler",
+        "--trainer.strategy",
+    ]
+)
 REFUSED_IMPORT = re.compile(r"Importing '([^']+)' is not allowed")  # in jsonargparse's messages
 
 _trusted_before: set[str] = set()  # by earlier command lines of this process
 
 
 def allow_imports(words: Sequence[str]) -> None:
-    """Limits what the parser imports: `KNOWN`, and the packages that `--trust` names.
+    """Limits what the parser imports: `KNOWN`, the packages of `--trust`, and typed classes.
 
-    No other flag's value allows a package, and no YAML file can: jsonargparse checks each import,
-    and what the imported name turns out to be. What an earlier command line of this process has
-    trusted is not trusted any more.
+    A class that is typed after one of `CLASS_FLAGS` is allowed itself, and not its package. No
+    other flag's value allows anything, and no YAML file can: jsonargparse checks each import, and
+    what the imported name turns out to be. What an earlier command line of this process has trusted
+    is not trusted any more.
 
     Args:
         words: the command line.
@@ -26,10 +42,11 @@ def allow_imports(words: Sequence[str]) -> None:
     Raises:
         UsageError: if `--trust` lists something that is not a package name.
     """
-    trusted: set[str] = set()
+    trusted = set(_typed_classes(words))
     for value in _values_of_trust(words):
         trusted |= set(_packages(value))
-    allowed = sorted({*KNOWN, *trusted} - {"jsonargparse"})
+    again = {name for name in _trusted_before if _is_within(name, trusted)}
+    allowed = sorted({*KNOWN, *trusted, *again} - {"jsonargparse"})
     set_parsing_settings(
         import_path_denylist=["*", *sorted(_trusted_before)], import_path_allowlist=allowed
     )
@@ -42,6 +59,18 @@ def _values_of_trust(words: Sequence[str]) -> Iterator[str]:
             yield word.removeprefix("--trust=")
         elif word == "--trust" and place + 1 < len(words):
             yield words[place + 1]
+
+
+def _is_within(name: str, packages: Iterable[str]) -> bool:
+    """Returns whether a name is that of a package, or of something in it."""
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def _typed_classes(words: Sequence[str]) -> Iterator[str]:
+    for flag, value in pairwise(split_flags(words)):
+        takes_class = flag.removesuffix("+") in CLASS_FLAGS
+        if takes_class and "." in value and _is_dotted_name(value):
+            yield value
 
 
 def refusal(path: str) -> str:

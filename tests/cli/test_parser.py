@@ -33,7 +33,7 @@ CASES = {
         "model: there is no class 'Padim', did you mean 'PaDiM'; there is "
         + ", ".join(method_names())
     ),
-    "--model Foo.Bar": "the configuration names Foo.Bar, which is not of lightning_ad, lightning, ",
+    "--model Foo.Bar": "model: expected an AnomalyModule or null, got 'Foo.Bar'",
     "--model PaDiM --model.dimensoin 3": (
         "PaDiM has no setting 'dimensoin', did you mean 'dimension'; --model.help PaDiM lists all"
     ),

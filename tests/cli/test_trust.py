@@ -19,6 +19,7 @@ def stranger(tmp_path, monkeypatch):
     (tmp_path / "stranger.py").write_text(
         f"open({str(tmp_path / 'ran')!r}, 'w')\n"
         "from lightning.pytorch import Callback\nclass Code(Callback): pass\n"
+        "class Other(Callback): pass\n"
     )
     (tmp_path / "stranger.yaml").write_text("callback: stranger.Code\n")
     monkeypatch.chdir(tmp_path)
@@ -35,6 +36,7 @@ def parser():
     parser.add_argument("--name", type=str)
     parser.add_argument("--trust", type=str)
     parser.add_argument("--callback", type=Callback | None)
+    parser.add_argument("--trainer.callbacks", type=Callback | None)
     return parser
 
 
@@ -44,7 +46,7 @@ REFUSED = {
     "a file of its name in one word": ["-cstranger.yaml"],
     "a name": ["--name", "stranger.v2", *CODE],
     "a name that looks like a flag": ["--name=--trust", *CODE],
-    "a typed class": CODE,
+    "a class after a flag that is not known to take one": CODE,
     "another package": ["--trust", "other", *CODE],
 }
 
@@ -54,6 +56,15 @@ def test_no_other_value_makes_a_package_trusted(parser, stranger, case):
     with pytest.raises(UsageError, match=r"names stranger\.Code.*add --trust stranger"):
         parser.parse_args(REFUSED[case])
     assert not stranger.exists()
+
+
+def test_a_typed_class_is_allowed_itself_and_not_its_package(parser, stranger):
+    parser.parse_args(["--trainer.callbacks", "stranger.Code"])
+    assert stranger.exists()
+    with pytest.raises(UsageError, match="add --trust stranger"):
+        parser.parse_args(["--trainer.callbacks", "stranger.Code", "--callback", "stranger.Other"])
+    with pytest.raises(UsageError, match="add --trust stranger"):
+        parser.parse_args(CODE)
 
 
 @pytest.mark.parametrize("trust", [["--trust", "other, stranger"], ["--trust=stranger"]])
