@@ -45,8 +45,9 @@ def allow_imports(words: Sequence[str]) -> None:
     trusted = set(_typed_classes(words))
     for value in _values_of_trust(words):
         trusted |= set(_packages(value))
-    again = {name for name in _trusted_before if _is_within(name, trusted)}
-    allowed = sorted({*KNOWN, *trusted, *again} - {"jsonargparse"})
+    packages = {*KNOWN, *trusted}
+    again = {name for name in _trusted_before if _is_within(name, packages)}
+    allowed = sorted({*packages, *again} - {"jsonargparse"})
     set_parsing_settings(
         import_path_denylist=["*", *sorted(_trusted_before)], import_path_allowlist=allowed
     )

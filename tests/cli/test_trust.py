@@ -67,6 +67,12 @@ def test_a_typed_class_is_allowed_itself_and_not_its_package(parser, stranger):
         parser.parse_args(CODE)
 
 
+def test_a_known_class_that_was_typed_stays_allowed(parser):
+    known = "lightning.pytorch.callbacks.ModelSummary"
+    parser.parse_args(["--trainer.callbacks", known])
+    assert parser.parse_args(["--callback", known]).callback.class_path == known
+
+
 @pytest.mark.parametrize("trust", [["--trust", "other, stranger"], ["--trust=stranger"]])
 def test_trust_holds_for_one_command_line(parser, stranger, trust):
     parser.parse_args([*trust, "--config", "stranger.yaml"])
