@@ -36,7 +36,8 @@ $(BIN)/uv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --require-hashes -r requirements-build.lock
 
-$(VENV)/demo.stamp: requirements.lock pyproject.toml | $(BIN)/uv
+$(VENV)/demo.stamp: requirements.lock requirements-build.lock pyproject.toml | $(BIN)/uv
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements-build.lock
 	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation -e .
 	touch $@
